@@ -1,0 +1,43 @@
+# make demo   train both scripts briefly on the built-in synthetic sets and look inside the CNN, under demo/
+# make test   lint, then the whole test suite
+# make clean  remove what the two made, but for the virtual environment
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+DEMO_CNN := demo/cnn_synthetic/adagrad-lr0.01-e3-synthetic-b64-s0
+
+.PHONY: demo test clean
+
+demo: $(VENV)/.installed
+	$(PYTHON) cnn_cifar10.py --data synthetic --batch-size 64 --epochs 3 --runs-dir demo --overwrite
+	$(PYTHON) rnn_mnist.py --data synthetic --epochs 3 --runs-dir demo --overwrite
+	$(PYTHON) visualize.py $(DEMO_CNN)/best.pt --tensorboard
+	@echo
+	@echo "Both runs are in demo/. To see their curves, filters and confusion matrices:"
+	@echo "    $(VENV)/bin/tensorboard --logdir demo"
+	@echo "What the CNN has learnt: open $(DEMO_CNN)/figures/index.html in a browser."
+
+test: $(VENV)/.installed-dev
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m pytest -n 2
+
+clean:
+	rm -rf demo .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# The virtual environment, made anew only when the requirements change. A missing prerequisite is one sentence.
+$(VENV)/.installed: requirements.txt
+	@command -v python3 >/dev/null || { echo "error: python3 is missing; install Python 3.11 or newer" >&2; exit 2; }
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or newer is needed; python3 is $$(python3 --version)" >&2; exit 2; }
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "error: this Python has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
+	python3 -m venv $(VENV)
+	@echo "installing PyTorch and the rest into $(VENV) (several GB, a minute or more) ..."
+	$(PYTHON) -m pip install --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(PYTHON) -m pip install --quiet -r requirements-dev.txt
+	@touch $@

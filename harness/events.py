@@ -1,0 +1,194 @@
+"""One TensorBoard events file a run, written by us so that a resumed run can cut it back and go on in the same file.
+
+PyTorch's SummaryWriter starts a new file each time and hides later duplicates by step, which some readers do not
+honour. Here the file is rewritten atomically up to the last checkpointed epoch, and appended to from there on.
+"""
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from harness.errors import UserError
+from harness.files import write_atomically
+
+EPOCH_TAGS = ("train/loss", "train/accuracy", "test/loss", "test/accuracy")
+BEST_TAGS = ("best/train_loss", "best/train_accuracy", "best/test_loss", "best/test_accuracy")
+
+CONFUSION_TAG, MISTAKES_TAG, FILTERS_TAG = "test/confusion_matrix", "test/worst_classified", "filters/conv1"
+_SESSION_END_TAG = "_hparams_/session_end_info"
+_AT_THE_END = frozenset((*BEST_TAGS, CONFUSION_TAG, MISTAKES_TAG, _SESSION_END_TAG))  # written anew by `finish`
+
+# The HParams tab takes its columns from one run, so every run of either script declares all of these. The value given
+# here stands where a script has no such flag.
+HPARAMS = {
+    "experiment": "",
+    "data": "",
+    "channels": "gray",
+    "fc_activation": "-",
+    "augment": "no",
+    "cell": "-",
+    "hidden_size": 0,
+    "optimizer": "",
+    "lr": 0.0,
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "clip_grad_norm": 0.0,
+    "batch_size": 0,
+    "epochs": 0,
+    "precision": "",
+    "seed": 0,
+}
+
+
+class EventsFile:
+    """The events file of one run folder; opened by `open`, closed by `close`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = path.open("ab")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
+        self._records = RecordWriter(self._file)
+
+    @classmethod
+    def open(cls, folder: Path, hparams: dict, *, epoch: int) -> "EventsFile":
+        """The folder's events file, holding the hyper-parameters and what was written up to `epoch`, and no more.
+
+        `hparams` maps names of HPARAMS to values; missing ones take the value there.
+        """
+        found = sorted(folder.glob("events.out.tfevents.*"))
+        path = found[0] if found else folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        kept = [
+            event.SerializeToString()
+            for event in (read_events(path) if found else ())
+            if event.summary.value and 1 <= event.step <= epoch and event.summary.value[0].tag not in _AT_THE_END
+        ]
+        head = [Event(wall_time=time.time(), file_version="brain.Event:2")]
+        experiment, session_start, _ = _hparams_summaries(hparams)
+        head += [Event(wall_time=time.time(), summary=summary) for summary in (experiment, session_start)]
+        write_atomically(path, b"".join(_framed(record) for record in [e.SerializeToString() for e in head] + kept))
+        for extra in found[1:]:
+            extra.unlink(missing_ok=True)
+        return cls(path)
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Write several scalars as one event."""
+        self._write(Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]), step)
+
+    def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
+        """Write a picture: uint8 (height, width) or (height, width, 3)."""
+        self._write(_image_summary(tag, pixels), step)
+
+    def end_session(self, step: int) -> None:
+        """Tell the HParams tab that the run is complete."""
+        *_, session_end = _hparams_summaries({})
+        self._write(session_end, step)
+
+    def flush(self) -> None:
+        """Everything written so far is on the disk afterwards. UserError if it cannot be."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def _write(self, summary: Summary, step: int) -> None:
+        event = Event(wall_time=time.time(), step=step, summary=summary)
+        try:
+            self._records.write(event.SerializeToString())
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """The events of a file in their order, up to the first record that is cut off or damaged.
+
+    TFRecord framing: uint64 length, its masked CRC-32C, the record, its masked CRC-32C; all little-endian.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    position = 0
+    while position + 12 <= len(content):
+        header, (length, header_crc) = content[position : position + 8], struct.unpack_from("<QI", content, position)
+        end = position + 12 + length
+        if masked_crc32c(header) != header_crc or end + 4 > len(content):
+            return
+        record = content[position + 12 : end]
+        if masked_crc32c(record) != struct.unpack_from("<I", content, end)[0]:
+            return
+        try:
+            event = Event.FromString(record)
+        except DecodeError:
+            return
+        yield event
+        position = end + 4
+
+
+def find_events(folder: Path) -> Path:
+    """The folder's events file. UserError if it has none."""
+    found = sorted(folder.glob("events.out.tfevents.*"))
+    if not found:
+        raise UserError(f"{folder} has no events file to add figures to; name a checkpoint in its run's folder")
+    return found[0]
+
+
+def replace_images(folder: Path, pictures: dict[str, np.ndarray], step: int) -> None:
+    """Put pictures, by tag, into the events file of a run whose lock is held; earlier ones of these tags go.
+
+    The file is rewritten atomically; everything else in it stays as it is. A `step` up to the run's last epoch survives
+    a resumed training. UserError if there is no events file or it cannot be written.
+    """
+    path = find_events(folder)
+    records = [
+        event.SerializeToString()
+        for event in read_events(path)
+        if not any(value.tag in pictures for value in event.summary.value)
+    ]
+    for tag, pixels in pictures.items():
+        event = Event(wall_time=time.time(), step=step, summary=_image_summary(tag, pixels))
+        records.append(event.SerializeToString())
+    write_atomically(path, b"".join(map(_framed, records)))
+
+
+def _image_summary(tag: str, pixels: np.ndarray) -> Summary:
+    from harness.plots import png_bytes
+
+    height, width = pixels.shape[:2]
+    picture = Summary.Image(
+        height=height, width=width, colorspace=1 if pixels.ndim == 2 else 3, encoded_image_string=png_bytes(pixels)
+    )
+    return Summary(value=[Summary.Value(tag=tag, image=picture)])
+
+
+def _framed(record: bytes) -> bytes:
+    length = struct.pack("<Q", len(record))
+    return length + struct.pack("<I", masked_crc32c(length)) + record + struct.pack("<I", masked_crc32c(record))
+
+
+def _hparams_summaries(values: dict) -> tuple[Summary, ...]:
+    """The experiment's columns, this run's values, and the end of the session, as the HParams tab wants them."""
+    from torch.utils.tensorboard.summary import hparams
+
+    declared = {name: values.get(name, default) for name, default in HPARAMS.items()}
+    if isinstance(declared["augment"], bool):
+        declared["augment"] = "yes" if declared["augment"] else "no"  # the tab would show a bool as 0 or 1
+    return hparams(declared, dict.fromkeys(BEST_TAGS, 0.0))

@@ -1,0 +1,257 @@
+"""The training scripts' command line: the flags both share, which of them change a run's result, and a run's name.
+
+Imports nothing heavy, so that --help and a wrong flag answer at once. `training_parser` makes the parser, a script adds
+its own flags with `add_argument`, `parse_flags` reads the command line.
+"""
+
+import argparse
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import UserError
+
+DEFAULT_SNAPSHOTS = "1,2,5,10,20,50,100"
+
+# The flags that change a run's result, in the order in which they stand in a run's name, each with how it is written
+# there. The first five always stand there, the others when they differ from their default; `seed` comes last.
+_ALWAYS_NAMED = {"cell": "{}", "hidden_size": "h{}", "optimizer": "{}", "lr": "lr{}", "epochs": "e{}"}
+_NAMED_IF_CHANGED = {
+    "data": "{}",
+    "channels": "{}",
+    "fc_activation": "{}",
+    "augment": "augment",
+    "batch_size": "b{}",
+    "momentum": "momentum{}",
+    "weight_decay": "wd{}",
+    "clip_grad_norm": "clip{}",
+    "precision": "{}",
+}
+RESULT_FLAGS = (*_ALWAYS_NAMED, *_NAMED_IF_CHANGED, "seed")
+
+# A resumed run keeps every recorded flag but these. The first group may be given anew; the others say where things
+# lie on this machine or what to do, and change nothing in the run.
+MAY_CHANGE = ("epochs", "device", "threads")
+_NOT_OF_THE_RUN = ("data_dir", "mirror", "runs_dir", "name", "resume", "overwrite", "dry_run")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a wrong flag gets one sentence instead of the whole usage."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message} (--help lists every flag)")
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Each flag's default after its help, where it has one worth telling."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default is None or action.default is False or "off" in action.help:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return value
+
+
+def thread_count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 1024:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to 1024")
+    return value
+
+
+def seed_number(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {2**32 - 1}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
+
+
+def below_one_float(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to below 1")
+    return value
+
+
+def epoch_list(text: str) -> str:
+    """A list of epochs such as 1,2,5, kept as text; empty for none."""
+    if any(int(part) < 1 for part in text.split(",") if text):
+        raise argparse.ArgumentTypeError(f"{text} is not a list of epochs such as 1,2,5")
+    return text
+
+
+def folder_name(text: str) -> str:
+    special = any(character in text for character in '/\\:*?"<>|') or not text.isprintable()
+    if not text or text in (".", "..") or special or text[0] == "-":
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be the name of a folder")
+    return text
+
+
+# argparse names the type in "invalid ... value"; these read better there than the functions' names.
+positive_int.__name__ = thread_count.__name__ = seed_number.__name__ = "whole number"
+positive_float.__name__ = non_negative_float.__name__ = below_one_float.__name__ = "number"
+epoch_list.__name__ = "list of epochs"
+
+
+def training_parser(
+    description: str, *, data: Sequence[str], optimizer: str, lr: float, epochs: int, batch_size: int
+) -> argparse.ArgumentParser:
+    """The parser with every flag that both scripts have.
+
+    `data` lists the choices of --data, the default first; the other arguments are defaults. The returned parser's
+    attribute `model_group` is the argument group for the script's own flags.
+    """
+    parser = Parser(description=description, formatter_class=Help, allow_abbrev=False)
+
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", choices=data, default=data[0], help="image set to train and test on")
+    group.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the image sets, filled if empty")
+    group.add_argument("--mirror", help="URL, or local path, of the archive(s), tried before the known sources")
+
+    parser.model_group = parser.add_argument_group("model")
+
+    group = parser.add_argument_group("optimization")
+    choices = ("adam", "adagrad", "adamw", "sgd")
+    group.add_argument("--optimizer", choices=choices, default=optimizer, help="PyTorch's, other settings as there")
+    group.add_argument("--lr", type=positive_float, default=lr, help="learning rate")
+    group.add_argument("--momentum", type=below_one_float, default=0.0, help="of sgd; 0, the default, is off")
+    group.add_argument("--weight-decay", type=non_negative_float, default=0.0, help="0, the default, is off")
+    group.add_argument(
+        "--clip-grad-norm", type=non_negative_float, default=0.0, help="largest gradient norm; 0, the default, is off"
+    )
+    group.add_argument("--batch-size", type=positive_int, default=batch_size, help="images a step")
+    group.add_argument("--epochs", type=positive_int, default=epochs, help="passes over the training images")
+    group.add_argument("--seed", type=seed_number, default=0, help="of the first weights and the order of the images")
+
+    group = parser.add_argument_group("machine")
+    group.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda, mps or cpu"
+    )
+    group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast to bfloat16")
+    group.add_argument(
+        "--threads", type=thread_count, help="CPU threads (default: PyTorch's choice; same bits need same)"
+    )
+
+    group = parser.add_argument_group("run folder")
+    group.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of all runs")
+    group.add_argument("--name", type=folder_name, help="of this run's folder (default: made from the flags)")
+    ways = group.add_mutually_exclusive_group()
+    ways.add_argument("--resume", action="store_true", help="continue the run that the flags or --name select")
+    ways.add_argument("--overwrite", action="store_true", help="delete that run and start anew")
+    ways.add_argument("--dry-run", action="store_true", help="a couple of batches through everything, nothing kept")
+    return parser
+
+
+def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line (default: the process's own) and check what argparse cannot.
+
+    Beside the flags the namespace has `given` (names of the flags that were typed), `parser` and `command` (the command
+    as typed). Raises UserError on a wrong flag.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    flags = parser.parse_args(argv)
+    if flags.momentum and flags.optimizer != "sgd":
+        parser.error("--momentum is a flag of --optimizer sgd")
+    absent = object()  # parsing into a namespace that has every flag already shows which ones were typed
+    typed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(flags), absent)))
+    flags.given = frozenset(name for name, value in vars(typed).items() if value is not absent)
+    flags.parser = parser
+    flags.command = ["python", sys.argv[0], *argv]
+    return flags
+
+
+def recorded_flags(flags: argparse.Namespace) -> dict:
+    """What config.json records: every argparse value by its argparse name, as JSON has it."""
+    own = ("given", "parser", "command")
+    return {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(flags).items() if name not in own
+    }
+
+
+def run_name(flags: argparse.Namespace) -> str:
+    """The run folder's name: the experiment's main flags, every other result-changing flag off its default, the seed.
+
+    For example `adagrad-lr0.01-e20-s0` or `gru-h128-adam-lr0.001-e10-b256-bf16-s0`.
+    """
+    values = vars(flags)
+    parts = [form.format(_short(values[name])) for name, form in _ALWAYS_NAMED.items() if name in values]
+    for name, form in _NAMED_IF_CHANGED.items():
+        if name in values and values[name] != flags.parser.get_default(name):
+            parts.append(form.format(_short(values[name])))
+    return "-".join([*parts, f"s{flags.seed}"])
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def resumed_flags(flags: argparse.Namespace, recorded: dict) -> argparse.Namespace:
+    """The flags to continue a run with: those recorded, but for what may change and was typed.
+
+    The record may come from a stranger's file, so it goes through the same parser as a command line. Raises UserError
+    with a sentence that names the flag if a typed flag differs from the recorded one and may not, or if the record
+    lacks a flag or has a value that could not have been typed.
+    """
+    run_flags = [name for name in recorded_flags(flags) if name not in _NOT_OF_THE_RUN]
+    missing = [option(name) for name in run_flags if name not in recorded]
+    if missing:
+        raise UserError(f"its record lacks {', '.join(missing)}; another version made it")
+    argv = []
+    for name in run_flags:
+        if recorded[name] is True:
+            argv.append(option(name))
+        elif recorded[name] is not flags.parser.get_default(name):  # a flag left alone is recorded as None or False
+            argv.append(f"{option(name)}={recorded[name]}")
+    was = flags.parser.parse_args(argv)
+    resumed = argparse.Namespace(**vars(flags))
+    for name in run_flags:
+        typed, before = getattr(flags, name), getattr(was, name)
+        if name not in flags.given:
+            setattr(resumed, name, before)
+        elif name == "epochs" and typed < before:
+            raise UserError(f"--epochs {typed} is less than the recorded {before}; it may only grow")
+        elif name not in MAY_CHANGE and typed != before:
+            raise UserError(
+                f"{option(name)} {typed} differs from the recorded {before}; "
+                "only --epochs, --device and --threads may change on --resume"
+            )
+    return resumed
+
+
+def option(name: str) -> str:
+    """`batch_size` as it is typed: `--batch-size`."""
+    return "--" + name.replace("_", "-")
+
+
+def resume_command(flags: argparse.Namespace) -> str:
+    """The command line that continues this run, ready to be pasted into a shell."""
+    kept = [word for word in flags.command if word not in ("--overwrite", "--resume")]
+    return shlex.join([*kept, "--resume"])
+
+
+def snapshot_epochs(flags: argparse.Namespace) -> frozenset[int]:
+    """The epochs after which --snapshot-epochs asks for the convolution weights; none for a script without the flag."""
+    text = getattr(flags, "snapshot_epochs", "")
+    return frozenset(int(part) for part in text.split(",") if part)

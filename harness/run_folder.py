@@ -1,0 +1,425 @@
+"""The run folder: the one contract between training and everything after it.
+
+`open_run` finds or makes the folder that the flags select, locked for this process. What it holds, and in which order
+it is written so that a kill at any instant loses nothing but the epoch under way, is this file's business; what the
+numbers are is `train.py`'s.
+
+    config.json   flags, versions, data checksum, status        metrics.csv   one row an epoch
+    last.pt       all that an exact continuation needs          best.pt       the model at its best test accuracy
+    snapshots/    convolution weights of some epochs            events.out.tfevents.*   for TensorBoard
+"""
+
+import argparse
+import contextlib
+import csv
+import importlib.metadata
+import io
+import json
+import math
+import os
+import pickletools
+import platform
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from harness.errors import Interrupted, UserError
+from harness.files import FolderLock, make_folder, write_atomically
+from harness.flags import MAY_CHANGE, RESULT_FLAGS, recorded_flags, resume_command, resumed_flags, run_name
+
+METRICS_HEADER = ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy", "seconds")
+CHECKPOINT_FORMAT = 1
+_MAX_CHECKPOINT_BYTES = 8 << 30
+
+# The names that the pickle inside a checkpoint may use. PyTorch's own list is longer and has, for example, bytearray
+# and the old tensor classes, which take any amount of memory when called with a number.
+_DTYPES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool")
+_PICKLE_NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {t}Storage" for t in _DTYPES)}
+
+
+class EpochMetrics(NamedTuple):
+    """One row of metrics.csv: mean cross-entropy a sample, accuracy in [0, 1], seconds for train and test pass."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    seconds: float
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.train_loss) and math.isfinite(self.test_loss)
+
+
+class RunFolder:
+    """A run's folder, locked for this process while it is open.
+
+    `flags` are the flags to train with (the recorded ones, when resuming), `checkpoint` is what last.pt holds or None,
+    `config` is what config.json will hold. Nothing is written before `begin`.
+    """
+
+    def __init__(self, path: Path, experiment: str, flags: argparse.Namespace) -> None:
+        self.path = path
+        self.experiment = experiment
+        self.flags = flags
+        self.config: dict = {}
+        self.recorded_config: dict | None = None
+        self.recorded_status: str | None = None
+        self.checkpoint: dict | None = None
+        self._lock = FolderLock(
+            path / ".lock", refusal=f"another process is training in {path}; wait for it, or choose another --name"
+        )
+
+    @property
+    def kept(self) -> bool:
+        """False for a dry run, whose folder is thrown away."""
+        return not self.flags.dry_run
+
+    def lock(self) -> None:
+        self._lock.acquire()
+
+    def unlock(self) -> None:
+        self._lock.release()
+
+    def read_record(self) -> None:
+        """Take up a run to resume: its config, last checkpoint and flags. UserError if any of it cannot be used."""
+        last = self.path / "last.pt"
+        if last.exists():
+            self.checkpoint = load_checkpoint(last)
+            check_training_state(self.checkpoint, last)
+            self.recorded_config = self.checkpoint["config"]  # last.pt is the truth, and enough without config.json
+            with contextlib.suppress(UserError):
+                config = read_config(self.path)
+                self.recorded_status = config.get("status")
+                later = {name: config["flags"][name] for name in MAY_CHANGE if name in config["flags"]}
+                self.recorded_config["flags"] |= later  # changed on a resume that was killed in its first epoch
+        elif (self.path / "config.json").exists():
+            self.recorded_config = read_config(self.path)
+            if self.recorded_config.get("status") in ("complete", "diverged"):  # as the committed reference runs are
+                raise UserError(
+                    f"{self.path} holds the results of a finished run but no last.pt to continue from; "
+                    "--overwrite starts it anew, --name or --runs-dir chooses another folder"
+                )
+        else:
+            return
+        if self.recorded_config.get("experiment") != self.experiment:
+            raise UserError(
+                f"{self.path} holds a run of {self.recorded_config.get('experiment')!r}, not of {self.experiment!r}"
+            )
+        try:
+            self.flags = resumed_flags(self.flags, self.recorded_config["flags"])
+        except UserError as error:
+            raise UserError(f"cannot resume {self.path}: {error}") from error
+        if self.checkpoint and self.checkpoint["epoch"] > self.flags.epochs:
+            raise UserError(f"{last} has more epochs than the {self.flags.epochs} of its flags; it cannot be trusted")
+        threads = self.recorded_config.get("threads")
+        if self.flags.threads is None and type(threads) is int and 1 <= threads <= 4096:
+            self.flags.threads = threads
+
+    @property
+    def recorded_seconds(self) -> float:
+        """The wall-clock seconds that the resumed run had taken by its checkpoint; 0 without one."""
+        seconds = self.recorded_config.get("wall_seconds") if self.checkpoint else None
+        return seconds if type(seconds) is float and 0 <= seconds < math.inf else 0.0
+
+    def begin(self, *, model: dict, dataset: dict, device: str, threads: int) -> None:
+        """Make the folder (or clear it, for --overwrite) and record the run's config with status `running`."""
+        before = self.recorded_config
+        if before and before.get("dataset") != dataset:
+            raise UserError(f"cannot resume {self.path}: it was trained on {before.get('dataset')}, this is {dataset}")
+        make_folder(self.path)
+        if not self._lock.held:
+            self.lock()
+            if has_run(self.path) and not self.flags.overwrite:
+                raise _folder_exists(self.path)
+        try:
+            if self.flags.overwrite:
+                _clear(self.path)
+            _sweep(self.path)
+        except OSError as error:
+            raise UserError(f"cannot delete {error.filename}: {error.strerror}") from error
+        config = {
+            "experiment": self.experiment,
+            "flags": recorded_flags(self.flags),
+            "model": model,
+            "dataset": dataset,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": importlib.metadata.version("torchvision"),
+            "device": device,
+            "threads": threads,
+            "git_commit": _git_commit(),
+            "status": "running",
+            "wall_seconds": self.recorded_seconds,
+        }
+        self.write_config(config)  # a failure here leaves self.config empty: nothing has begun
+
+    def write_config(self, changes: dict | None = None) -> None:
+        """Write config.json; `changes` to the config count from when they are on the disk."""
+        config = self.config | (changes or {})
+        write_atomically(self.path / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        self.config = config
+
+    def write_metrics(self, history: list[EpochMetrics]) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(METRICS_HEADER)
+        writer.writerows(history)
+        write_atomically(self.path / "metrics.csv", text.getvalue().encode())
+
+    def write_checkpoint(self, name: str, content: dict) -> None:
+        """Write `content` (tensors and plain values) as `name`, with the format number and the run's config."""
+        make_folder((self.path / name).parent)
+        buffer = io.BytesIO()  # through memory: torch.save to a path hides what the disk said
+        torch.save({"format": CHECKPOINT_FORMAT, "config": self.config, **content}, buffer)
+        write_atomically(self.path / name, buffer.getvalue())
+
+    def finish(self, wall_seconds: float) -> None:
+        """Record that the run is complete."""
+        self.write_config({"status": "complete", "wall_seconds": round(wall_seconds, 3)})
+
+    def note_divergence(self) -> None:
+        """Give a run that diverged its status, should a kill have come between its last checkpoint and that."""
+        if self.recorded_status != "diverged":
+            self.config = self.recorded_config
+            self.write_config({"status": "diverged"})
+
+
+@contextlib.contextmanager
+def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
+    """The run folder that the flags select, locked; or a temporary one for --dry-run.
+
+    Raises UserError if the folder holds a run and neither --resume nor --overwrite is given, if another process trains
+    in it, or if what it holds cannot be resumed. An interruption or a failed write while it is open is recorded as
+    status `interrupted`, and the message gets the command that continues.
+    """
+    if flags.dry_run:
+        with tempfile.TemporaryDirectory(prefix="dry-run-") as folder:
+            yield RunFolder(Path(folder) / "run", experiment, flags)
+        return
+    path = flags.runs_dir / experiment / (flags.name or run_name(flags))
+    run = RunFolder(path, experiment, flags)
+    there = has_run(path)
+    if there and not (flags.resume or flags.overwrite):
+        raise _folder_exists(path)
+    try:
+        if there:
+            run.lock()
+            if flags.resume:
+                run.read_record()
+        elif flags.resume:
+            print(f"{path} holds no run yet: starting at epoch 1")
+            for shorter in () if flags.name else _shorter_runs(path.parent, flags):
+                print(
+                    f"note: --name {shorter} --epochs {flags.epochs} --resume would continue that shorter run instead"
+                )
+        yield run
+    except Interrupted as interruption:
+        if run.config:
+            _record_interruption(run)
+            interruption.message = f"interrupted; continue with: {resume_command(flags)}"
+        raise
+    except UserError as error:
+        if run.config:
+            _record_interruption(run)
+            raise UserError(
+                f"{error}; what was saved before is whole, continue with: {resume_command(flags)}"
+            ) from error
+        raise
+    finally:
+        run.unlock()
+
+
+def _record_interruption(run: RunFolder) -> None:
+    if run.config["status"] != "complete":
+        with contextlib.suppress(UserError):  # the disk may be full: the run can be continued all the same
+            run.write_config({"status": "interrupted"})
+
+
+def _shorter_runs(folder: Path, flags: argparse.Namespace) -> list[str]:
+    """The runs in `folder` with the same flags but for fewer epochs: another folder's name, but perhaps what is meant.
+
+    They are not taken up unasked, because a run of 10 epochs beside one of 20 is a result of its own.
+    """
+    wanted = {name: value for name, value in recorded_flags(flags).items() if name in RESULT_FLAGS and name != "epochs"}
+    names = []
+    for file in sorted(folder.glob("*/config.json")):
+        with contextlib.suppress(UserError):
+            recorded = read_config(file.parent)["flags"]
+            epochs = recorded.get("epochs")
+            if wanted.items() <= recorded.items() and type(epochs) is int and epochs < flags.epochs:
+                names.append(file.parent.name)
+    return names
+
+
+def has_run(path: Path) -> bool:
+    """Whether the folder holds anything of a run (the lock file alone is nothing)."""
+    try:
+        return path.exists() and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir()))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _folder_exists(path: Path) -> UserError:
+    return UserError(f"{path} exists already: --resume continues it, --overwrite starts anew, --name chooses another")
+
+
+def _clear(path: Path) -> None:
+    """Delete a run, and only what a run consists of; last.pt first, so that no half of it can be resumed."""
+    for pattern in ("last.pt", "best.pt", "metrics.csv", "events.out.tfevents.*", "config.json"):
+        for file in path.glob(pattern):
+            file.unlink()
+    for folder in ("snapshots", "figures"):
+        shutil.rmtree(path / folder, ignore_errors=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a kill in the middle of a write left behind."""
+    for leftover in (*path.glob(".*.tmp"), *path.glob("snapshots/.*.tmp")):
+        leftover.unlink(missing_ok=True)
+
+
+def read_config(path: Path) -> dict:
+    """A run folder's config.json. UserError if it is missing, no JSON, or not of a run."""
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON ({error}); --overwrite starts the run anew") from error
+    if not _is_config(config):
+        raise UserError(f"{file} is not the config of a run; --overwrite starts the run anew")
+    return config
+
+
+def _is_config(value: object) -> bool:
+    """Whether it is what `begin` makes: a dict of plain values and of dicts of plain values, among them `flags`.
+
+    Anything deeper could be a tensor, or a list that grows beyond all memory when it is printed.
+    """
+
+    def is_flat(value: object) -> bool:
+        return isinstance(value, dict) and all(type(key) is str and is_plain(each) for key, each in value.items())
+
+    def is_plain(value: object) -> bool:
+        return value is None or type(value) in (str, bool, int, float)
+
+    return (
+        isinstance(value, dict)
+        and is_flat(value.get("flags"))
+        and all(type(key) is str and (is_plain(each) or is_flat(each)) for key, each in value.items())
+    )
+
+
+def load_checkpoint(path: Path) -> dict:
+    """A checkpoint of this project, as tensors on the CPU and plain values; nothing in the file is ever run.
+
+    Raises UserError, in one sentence, if the file is missing, truncated, no checkpoint, one of another project, absurd
+    in its sizes, or asks for code to be run.
+    """
+    try:
+        with path.open("rb") as file:
+            _check_archive(file, path)
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        _check_tensors(content, path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # a hostile file can make the reader fail in any way
+        raise UserError(f"{path} is not a checkpoint that can be trusted: it is damaged or holds code") from error
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
+        raise UserError(f"{path} is not a checkpoint of this project")
+    if not _is_config(content.get("config")):
+        raise UserError(f"{path} has no config of a run in it")
+    return content
+
+
+def _check_archive(file: BinaryIO, path: Path) -> None:
+    """Refuse a zip that is truncated, would grow when read, or whose pickle uses a name that ours never do."""
+    size = os.fstat(file.fileno()).st_size
+    if size > _MAX_CHECKPOINT_BYTES:
+        raise UserError(f"{path} has {size:,} bytes, more than any checkpoint of this project")
+    if file.read(4) != b"PK\x03\x04":  # PyTorch would read anything else in its older formats, which check less
+        raise UserError(f"{path} is no checkpoint, or was written by a very old PyTorch")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise UserError(f"{path} holds compressed entries, which no checkpoint of this project does")
+            if sum(entry.file_size for entry in entries) > size:
+                raise UserError(f"{path} claims more data than it has bytes")
+            pickles = [entry for entry in entries if "data.pkl" in entry.orig_filename.lower()]
+            if len(pickles) != 1:
+                raise UserError(f"{path} is not a checkpoint of this project")
+            content = archive.read(pickles[0])
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is truncated, or no checkpoint at all") from error
+    names = {value for operation, value, _ in pickletools.genops(content) if operation.name == "GLOBAL"}
+    if not names <= _PICKLE_NAMES:
+        strange = min(names - _PICKLE_NAMES).replace(" ", ".")
+        raise UserError(f"{path} is not a checkpoint that can be trusted: it asks for {strange!r}")
+
+
+def _check_tensors(content: object, path: Path) -> None:
+    """Refuse a tensor with more elements than the file has for it: copied, a stride of 0 would become terabytes."""
+    seen, waiting = set(), [content]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:  # containers can hold themselves, or one another many times
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, Tensor) and value.nbytes > value.untyped_storage().nbytes():
+            raise UserError(f"{path} has a tensor of {value.numel():,} elements, more than it has data for")
+
+
+def check_training_state(content: dict, path: Path) -> None:
+    """Raise UserError unless a checkpoint has the parts of last.pt, each of the right type."""
+    parts = {"model": dict, "optimizer": dict, "generator": Tensor, "epoch": int, "history": list}
+    for name, kind in parts.items():
+        if not isinstance(content.get(name), kind) or content[name] is True:  # True is an int, to Python
+            raise UserError(f"{path} has no {name} to continue from; --overwrite starts the run anew")
+    rows = content["history"]
+    if not rows or len(rows) != content["epoch"] or not all(_is_row(row, number) for number, row in enumerate(rows, 1)):
+        raise UserError(f"{path} has metrics that do not fit its epoch; --overwrite starts the run anew")
+
+
+def _is_row(row: object, epoch: int) -> bool:
+    if not isinstance(row, list) or len(row) != len(METRICS_HEADER) or type(row[0]) is not int:
+        return False
+    if not all(type(value) is float for value in row[1:]):
+        return False
+    metrics = EpochMetrics(*row)
+    accuracies = (metrics.train_accuracy, metrics.test_accuracy)
+    return metrics.epoch == epoch and all(0 <= accuracy <= 1 for accuracy in accuracies) and metrics.seconds >= 0
+
+
+def _git_commit() -> str | None:
+    """The commit of the code that trains, with "-dirty" if files differ from it; None outside a git checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None

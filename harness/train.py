@@ -1,0 +1,427 @@
+"""The training loop: one for every network and data set.
+
+`train` takes an open run folder, an image set and a model's description, and trains to the last epoch, keeping the run
+folder as DESIGN prescribes. `train_epoch` and `evaluate` are the loop itself; everything particular to an experiment
+stands in its script.
+"""
+
+import contextlib
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from harness.data import EpochOrder, ImageSet, test_batches, train_batches
+from harness.errors import EXIT_DIVERGED, UserError
+from harness.events import BEST_TAGS, CONFUSION_TAG, EPOCH_TAGS, FILTERS_TAG, HPARAMS, MISTAKES_TAG, EventsFile
+from harness.flags import recorded_flags, snapshot_epochs
+from harness.run_folder import EpochMetrics, RunFolder
+
+TEST_BATCH = 500  # images a step of evaluation; changes no result, only speed and memory
+WORST_SHOWN = 30
+
+
+@dataclass
+class State:
+    """All that changes while a run trains, and so all that last.pt must hold."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator  # of the images' order and augmentation, on the CPU
+    history: list[EpochMetrics]
+    best_accuracy: float = -1.0
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished so far."""
+        return len(self.history)
+
+
+def train(run: RunFolder, images: ImageSet, description: dict, build_model: Callable[..., nn.Module]) -> int:
+    """Train (or continue) the run to its last epoch and return the script's exit code.
+
+    `description` becomes `config["model"]`, from which `build_model(config, seed=…)` makes the network. Returns 0, or 3
+    if a loss became NaN or infinite. Raises UserError if the checkpoint to resume does not fit.
+    """
+    flags = run.flags
+    device = choose_device(flags.device)
+    if flags.threads:
+        torch.set_num_threads(flags.threads)
+    if flags.precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+        print(
+            "warning: this CPU has no bf16 arithmetic, which will be slow; --precision fp32 is faster", file=sys.stderr
+        )
+    if flags.dry_run:
+        images, flags.epochs = images.first(2 * flags.batch_size), 1
+    images = images.to(device)
+
+    state = _new_state(flags, description, build_model, device)
+    if run.checkpoint:
+        _restore(state, run)
+        if state.epoch == flags.epochs and run.recorded_status == "complete":
+            print(f"{run.path} is complete; --name {run.path.name} with a larger --epochs and --resume trains on")
+            _print_summary(run, state.history, run.recorded_seconds)
+            return 0
+        if not state.history[-1].finite:
+            run.note_divergence()
+            print(f"{run.path} diverged in epoch {state.epoch}; there is nothing to continue", file=sys.stderr)
+            return EXIT_DIVERGED
+        _note_other_machine(run, device)
+    dataset = {"name": images.name, "checksum": images.checksum}
+    run.begin(model=description, dataset=dataset, device=str(device), threads=torch.get_num_threads())
+    _print_head(run, images, state, device)
+
+    events = EventsFile.open(run.path, _hparams(run), epoch=state.epoch)
+    with contextlib.closing(events):
+        run.write_metrics(state.history)  # cut back to the checkpoint's epoch, as the events just were
+        wall_before, started = run.config["wall_seconds"], time.perf_counter()
+        for epoch in range(state.epoch + 1, flags.epochs + 1):
+            order = EpochOrder.draw(len(images.train), state.generator, augment=getattr(flags, "augment", False))
+            metrics = _one_epoch(state, images, order, epoch, flags, device)
+            state.history.append(metrics)
+            run.config["wall_seconds"] = round(wall_before + time.perf_counter() - started, 3)
+            if not metrics.finite:
+                run.config["status"] = "diverged"
+            _save_epoch(run, state, events, metrics)
+            if not metrics.finite:
+                print(f"diverged: the loss of epoch {epoch} is not finite; the run stops here", file=sys.stderr)
+                return EXIT_DIVERGED
+        _finish_events(events, state, images, flags, device)
+    run.finish(wall_before + time.perf_counter() - started)
+    _print_summary(run, state.history, run.config["wall_seconds"])
+    return 0
+
+
+def train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: ImageSet,
+    order: EpochOrder,
+    flags: Namespace,
+    show: Callable[[int, Tensor], None],
+) -> tuple[float, float]:
+    """One pass over the train split; returns the running mean loss a sample and the accuracy, as the weights changed.
+
+    Both are summed up on the device and read once, at the end, so the device never waits for the host. `show` is
+    called after each step with the number of images and the running (loss sum, correct count), still on the device.
+    """
+    model.train()
+    device = images.train.labels.device
+    totals = torch.zeros(2, dtype=_exact_dtype(device), device=device)  # summed loss, correct answers
+    for inputs, labels in train_batches(images, order, flags.batch_size):
+        with autocast(device, flags.precision):
+            logits = model(inputs)
+        loss = F.cross_entropy(logits.float(), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        if flags.clip_grad_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), flags.clip_grad_norm)
+        optimizer.step()
+        with torch.no_grad():
+            totals[0] += loss * len(labels)
+            totals[1] += (logits.argmax(dim=1) == labels).sum()
+        show(len(labels), totals)
+    loss_sum, correct = totals.tolist()
+    return loss_sum / len(images.train), correct / len(images.train)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, images: ImageSet, precision: str) -> tuple[float, float]:
+    """Mean loss a sample and accuracy over the whole test split, in evaluation mode."""
+    logits = predict(model, images, precision)
+    labels = images.test.labels
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    totals = torch.stack([losses.sum(dtype=_exact_dtype(losses.device)), (logits.argmax(dim=1) == labels).sum()])
+    loss_sum, correct = totals.tolist()
+    return loss_sum / len(labels), correct / len(labels)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: ImageSet, precision: str) -> Tensor:
+    """The logits of the whole test split, float32 (n, classes), in evaluation mode."""
+    model.eval()
+    device = images.test.labels.device
+    answers = []
+    for inputs, _ in test_batches(images, TEST_BATCH):
+        with autocast(device, precision):
+            answers.append(model(inputs).float())
+    return torch.cat(answers)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Automatic mixed precision to bfloat16 for "bf16", nothing for "fp32"."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that --device names; "auto" is cuda, else mps, else cpu. UserError if it is not there."""
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+    if name == "auto":
+        name = next(kind for kind, available in there.items() if available())
+    if not there[name]():
+        raise UserError(
+            f"--device {name}: this machine, or this build of PyTorch, has none; --device cpu works everywhere"
+        )
+    return torch.device(name)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware, as far as PyTorch tells."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_sve_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def make_optimizer(flags: Namespace, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """The optimizer that the flags name, in its fused form where PyTorch has one for the device."""
+    kinds = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "adagrad": torch.optim.Adagrad,
+        "sgd": torch.optim.SGD,
+    }
+    extra = {"momentum": flags.momentum} if flags.optimizer == "sgd" else {}
+    if device.type == "cpu" or flags.optimizer != "adagrad":  # Adagrad is fused on the CPU only
+        extra["fused"] = True
+    return kinds[flags.optimizer](model.parameters(), lr=flags.lr, weight_decay=flags.weight_decay, **extra)
+
+
+def _new_state(flags: Namespace, description: dict, build_model: Callable, device: torch.device) -> State:
+    try:
+        model = build_model({"model": description}, seed=flags.seed)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    # channels_last is how the CPU's and the GPU's convolutions want their images and filters laid out.
+    model = model.to(device, memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(2**32 + flags.seed)  # another stream than the first weights'
+    return State(model, make_optimizer(flags, model, device), generator, history=[])
+
+
+def _restore(state: State, run: RunFolder) -> None:
+    """Put the checkpoint's content into a new state. UserError if it belongs to another network or optimizer."""
+    saved = run.checkpoint
+    try:
+        _check_alike(saved["model"], state.model.state_dict())
+        state.model.load_state_dict(saved["model"])
+        # The settings (lr, betas, …) stay those of the flags, in the form that this device wants.
+        states, settings = saved["optimizer"]["state"], state.optimizer.state_dict()["param_groups"]
+        _check_alike(states, _state_template(run.flags, state.model))
+        state.optimizer.load_state_dict({"state": states, "param_groups": settings})
+        state.generator.set_state(saved["generator"])
+        state.history = [EpochMetrics(*row) for row in saved["history"]]
+        state.best_accuracy = max(row.test_accuracy for row in state.history)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{run.path / 'last.pt'} belongs to another network or optimizer than its flags say") from error
+
+
+def _state_template(flags: Namespace, model: nn.Module) -> dict:
+    """What the optimizer's state looks like after a step: by parameter's number and name, tensors without data."""
+    if flags.optimizer == "sgd" and not flags.momentum:
+        return {}
+    count = {} if flags.optimizer == "sgd" else {"step": torch.empty((), device="meta")}
+    names = {"sgd": ("momentum_buffer",), "adagrad": ("sum",)}.get(flags.optimizer, ("exp_avg", "exp_avg_sq"))
+    return {
+        number: count | {name: torch.empty_like(parameter, device="meta") for name in names}
+        for number, parameter in enumerate(model.parameters())
+    }
+
+
+def _check_alike(given: dict, expected: dict) -> None:
+    """ValueError unless `given` has the names, shapes and dtypes of `expected`; nothing is allocated before that."""
+    if not isinstance(given, dict) or given.keys() != expected.keys():
+        raise ValueError("other names")
+    for name, like in expected.items():
+        value = given[name]
+        if isinstance(like, dict):
+            _check_alike(value, like)
+        elif not isinstance(value, Tensor) or value.shape != like.shape or value.dtype != like.dtype:
+            raise ValueError(f"another shape or type of {name}")
+
+
+def _one_epoch(
+    state: State, images: ImageSet, order: EpochOrder, epoch: int, flags: Namespace, device: torch.device
+) -> EpochMetrics:
+    """Train and test once, show it, and return the epoch's row."""
+    started = time.perf_counter()
+    with _Progress(f"epoch {epoch}/{flags.epochs}", len(images.train)) as progress:
+        train_loss, train_accuracy = train_epoch(
+            state.model, state.optimizer, images, order.to(device), flags, progress.update
+        )
+    trained = time.perf_counter()
+    test_loss, test_accuracy = evaluate(state.model, images, flags.precision)
+    ended = time.perf_counter()
+    width = len(str(flags.epochs))
+    print(
+        f"epoch {epoch:{width}}/{flags.epochs}   train loss {train_loss:8.4f}  accuracy {train_accuracy:.4f}   "
+        f"test loss {test_loss:8.4f}  accuracy {test_accuracy:.4f}   "
+        f"{ended - started:6.1f} s  {len(images.train) / (trained - started):7,.0f} images/s",
+        flush=True,
+    )
+    return EpochMetrics(epoch, train_loss, train_accuracy, test_loss, test_accuracy, round(ended - started, 3))
+
+
+def _save_epoch(run: RunFolder, state: State, events: EventsFile, metrics: EpochMetrics) -> None:
+    """Write an epoch into the run folder, in the order that makes last.pt the truth."""
+    epoch = metrics.epoch
+    values = (metrics.train_loss, metrics.train_accuracy, metrics.test_loss, metrics.test_accuracy)
+    events.scalars(dict(zip(EPOCH_TAGS, values, strict=True)), epoch)
+    if _shows_filters(state.model, epoch, run.flags.epochs):
+        from harness.plots import filters_grid
+
+        events.image(FILTERS_TAG, filters_grid(state.model.features.conv1.weight.detach().cpu().numpy()), epoch)
+    events.flush()
+    run.write_config()
+    run.write_metrics(state.history)
+    weights = state.model.state_dict()
+    if metrics.finite and metrics.test_accuracy > state.best_accuracy:
+        state.best_accuracy = metrics.test_accuracy
+        run.write_checkpoint("best.pt", {"model": weights, "epoch": epoch, "metrics": metrics._asdict()})
+    if epoch in snapshot_epochs(run.flags):
+        convolutions = {name for name, module in state.model.named_modules() if isinstance(module, nn.Conv2d)}
+        kept = {name: value for name, value in weights.items() if name.rpartition(".")[0] in convolutions}
+        run.write_checkpoint(f"snapshots/epoch-{epoch:04}.pt", {"weights": kept, "epoch": epoch})
+    run.write_checkpoint(
+        "last.pt",
+        {
+            "model": weights,
+            "optimizer": state.optimizer.state_dict(),
+            "generator": state.generator.get_state(),
+            "epoch": epoch,
+            "history": [list(row) for row in state.history],
+        },
+    )
+
+
+def _shows_filters(model: nn.Module, epoch: int, epochs: int) -> bool:
+    """A convolutional network's filters go to TensorBoard each epoch; of a very long run, some 40 pictures after 20."""
+    return hasattr(model, "features") and (epoch <= 20 or epoch == epochs or epoch % -(-epochs // 40) == 0)
+
+
+def _finish_events(events: EventsFile, state: State, images: ImageSet, flags: Namespace, device: torch.device) -> None:
+    """Write what TensorBoard shows of a finished run: best values, confusion matrix, worst-classified images."""
+    from harness.plots import confusion_figure, worst_figure
+
+    best = best_of(state.history)
+    values = (best.train_loss, best.train_accuracy, best.test_loss, best.test_accuracy)
+    events.scalars(dict(zip(BEST_TAGS, values, strict=True)), state.epoch)
+    logits = predict(state.model, images, flags.precision).cpu()
+    labels, count = images.test.labels.cpu(), len(images.classes)
+    answers = logits.argmax(dim=1)
+    confusion = torch.bincount(labels * count + answers, minlength=count * count).view(count, count)
+    title = f"{images.name}, test images, epoch {state.epoch}"
+    events.image(CONFUSION_TAG, confusion_figure(confusion.numpy(), images.classes, title), state.epoch)
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    worst = losses.argsort(descending=True)[:WORST_SHOWN]
+    sheet = worst_figure(
+        images.test.images.cpu()[worst].numpy(),
+        labels[worst].tolist(),
+        answers[worst].tolist(),
+        (-losses[worst]).exp().tolist(),
+        images.classes,
+        f"{title}: largest loss first; p is the true class's probability",
+    )
+    events.image(MISTAKES_TAG, sheet, state.epoch)
+    events.end_session(state.epoch)
+    events.flush()
+
+
+def best_of(history: list[EpochMetrics]) -> EpochMetrics:
+    """The best of each figure over the epochs, each by itself: smallest loss, largest accuracy; seconds summed up."""
+    return EpochMetrics(
+        len(history),
+        min(row.train_loss for row in history),
+        max(row.train_accuracy for row in history),
+        min(row.test_loss for row in history),
+        max(row.test_accuracy for row in history),
+        sum(row.seconds for row in history),
+    )
+
+
+def _hparams(run: RunFolder) -> dict:
+    recorded = recorded_flags(run.flags)
+    return {"experiment": run.experiment, **{name: recorded[name] for name in HPARAMS if name in recorded}}
+
+
+def _exact_dtype(device: torch.device) -> torch.dtype:
+    """float64 for sums over an epoch, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _note_other_machine(run: RunFolder, device: torch.device) -> None:
+    now = {"threads": torch.get_num_threads(), "device": str(device), "torch": str(torch.__version__)}
+    for name, value in now.items():
+        recorded = run.recorded_config.get(name)
+        if recorded != value:
+            print(f"note: {name} {value} instead of the recorded {recorded}; bits may differ from a run at one go")
+
+
+def _print_head(run: RunFolder, images: ImageSet, state: State, device: torch.device) -> None:
+    parameters = sum(parameter.numel() for parameter in state.model.parameters())
+    print(
+        f"{type(state.model).__name__}, {parameters:,} parameters, on {images.name} "
+        f"({len(images.train):,} train and {len(images.test):,} test images), {device}, {run.flags.precision}, "
+        f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() != 1)}"
+    )
+    if run.kept:
+        print(
+            f"run folder: {run.path}" + (f", continuing after epoch {state.epoch}" if state.epoch else ""), flush=True
+        )
+
+
+def _print_summary(run: RunFolder, history: list[EpochMetrics], wall_seconds: float) -> None:
+    best, last = best_of(history), history[-1]
+    print(f"\n{'':5}  {'best loss':>10}  {'best accuracy':>13}  {'last loss':>10}  {'last accuracy':>13}")
+    for split in ("train", "test"):
+        figures = (getattr(row, f"{split}_{quantity}") for row in (best, last) for quantity in ("loss", "accuracy"))
+        print(f"{split.capitalize():5}  {{:10.4f}}  {{:13.4f}}  {{:10.4f}}  {{:13.4f}}".format(*figures))
+    print("(best over the epochs, each figure by itself; choosing an epoch by its test figures is optimistic)")
+    if not run.kept:
+        print("dry run: nothing was kept")
+        return
+    print(f"\n{len(history)} epochs in {wall_seconds:.1f} s; best.pt and the rest are in {run.path}")
+    print(f"curves: tensorboard --logdir {run.flags.runs_dir}")
+
+
+class _Progress:
+    """A progress bar over an epoch's images, on a terminal only, with the running loss and accuracy.
+
+    On a GPU the running sums travel to the host without anyone waiting for them: the bar shows those that arrived.
+    """
+
+    def __init__(self, title: str, count: int) -> None:
+        self.bar = tqdm(total=count, desc=title, unit=" images", leave=False, disable=not sys.stderr.isatty())
+        self.shown = time.monotonic()
+        self.arrived: Tensor | None = None
+        self.event: torch.cuda.Event | None = None
+        self.seen = self.seen_then = 0
+
+    def update(self, images: int, totals: Tensor) -> None:
+        self.seen += images
+        if self.bar.disable or time.monotonic() - self.shown < 0.2:
+            return
+        self.shown = time.monotonic()
+        if totals.device.type != "cuda":
+            self._show(totals, self.seen)
+        elif self.event is None or self.event.query():
+            if self.event is not None:
+                self._show(self.arrived, self.seen_then)
+            self.arrived = torch.empty(2, dtype=totals.dtype, pin_memory=True)
+            self.arrived.copy_(totals, non_blocking=True)
+            self.event, self.seen_then = torch.cuda.Event(), self.seen
+            self.event.record()
+
+    def _show(self, totals: Tensor, seen: int) -> None:
+        loss_sum, correct = totals.tolist()
+        self.bar.set_postfix_str(f"loss {loss_sum / seen:.4f}, accuracy {correct / seen:.4f}", refresh=False)
+        self.bar.update(seen - self.bar.n)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()

@@ -1,0 +1,101 @@
+"""A trained network out of its run folder, with its snapshots and its test images, for whoever looks into it.
+
+Everything here may come from a stranger: each value is checked before it is used, and what is wrong is a UserError.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from harness.data import ImageSet, load_images
+from harness.errors import UserError
+from harness.run_folder import load_checkpoint
+
+DATA_NAMES = {"cifar10": "cifar10", "mnist": "mnist", "synthetic": "synthetic-shapes"}  # by what --data calls them
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with its weights, in evaluation mode on the CPU, and what is known of its training.
+
+    `description` is config["model"]; `dataset` the name and `checksum` the MD5 of the set that it was trained on.
+    """
+
+    path: Path
+    model: nn.Module
+    description: dict
+    dataset: str
+    checksum: str
+    epoch: int
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.path.parent
+
+    @property
+    def channels(self) -> str:
+        return "rgb" if self.description.get("channels") == 3 else "gray"
+
+
+def load_trained(path: Path, build_model: Callable[[dict], nn.Module]) -> Trained:
+    """The network of a best.pt or last.pt; nothing in the file is run. UserError if it cannot be rebuilt from it."""
+    content = load_checkpoint(path)
+    weights, epoch, config = content.get("model"), content.get("epoch"), content["config"]
+    if not isinstance(weights, dict) or not isinstance(epoch, int):
+        raise UserError(f"{path} holds no whole network; name a run's best.pt or last.pt")
+    dataset = config.get("dataset")
+    if not isinstance(dataset, dict) or dataset.get("name") not in (*DATA_NAMES.values(), "synthetic-digits"):
+        raise UserError(f"{path} does not say on which images it was trained")
+    try:
+        model = build_model(config)
+        model.load_state_dict(weights)
+    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be rebuilt: {_first_line(error)}") from error
+    checksum = str(dataset.get("checksum"))
+    return Trained(path, model.eval(), config["model"], dataset["name"], checksum, epoch)
+
+
+def load_snapshots(trained: Trained) -> dict[int, dict[str, Tensor]]:
+    """The run's snapshots, epoch -> convolution weights, in rising order; empty if there are none.
+
+    UserError if one is damaged or of another network.
+    """
+    snapshots = {}
+    for path in sorted((trained.folder / "snapshots").glob("epoch-*.pt")):
+        content = load_checkpoint(path)
+        weights, epoch = content.get("weights"), content.get("epoch")
+        own = trained.model.state_dict()
+        if (
+            not isinstance(weights, dict)
+            or not isinstance(epoch, int)
+            or not weights
+            or any(
+                name not in own or not isinstance(value, Tensor) or value.shape != own[name].shape
+                for name, value in weights.items()
+            )
+        ):
+            raise UserError(f"{path} is no snapshot of the network in {trained.path}")
+        snapshots[epoch] = weights
+    return dict(sorted(snapshots.items()))
+
+
+def load_test_images(trained: Trained, data: str | None, *, data_dir: Path, mirror: str | None) -> ImageSet:
+    """The image set that `data` names, by default the one the network was trained on; UserError if it does not fit."""
+    name = DATA_NAMES[data] if data else trained.dataset
+    images = load_images(name, data_dir=data_dir, channels=trained.channels, mirror=mirror)
+    wanted = trained.description["channels"], trained.description["image_size"], trained.description["classes"]
+    found = *images.test.images.shape[1:3], len(images.classes)
+    if found != wanted:
+        raise UserError(
+            "{} takes images of {} channels and {} pixels a side in {} classes, and {} has {}, {} and {}; "
+            "choose another --data".format(trained.path, *wanted, name, *found)
+        )
+    return images
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])

@@ -1,0 +1,99 @@
+"""The project's networks, and `build_model`, the one way to make any of them from a run's config.
+
+Nothing here knows of data, flags or files. A config may come out of a checkpoint that a stranger made, so every value
+in it is checked before any memory is taken.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from models.lenet import FC_ACTIVATIONS, LeNet5
+from models.recurrent import CELLS, RecurrentClassifier
+
+MAX_PARAMETERS = 200_000_000  # 800 MB in fp32; the report's largest network has 4.3 million
+
+_NETWORKS = {"LeNet5": LeNet5, "RecurrentClassifier": RecurrentClassifier}
+
+# For each network: each key its config must have, with the choices or the range (smallest, largest) allowed.
+_ALLOWED = {
+    "LeNet5": {
+        "channels": (1, 64),
+        "image_size": (4, 1024),
+        "classes": (2, 10_000),
+        "fc_activation": tuple(FC_ACTIVATIONS),
+    },
+    "RecurrentClassifier": {
+        "cell": tuple(CELLS),
+        "input_size": (1, 4096),
+        "hidden_size": (1, 16_384),
+        "classes": (2, 10_000),
+    },
+}
+
+
+def build_model(config: dict, *, seed: int | None = None) -> nn.Module:
+    """Build the network that `config["model"]` describes, initialised from `seed`.
+
+    `config["model"]` holds `name` ("LeNet5" or "RecurrentClassifier") and that network's keyword arguments, as every
+    run's config.json and checkpoint have it. Without `seed` the parameters are left unset, for a state to be loaded.
+
+    Raises ValueError, naming the key, if a key is missing, unknown, of another type or out of range, or if the whole
+    network would have more than MAX_PARAMETERS parameters; nothing has been allocated by then.
+    """
+    description = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(description, dict):
+        raise ValueError("the config has no `model` entry")
+    sizes = dict(description)
+    name = sizes.pop("name", None)
+    if not isinstance(name, str) or name not in _NETWORKS:
+        raise ValueError(f"model name {name!r} is none of {', '.join(_NETWORKS)}")
+    _check_sizes(name, sizes)
+    with torch.device("meta"):  # shapes only: nothing is allocated until the parameter count is known
+        model = _NETWORKS[name](**sizes)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if count > MAX_PARAMETERS:
+        raise ValueError(f"{name} with {sizes} would have {count:,} parameters; the limit is {MAX_PARAMETERS:,}")
+    model = model.to_empty(device="cpu")
+    if seed is not None:
+        initialise(model, torch.Generator().manual_seed(seed))
+    return model
+
+
+def initialise(model: nn.Module, generator: torch.Generator) -> None:
+    """Draw every parameter by an explicit generator.
+
+    As PyTorch does: Conv2d and Linear U(-1/√fan_in, 1/√fan_in), which `kaiming_uniform_(a=√5)` comes to; LSTM and GRU
+    U(-1/√hidden_size, 1/√hidden_size). But the plain RNN as Keras does: weights of the input by Glorot & Bengio (2010),
+    of the hidden state orthogonal (Saxe et al. 2014), biases zero; docs/original-settings.md says why.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.RNN):
+            nn.init.xavier_uniform_(module.weight_ih_l0, generator=generator)
+            nn.init.orthogonal_(module.weight_hh_l0, generator=generator)
+            nn.init.zeros_(module.bias_ih_l0)
+            nn.init.zeros_(module.bias_hh_l0)
+            continue
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            bound = 1 / math.sqrt(module.weight[0].numel())  # fan_in
+        elif isinstance(module, nn.RNNBase):
+            bound = 1 / math.sqrt(module.hidden_size)
+        else:
+            continue
+        for parameter in module.parameters(recurse=False):
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+
+def _check_sizes(name: str, sizes: dict) -> None:
+    allowed = _ALLOWED[name]
+    if set(sizes) != set(allowed):
+        raise ValueError(f"{name} takes {', '.join(allowed)}; the config has {', '.join(map(str, sizes)) or 'nothing'}")
+    for key, value in sizes.items():
+        if isinstance(allowed[key][0], str):
+            if value not in allowed[key]:
+                raise ValueError(f"{name} {key} {value!r} is none of {', '.join(allowed[key])}")
+            continue
+        smallest, largest = allowed[key]
+        if type(value) is not int or not smallest <= value <= largest:
+            raise ValueError(f"{name} {key} {value!r} is not a whole number from {smallest} to {largest:,}")

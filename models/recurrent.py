@@ -1,0 +1,28 @@
+"""The report's recurrent classifier: an image is read row by row, and the last step's output is classified.
+
+Build it through `models.build_model`, which checks the sizes first.
+"""
+
+from torch import Tensor, nn
+
+CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+
+
+class RecurrentClassifier(nn.Module):
+    """One recurrent layer over an image's rows (tanh RNN, LSTM or GRU), then Linear on the last step's output.
+
+    The cells are PyTorch's: Elman (1990) for `rnn`, Hochreiter & Schmidhuber (1997) with forget gates for `lstm`,
+    Cho et al. (2014) for `gru`.
+    """
+
+    def __init__(self, *, cell: str, input_size: int, hidden_size: int, classes: int) -> None:
+        """`cell` is "rnn", "lstm" or "gru"; `input_size` is the number of pixels in a row."""
+        super().__init__()
+        self.recurrent = CELLS[cell](input_size, hidden_size, batch_first=True)
+        self.fc = nn.Linear(hidden_size, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (batch, 1, rows, pixels) to logits (batch, classes); the rows are the time steps."""
+        rows = images.squeeze(1)  # (batch, rows, pixels)
+        outputs, _ = self.recurrent(rows)  # (batch, rows, hidden)
+        return self.fc(outputs[:, -1])  # (batch, classes)
