@@ -1,0 +1,150 @@
+"""How strongly the rectified feature maps respond over a whole set of images, in one streamed pass.
+
+The report tabulates mean and standard deviation of ReLU1 and ReLU2 over the test set; the rest is what one looks for
+beside them: how sparse the maps are, and which of them never or always respond.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from interpret.chain import BATCH, evaluating, trace
+
+# The exponent and first two bits of the fraction of a positive float32, as one number: four bins of equal width an
+# octave, whose edges are exact. Bins count from 2^-16 on.
+_FRACTION_BITS = 2
+_SHIFT = 23 - _FRACTION_BITS
+_LOWEST = (127 - 16) << _FRACTION_BITS
+_BINS = (256 << _FRACTION_BITS) - _LOWEST
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """Of one layer's output over all images and positions; tensors are float64 (feature maps,) on the CPU.
+
+    layer               the module's name
+    images              how many images were seen
+    mean, std           over every image, map and position; `std` is the population's (divided by n)
+    zeros               share of outputs that are not above zero, in [0, 1]
+    map_mean, map_std   the same for each feature map
+    map_zeros           share of zeros of each map, in [0, 1]
+    map_images          share of the images in which the map is above zero anywhere, in [0, 1]
+    map_max             largest output of each map
+    histogram_edges     float64 (bins + 1,), rising: powers of two from 2^-16 on, each octave cut into four equal parts
+    histogram_counts    int64 (bins,): outputs in [edge, next edge); the first bin holds all positive ones below it too
+    zero_count          how many outputs are zero; with the counts they sum up to all outputs
+    """
+
+    layer: str
+    images: int
+    mean: float
+    std: float
+    zeros: float
+    map_mean: Tensor
+    map_std: Tensor
+    map_zeros: Tensor
+    map_images: Tensor
+    map_max: Tensor
+    histogram_edges: Tensor
+    histogram_counts: Tensor
+    zero_count: int
+
+    @property
+    def dead(self) -> list[int]:
+        """Numbers of the feature maps that are zero at every position of every image."""
+        return (self.map_images == 0).nonzero().flatten().tolist()
+
+    @property
+    def always_on(self) -> list[int]:
+        """Numbers of the feature maps that are above zero somewhere in every image."""
+        return (self.map_images == 1).nonzero().flatten().tolist()
+
+    @property
+    def never_off(self) -> list[int]:
+        """Numbers of the feature maps that are above zero at every position of every image: linear, in effect."""
+        return (self.map_zeros == 0).nonzero().flatten().tolist()
+
+
+def activation_statistics(
+    model: nn.Module, images: Tensor, layers: Sequence[str] | None = None, *, batch_size: int = BATCH
+) -> list[LayerStatistics]:
+    """Statistics of the named layers' outputs over images (n, channels, height, width), in the order of `layers`.
+
+    By default all ReLU modules of the chain (ReLU1 and ReLU2 of the report). Streamed: one forward pass a batch, and
+    sums in float64. ValueError as `chain.trace`, or if a layer named is no ReLU.
+    """
+    chain = trace(model, images)
+    relus = [layer.name for layer in chain if isinstance(layer.module, nn.ReLU)]
+    layers = relus if layers is None else list(layers)
+    for name in layers:
+        if name not in relus:
+            raise ValueError(f"there is no ReLU {name} between the image and the last convolution; there is {relus}")
+    sums = {layer.name: _Sums(layer.output_size, images.device) for layer in chain if layer.name in layers}
+    with evaluating(model):
+        for batch in images.split(batch_size):
+            maps = batch
+            for layer in chain:
+                maps = layer.module(maps)
+                if layer.name in sums:
+                    sums[layer.name].add(maps)
+    return [sums[name].statistics(name, len(images)) for name in layers]
+
+
+class _Sums:
+    """What is summed up over the batches of one layer's outputs."""
+
+    def __init__(self, output_size: tuple[int, int, int], device: torch.device) -> None:
+        maps, height, width = output_size
+        self.positions = height * width
+        # MPS has no float64: there the maps come to the CPU.
+        self.device = torch.device("cpu") if device.type == "mps" else device
+        self.centre: Tensor | None = None
+        self.sum, self.squares = torch.zeros(2, maps, dtype=torch.float64, device=self.device)
+        self.above, self.images = torch.zeros(2, maps, dtype=torch.int64, device=self.device)
+        self.max = torch.full((maps,), -torch.inf, dtype=torch.float64, device=self.device)
+        self.bins = torch.zeros(_BINS, dtype=torch.int64, device=self.device)
+
+    def add(self, outputs: Tensor) -> None:
+        """Take in one batch (batch, maps, height, width)."""
+        outputs = outputs.to(self.device)
+        if self.centre is None:
+            # Summing differences from about the mean keeps the variance exact where it is small beside the mean.
+            self.centre = outputs.mean(dim=(0, 2, 3), keepdim=True).double()
+        exact = outputs.double() - self.centre
+        self.sum += exact.sum(dim=(2, 3)).sum(dim=0)
+        self.squares += exact.square_().sum(dim=(2, 3)).sum(dim=0)
+        above = (outputs > 0).sum(dim=(2, 3))  # (batch, maps)
+        self.above += above.sum(dim=0)
+        self.images += (above > 0).sum(dim=0)
+        self.max = self.max.maximum(outputs.amax(dim=(2, 3)).amax(dim=0).double())
+        bins = (outputs.float().view(torch.int32) >> _SHIFT).sub_(_LOWEST).clamp_(min=0)
+        self.bins += torch.bincount(bins.flatten(), minlength=_BINS)
+        self.bins[0] -= above.numel() * self.positions - above.sum()  # zeros are no part of the histogram
+
+    def statistics(self, name: str, images: int) -> LayerStatistics:
+        count = images * self.positions  # outputs of one map
+        offset = self.sum / count
+        map_mean = self.centre.flatten() + offset
+        map_variance = (self.squares / count - offset.square()).clamp(min=0)
+        mean = map_mean.mean()
+        variance = map_variance.mean() + (map_mean - mean).square().mean()  # within the maps, and between them
+        zero_count = count * len(map_mean) - int(self.above.sum())
+        used = int(self.bins.nonzero().max()) + 1 if self.bins.any() else 1
+        edges = torch.arange(_LOWEST, _LOWEST + used + 1, dtype=torch.int32)
+        return LayerStatistics(
+            layer=name,
+            images=images,
+            mean=float(mean),
+            std=float(variance.sqrt()),
+            zeros=zero_count / (count * len(map_mean)),
+            map_mean=map_mean.cpu(),
+            map_std=map_variance.sqrt().cpu(),
+            map_zeros=1 - self.above.cpu().double() / count,
+            map_images=self.images.cpu().double() / images,
+            map_max=self.max.cpu(),
+            histogram_edges=(edges << _SHIFT).view(torch.float32).double(),
+            histogram_counts=self.bins[:used].cpu(),
+            zero_count=zero_count,
+        )

@@ -1,0 +1,123 @@
+"""Whether the network relates the same part in different images (the paper's section 4.3 and table 1), adapted.
+
+The paper hides the same part of the face (left eye, right eye, nose) in pictures of dogs, and finds that the features
+change alike from dog to dog, more alike than when random places are hidden. CIFAR-10 says nowhere where the parts of
+its objects lie, so a stand-in is needed; `correspondence` says which, and why.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from interpret.chain import FeatureVectors, feature_vectors
+from interpret.occlusion import occlusion
+
+PARTS = ("class's critical cell", "same random cell", "own critical cell", "random cells")
+LAYERS = ("first", "last_convolution", "last_hidden")  # fields of chain.FeatureVectors
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """One cell of the table: Δ for one kind of part at one layer. Smaller is more consistent.
+
+    part        one of PARTS
+    layer       one of LAYERS
+    mean, std   over all pairs of all classes, in [0, 1]; std is the population's
+    by_class    float64 (classes present,): mean over each class's pairs, in rising order of label
+    """
+
+    part: str
+    layer: str
+    mean: float
+    std: float
+    by_class: Tensor
+
+
+def correspondence(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    size: int = 8,
+    stride: int = 4,
+    value: float = 0.0,
+    seed: int = 0,
+) -> list[Consistency]:
+    """Table 1 for every part in PARTS and layer in LAYERS, in that order (parts outer).
+
+    `images` (n, channels, height, width), a few (5 to 10) of each class, `labels` int64 (n,). A square of `size` pixels
+    with the value `value` hides a cell of the grid that `occlusion` slides it over by `stride`. With x the feature
+    vector of an image at a layer and x̃ that of the image with its cell hidden, ε = x - x̃, and for each pair of images
+    of a class the share of features in which sign(ε) differs, the Hamming distance, is taken (section 4.3; signs are
+    -1, 0 and 1). Δ is the mean over pairs; the paper sums over pairs, but prints what can only be a mean as well.
+
+    The stand-in for "the same part". What matters to the answer is what the network itself looks at, so a part is where
+    hiding costs the true class most probability, in two ways, each with a control that differs in nothing else:
+
+    - "class's critical cell": the one cell whose hiding costs the images of the class most on average, hidden in all of
+      them. CIFAR-10's objects fill their small image and are centred, so the same cell often holds the same part; but
+      the same place alone makes changes alike at a layer of maps, where only the maps' positions near the cell change.
+      Its control therefore hides the "same random cell" in all images of the class.
+    - "own critical cell": in each image the cell that costs this image most, wherever it lies. Its control are "random
+      cells", drawn for each image by itself, the paper's last row.
+
+    Within each of the two pairs of rows a smaller Δ says that what is critical is related across images. Critical cells
+    are found on the images that are compared, by probability alone: no sign of any feature enters the choice.
+
+    Raises ValueError as `occlusion` and `chain.feature_vectors`, or unless each class present has two images.
+    """
+    labels = labels.cpu()
+    classes, counts = labels.unique(return_counts=True)
+    if not len(classes) or int(counts.min()) < 2:
+        raise ValueError("correspondence compares images of a class: it needs two or more of each")
+    maps = occlusion(model, images, labels, size=size, stride=stride, value=value)
+    cost = (maps.clean_probability[:, None, None] - maps.probability).flatten(1)  # (n, cells)
+    clean = feature_vectors(model, images)
+    table = []
+    for part, cells in _cells(cost, labels, torch.Generator().manual_seed(seed)).items():
+        rows, columns = maps.rows[cells // len(maps.columns)], maps.columns[cells % len(maps.columns)]
+        hidden = images.clone()
+        for image, row, column in zip(hidden, rows.tolist(), columns.tolist(), strict=True):
+            image[:, row : row + size, column : column + size] = value
+        table += _consistencies(part, clean, feature_vectors(model, hidden), labels, classes)
+    return table
+
+
+def _cells(cost: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """For each of PARTS the number of the cell to hide in each image, int64 (n,); `cost` is (n, cells)."""
+    images, cells = cost.shape
+    critical, same_random = torch.empty_like(labels), torch.empty_like(labels)
+    for label in labels.unique():
+        members = labels == label
+        critical[members] = cost[members].mean(dim=0).argmax()
+        same_random[members] = torch.randint(cells, (), generator=generator)
+    random = torch.randint(cells, (images,), generator=generator)
+    return dict(zip(PARTS, (critical, same_random, cost.argmax(dim=1), random), strict=True))
+
+
+def _consistencies(
+    part: str, clean: FeatureVectors, hidden: FeatureVectors, labels: Tensor, classes: Tensor
+) -> list[Consistency]:
+    """One part's row of the table: a Consistency for each layer."""
+    row = []
+    for layer in LAYERS:
+        signs = (getattr(clean, layer) - getattr(hidden, layer)).sign().cpu()  # (n, features)
+        by_class = [_pair_distances(signs[labels == label]) for label in classes]
+        distances = torch.cat(by_class)
+        row.append(
+            Consistency(
+                part,
+                layer,
+                float(distances.mean()),
+                float(distances.std(correction=0)),
+                torch.stack([each.mean() for each in by_class]),
+            )
+        )
+    return row
+
+
+def _pair_distances(signs: Tensor) -> Tensor:
+    """Hamming distance, as a share of the features, of every pair of rows of signs (m, features): float64 (pairs,)."""
+    first, second = torch.triu_indices(len(signs), len(signs), offset=1)
+    return (signs[first] != signs[second]).double().mean(dim=1)

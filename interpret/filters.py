@@ -1,0 +1,31 @@
+"""The learned filters themselves (the paper's figures 2, layer 1, and 6), and how to see them as pictures."""
+
+import torch
+from torch import Tensor, nn
+
+from interpret.chain import convolutions
+
+
+def filter_weights(model: nn.Module, layer: str | None = None) -> Tensor:
+    """The weights (feature maps, input channels, height, width) of the convolution `layer`, by default the first.
+
+    A detached copy on the CPU. The paper's figure 6 (a), (b) shows a first layer's. ValueError if there is no such
+    convolution.
+    """
+    names = convolutions(model)
+    layer = names[0] if layer is None else layer
+    if layer not in names:
+        raise ValueError(f"there is no convolution {layer}; the convolutions are {', '.join(names)}")
+    return model.get_submodule(layer).weight.detach().cpu().clone()
+
+
+def filter_pictures(weights: Tensor, *, per_filter: bool = False) -> tuple[Tensor, Tensor]:
+    """Weights (maps, channels, height, width) as pictures in [0, 1] of the same shape, 0.5 standing for weight zero.
+
+    Also returns the limit, the largest absolute weight that 0 and 1 stand for: one for all () or, `per_filter`, one for
+    each map (maps,). A filter of nothing but zeros is 0.5 everywhere. With three channels a picture is an RGB image;
+    with one, gray; with more, each (map, channel) is a gray picture of its own.
+    """
+    limit = weights.abs().amax(dim=(1, 2, 3)) if per_filter else weights.abs().max()
+    scale = limit.where(limit > 0, torch.ones_like(limit)).view(-1, 1, 1, 1)
+    return (weights / scale + 1) / 2, limit
