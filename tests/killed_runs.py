@@ -1,0 +1,155 @@
+"""Runs on a few images, killed with SIGKILL just before each of their steps on the disk, and what it takes to compare.
+
+As a script it trains `SCRIPT FLAGS…` once undisturbed into FOLDER/whole, and then again and again, each time killed at
+a later step and resumed; the tests compare what lies in the folders afterwards:
+
+    python killed_runs.py FOLDER FIRST STRIDE TWICE_AT SCRIPT FLAGS…
+
+FIRST and STRIDE choose the steps; with TWICE_AT above 0 every run is killed at that step first, and FIRST and STRIDE
+count in its resumption. Every training runs in a fork of this process, which itself never computes anything.
+"""
+
+import csv
+import importlib
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+SMALL = (40, 20)  # train and test images
+
+
+def metrics_of(folder: Path) -> list[list[str]]:
+    """metrics.csv with its header, but without the seconds."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [row[:-1] for row in csv.reader(file)]
+
+
+def same_bits(first: object, second: object) -> bool:
+    """Whether two checkpoints' contents are equal, tensors bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and first.numpy().tobytes() == second.numpy().tobytes()
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same_bits(first[key], second[key]) for key in first)
+    return first == second
+
+
+def weights_of(file: Path) -> dict:
+    return torch.load(file, weights_only=True)["model"]
+
+
+def logged_values(folder: Path) -> list[tuple[int, str]]:
+    """(step, tag) of every value in the run's one events file, read by TensorBoard's own loader."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    (file,) = folder.glob("events.out.tfevents.*")
+    return [(event.step, v.tag) for event in LegacyEventFileLoader(str(file)).Load() for v in event.summary.value]
+
+
+def assert_same_run(run: Path, whole: Path) -> None:
+    """The run has the metrics, weights, optimizer, random state and events of the one that nothing disturbed."""
+    assert metrics_of(run) == metrics_of(whole)
+    assert logged_values(run) == logged_values(whole)
+    last, last_whole = (torch.load(folder / "last.pt", weights_only=True) for folder in (run, whole))
+    for part in ("model", "optimizer", "generator", "epoch"):
+        assert same_bits(last[part], last_whole[part]), part
+    best, best_whole = (torch.load(folder / "best.pt", weights_only=True) for folder in (run, whole))
+    assert best["epoch"] == best_whole["epoch"]
+    assert same_bits(best["model"], best_whole["model"])
+    assert not list(run.rglob("*.tmp"))
+
+
+def make_runs_small(replace: Callable[[object, str, object], None] = setattr) -> None:
+    """Draw each synthetic set once, and few images of it; no pictures at a run's end; no question to git.
+
+    `replace` is setattr, or pytest's monkeypatch.setattr.
+    """
+    import harness.data
+    import harness.plots
+    import harness.run_folder
+    import harness.synthetic
+
+    replace(harness.synthetic, "TRAIN_COUNT", SMALL[0])
+    replace(harness.synthetic, "TEST_COUNT", SMALL[1])
+    for name in ("draw_shapes", "draw_digits"):
+        if name not in _DRAWN:
+            _DRAWN[name] = getattr(harness.synthetic, name)()
+        replace(harness.data, name, lambda name=name: _DRAWN[name])
+    blank = torch.zeros(4, 4, dtype=torch.uint8).numpy()
+    replace(harness.plots, "confusion_figure", lambda *_: blank)
+    replace(harness.plots, "worst_figure", lambda *_: blank)
+    replace(harness.run_folder, "_git_commit", lambda: None)
+
+
+_DRAWN: dict[str, object] = {}
+
+
+def kill_before_step(number: int, folder: Path) -> None:
+    """From now on count this process's changes under `folder`, and let SIGKILL come just before the given one.
+
+    A kill at a flush leaves what was written last torn: the system may not have taken all of it.
+    """
+    steps = itertools.count(1)
+
+    def watch(event: str, arguments: tuple) -> None:
+        if event not in ("open", "os.rename", "os.remove", "os.mkdir") or not isinstance(arguments[0], str | Path):
+            return
+        changes = event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if changes and folder in Path(arguments[0]).parents and next(steps) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def flush(descriptor: int) -> None:
+        file = Path(f"/proc/self/fd/{descriptor}")
+        if file.is_file() and next(steps) == number:  # a folder's flush changes nothing that a kill could spare
+            os.ftruncate(descriptor, max(0, file.stat().st_size - 7))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    os.fsync = flush
+
+
+def train_in_fork(script: str, flags: list[str], folder: Path, kill_at: int = 0) -> int:
+    """Train with --runs-dir `folder`; the exit code, or -9 if it was killed."""
+    child = os.fork()
+    if not child:
+        code = 99
+        try:
+            from harness.errors import run_script
+
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            kill_before_step(kill_at, folder.resolve())
+            argv = [*flags, "--runs-dir", str(folder.resolve())]
+            code = run_script(lambda: importlib.import_module(script).main(argv))
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(folder: Path, first: int, stride: int, twice_at: int, script: str, flags: list[str]) -> None:
+    for name in ("torch._dynamo", "harness.train", "cnn_cifar10", "rnn_mnist"):  # once, not anew in every fork
+        importlib.import_module(name)
+    import harness.events
+
+    harness.events._hparams_summaries({})  # imports too
+    make_runs_small()
+    assert train_in_fork(script, flags, folder / "whole") == 0
+    for number in itertools.count(first, stride):
+        runs_dir = folder / str(number)
+        if twice_at:
+            assert train_in_fork(script, flags, runs_dir, kill_at=twice_at) == -signal.SIGKILL
+        code = train_in_fork(script, [*flags, "--resume"] if twice_at else flags, runs_dir, kill_at=number)
+        if code == 0:
+            return  # it has no such step: all were tried
+        assert code == -signal.SIGKILL, f"step {number}: exit {code}"
+        assert train_in_fork(script, [*flags, "--resume"], runs_dir) == 0, f"step {number}"
+
+
+if __name__ == "__main__":
+    where, *numbers, which = sys.argv[1:6]
+    main(Path(where), *map(int, numbers), which, sys.argv[6:])

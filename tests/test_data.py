@@ -1,0 +1,338 @@
+"""The image sets: verified before they are read, and every whole-batch operation against a plain one in NumPy."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fake_sets import make_cifar10, make_mnist
+from PIL import Image
+
+from harness import data, download
+from harness.data import MAX_SHIFT, EpochOrder, ImageSet, Split, augment, load_images, to_gray, train_batches
+from harness.errors import UserError
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], dict[str, str]]:
+    folder = tmp_path_factory.mktemp("made")
+    return folder, make_cifar10(folder), make_mnist(folder)
+
+
+@pytest.fixture
+def data_dir(made: tuple[Path, dict, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder of its own with both sets, small, whose checksums stand in the tables; no source is reachable."""
+    folder, cifar10_md5, mnist_md5 = made
+    for file in [*cifar10_md5, *mnist_md5]:
+        (tmp_path / "data" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / file).write_bytes((folder / file).read_bytes())
+    monkeypatch.setattr(data, "CIFAR10_MD5", cifar10_md5)
+    monkeypatch.setattr(data, "MNIST_MD5", mnist_md5)
+    monkeypatch.setattr(download, "CIFAR10_ARCHIVE", download.Archive("cifar.gz", 1, "", ("http://127.0.0.1:9/c",)))
+    unreachable = (download.Archive("train-images-idx3-ubyte.gz", 1, "", ("http://127.0.0.1:9/m",)),)
+    monkeypatch.setattr(download, "MNIST_ARCHIVES", unreachable)
+    monkeypatch.setenv("no_proxy", "*")
+    return tmp_path / "data"
+
+
+def random_images(count: int, channels: int, size: int = 32, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, channels, size, size), dtype=np.uint8)
+
+
+def image_set(images: np.ndarray, mean: float = 0.25, std: float = 0.5) -> ImageSet:
+    """The images with labels that count up, as both splits."""
+    split = Split(torch.from_numpy(images), torch.arange(len(images)))
+    return ImageSet("made", "", (), mean, std, split, split)
+
+
+# Reading.
+
+
+def test_cifar10_is_read_in_order_with_its_labels(data_dir: Path) -> None:
+    images = load_images("cifar10", data_dir=data_dir, channels="rgb")
+    batches = []
+    for name in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]:
+        with (data_dir / "cifar-10-batches-py" / name).open("rb") as file:
+            batches.append(pickle.load(file, encoding="latin1"))  # as torchvision reads them
+    for split, parts in ((images.train, batches[:5]), (images.test, batches[5:])):
+        pixels = np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32)
+        np.testing.assert_array_equal(split.images.numpy(), pixels)
+        assert split.labels.tolist() == [label for part in parts for label in part["labels"]]
+        assert (split.images.dtype, split.labels.dtype) == (torch.uint8, torch.int64)
+    assert images.classes[3] == "cat"
+
+
+def test_mnist_is_read_in_order_with_its_labels(data_dir: Path) -> None:
+    images = load_images("mnist", data_dir=data_dir)
+    for split, prefix, count in ((images.train, "train", 60), (images.test, "t10k", 20)):
+        raw = data_dir / "MNIST" / "raw"
+        pixels = np.fromfile(raw / f"{prefix}-images-idx3-ubyte", dtype=np.uint8, offset=16)
+        np.testing.assert_array_equal(split.images.numpy(), pixels.reshape(count, 1, 28, 28))
+        labels = np.fromfile(raw / f"{prefix}-labels-idx1-ubyte", dtype=np.uint8, offset=8)
+        assert split.labels.tolist() == labels.tolist()
+
+
+def test_gray_cifar10_is_the_luma_of_the_colour_set(data_dir: Path) -> None:
+    colour = load_images("cifar10", data_dir=data_dir, channels="rgb").test.images
+    gray = load_images("cifar10", data_dir=data_dir, channels="gray").test.images
+    assert gray.shape == (20, 1, 32, 32)
+    for image, expected in zip(gray, colour, strict=True):
+        expected = Image.fromarray(expected.permute(1, 2, 0).numpy()).convert("L")
+        np.testing.assert_array_equal(image[0].numpy(), np.asarray(expected))
+
+
+def test_the_checksum_tells_sets_apart(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_images("mnist", data_dir=data_dir).checksum
+    monkeypatch.setattr(data, "MNIST_MD5", make_mnist(tmp_path / "other", seed=1))
+    assert load_images("mnist", data_dir=tmp_path / "other").checksum != before
+
+
+def test_an_unknown_set_is_a_bug_and_not_cifar10(data_dir: Path) -> None:
+    with pytest.raises(ValueError, match="cifar100"):
+        load_images("cifar100", data_dir=data_dir)
+
+
+# Verifying.
+
+ALL_FILES = [("cifar10", f"cifar-10-batches-py/{name}") for name in ("data_batch_1", "data_batch_5", "test_batch")]
+ALL_FILES += [("mnist", f"MNIST/raw/{name}") for name in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte")]
+
+
+@pytest.mark.parametrize(("name", "file"), ALL_FILES)
+@pytest.mark.parametrize("damage", ["truncated", "one bit", "longer", "empty"])
+def test_a_damaged_file_is_named_with_what_to_do(data_dir: Path, name: str, file: str, damage: str) -> None:
+    path = data_dir / file
+    content = bytearray(path.read_bytes())
+    if damage == "one bit":
+        content[-1] ^= 1
+    path.write_bytes({"truncated": content[:-1], "longer": content + b"0", "empty": b""}.get(damage, content))
+    with pytest.raises(UserError) as error:
+        load_images(name, data_dir=data_dir)
+    assert str(error.value).startswith(f"{path} is truncated or corrupt")
+    assert "delete it and run again" in str(error.value)
+    assert path.exists()
+
+
+def test_nothing_is_unpickled_before_its_checksum_agrees(data_dir: Path, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "sprung",)
+
+    (data_dir / "cifar-10-batches-py/data_batch_1").write_bytes(pickle.dumps({b"data": Trap()}))
+    with pytest.raises(UserError, match="corrupt"):
+        load_images("cifar10", data_dir=data_dir)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_folder_in_a_files_place_is_named(data_dir: Path) -> None:
+    path = data_dir / "MNIST/raw/t10k-images-idx3-ubyte"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=f"cannot read {path}: Is a directory"):
+        load_images("mnist", data_dir=data_dir)
+
+
+@pytest.mark.parametrize(
+    ("script", "file", "folder"),
+    [
+        ("cnn_cifar10", "cifar-10-batches-py/data_batch_3", "cifar-10-batches-py"),
+        ("rnn_mnist", "MNIST/raw/train-images-idx3-ubyte", "MNIST/raw"),
+    ],
+)
+def test_a_script_without_its_data_ends_with_one_sentence_and_code_2(
+    data_dir: Path, in_project: Path, run_main, script: str, file: str, folder: str
+) -> None:
+    (data_dir / file).unlink()
+    code, _, err = run_main(script, "--data-dir", data_dir, "--dry-run")
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for words in (f"is not in {data_dir / folder}", "127.0.0.1:9 (Connection refused)", "--data synthetic"):
+        assert words in err
+
+
+def test_a_script_with_a_corrupt_file_ends_with_one_sentence_and_code_2(
+    data_dir: Path, in_project: Path, run_main
+) -> None:
+    path = data_dir / "cifar-10-batches-py/test_batch"
+    path.write_bytes(path.read_bytes()[:1000])
+    code, _, err = run_main("cnn_cifar10", "--data-dir", data_dir, "--dry-run")
+    assert code == 2
+    assert err.startswith(f"error: {path} is truncated or corrupt")
+    assert err.count("\n") == 1
+
+
+# Gray, normalised, shuffled, augmented: whole batches against one image at a time.
+
+
+def test_gray_equals_pillow_bit_for_bit() -> None:
+    images = random_images(50, 3)
+    images[0, :, 0] = np.array([[0], [0], [0]])
+    images[0, :, 1] = np.array([[255], [255], [255]])
+    gray = to_gray(torch.from_numpy(images)).numpy()
+    assert gray.shape == (50, 1, 32, 32)
+    for image, result in zip(images, gray, strict=True):
+        np.testing.assert_array_equal(result[0], np.asarray(Image.fromarray(image.transpose(1, 2, 0)).convert("L")))
+
+
+def test_gray_is_luma_to_rounding() -> None:
+    images = random_images(20, 3, seed=1)
+    luma = np.tensordot(images.astype(np.float64), [0.299, 0.587, 0.114], axes=(1, 0))
+    assert np.abs(to_gray(torch.from_numpy(images))[:, 0].numpy() - luma).max() < 0.51
+
+
+def test_gray_leaves_its_input_as_it_is() -> None:
+    images = torch.from_numpy(random_images(2, 3))
+    before = images.clone()
+    to_gray(images)
+    assert torch.equal(images, before)
+
+
+def test_normalising_equals_numpy_in_double_precision() -> None:
+    images = image_set(random_images(10, 3), mean=0.1307, std=0.3081)
+    expected = (images.train.images.numpy() / 255 - 0.1307) / 0.3081
+    result = images.normalise(images.train.images)
+    assert result.dtype == torch.float32
+    np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=1e-6)
+
+
+def test_normalising_leaves_the_set_as_it_is() -> None:
+    images = image_set(random_images(4, 1))
+    before = images.train.images.clone()
+    images.normalise(images.train.images)
+    assert torch.equal(images.train.images, before)
+
+
+def test_an_epoch_has_every_image_once_in_a_new_order() -> None:
+    generator = torch.Generator().manual_seed(7)
+    first, second = (EpochOrder.draw(500, generator, augment=False).indices.numpy() for _ in range(2))
+    for order in (first, second):
+        np.testing.assert_array_equal(np.sort(order), np.arange(500))
+        assert (order == np.arange(500)).mean() < 0.05
+    assert (first == second).mean() < 0.05
+    again = EpochOrder.draw(500, torch.Generator().manual_seed(7), augment=False).indices.numpy()
+    np.testing.assert_array_equal(again, first)
+
+
+def test_train_batches_follow_the_order_to_the_last_image() -> None:
+    pixels = random_images(23, 1)
+    order = EpochOrder.draw(23, torch.Generator().manual_seed(0), augment=False)
+    batches = list(train_batches(image_set(pixels), order, batch_size=8))
+    assert [len(labels) for _, labels in batches] == [8, 8, 7]
+    indices = order.indices.numpy()
+    np.testing.assert_array_equal(np.concatenate([labels.numpy() for _, labels in batches]), indices)
+    inputs = np.concatenate([inputs.numpy() for inputs, _ in batches])
+    np.testing.assert_allclose(inputs, (pixels[indices] / 255 - 0.25) / 0.5, rtol=0, atol=1e-6)
+
+
+def test_test_batches_keep_the_sets_own_order() -> None:
+    pixels = random_images(10, 3)
+    batches = list(data.test_batches(image_set(pixels), batch_size=4))
+    assert [labels.tolist() for _, labels in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    inputs = np.concatenate([inputs.numpy() for inputs, _ in batches])
+    np.testing.assert_allclose(inputs, (pixels / 255 - 0.25) / 0.5, rtol=0, atol=1e-6)
+
+
+def augmented_one_by_one(pixels: np.ndarray, flips: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Zero-pad by 4, mirror where flagged, cut out at the given row and column: one image at a time."""
+    results = []
+    for image, flip, (row, column) in zip(pixels, flips, shifts, strict=True):
+        _, height, width = image.shape
+        padded = np.pad(image[:, :, ::-1] if flip else image, ((0, 0), (4, 4), (4, 4)))
+        results.append(padded[:, row : row + height, column : column + width])
+    return np.stack(results)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmenting_a_batch_equals_augmenting_image_by_image(channels: int) -> None:
+    pixels = random_images(162, channels)
+    shifts = np.stack(np.divmod(np.arange(162) % 81, 9), axis=1)  # all 9 × 9, each
+    flips = np.arange(162) < 81  # once mirrored and once not
+    result = augment(torch.from_numpy(pixels), torch.from_numpy(flips), torch.from_numpy(shifts))
+    assert result.dtype == torch.uint8
+    np.testing.assert_array_equal(result.numpy(), augmented_one_by_one(pixels, flips, shifts))
+
+
+def test_augmented_batches_use_the_orders_draws_by_position() -> None:
+    pixels = random_images(11, 3)
+    order = EpochOrder.draw(11, torch.Generator().manual_seed(3), augment=True)
+    batches = list(train_batches(image_set(pixels), order, batch_size=4))
+    chosen = pixels[order.indices.numpy()]
+    expected = augmented_one_by_one(chosen, order.flips.numpy(), order.shifts.numpy())
+    inputs = np.concatenate([inputs.numpy() for inputs, _ in batches])
+    np.testing.assert_allclose(inputs, (expected / 255 - 0.25) / 0.5, rtol=0, atol=1e-6)
+
+
+def test_flips_are_even_and_every_shift_is_as_likely() -> None:
+    order = EpochOrder.draw(81_000, torch.Generator().manual_seed(0), augment=True)
+    assert abs(order.flips.double().mean().item() - 0.5) < 0.01  # 5.7 standard deviations
+    rows, columns = order.shifts.T.numpy()
+    counts = np.bincount(rows * (2 * MAX_SHIFT + 1) + columns, minlength=81)
+    assert counts.shape == (81,)
+    assert np.abs(counts - 1000).max() < 180
+
+
+def test_without_augmentation_the_order_is_the_same_as_with_it() -> None:
+    plain, augmented = (
+        EpochOrder.draw(50, torch.Generator().manual_seed(5), augment=augment) for augment in (False, True)
+    )
+    assert torch.equal(plain.indices, augmented.indices)
+    assert plain.flips is None
+
+
+def test_a_cut_set_keeps_the_first_images_of_both_splits() -> None:
+    images = image_set(random_images(9, 1))
+    cut = images.first(4)
+    assert (len(cut.train), len(cut.test)) == (4, 4)
+    assert torch.equal(cut.train.images, images.train.images[:4])
+    assert cut.test.labels.tolist() == [0, 1, 2, 3]
+
+
+# The real sets, against torchvision's own loaders and transforms.
+
+
+def real_data_dir(folder: str) -> Path:
+    if not (PROJECT / "data" / folder).exists():
+        pytest.skip(f"data/{folder} is not there")
+    return PROJECT / "data"
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("channels", ["gray", "rgb"])
+def test_real_cifar10_equals_torchvision(channels: str) -> None:
+    from torchvision import datasets, transforms
+
+    folder = real_data_dir("cifar-10-batches-py")
+    images = load_images("cifar10", data_dir=folder, channels=channels)
+    steps = [transforms.ToTensor(), transforms.Normalize(images.mean, images.std)]
+    transform = transforms.Compose([transforms.Grayscale(), *steps] if channels == "gray" else steps)
+    for split, train in ((images.train, True), (images.test, False)):
+        expected = datasets.CIFAR10(folder, train=train, transform=transform)
+        assert len(split) == len(expected)
+        assert split.labels.tolist() == expected.targets
+        compare_some(images, split, expected)
+    assert list(images.classes) == expected.classes
+
+
+@pytest.mark.real_data
+def test_real_mnist_equals_torchvision() -> None:
+    from torchvision import datasets, transforms
+
+    folder = real_data_dir("MNIST/raw")
+    images = load_images("mnist", data_dir=folder)
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    for split, train in ((images.train, True), (images.test, False)):
+        expected = datasets.MNIST(folder, train=train, transform=transform)
+        assert torch.equal(split.labels, expected.targets)
+        assert torch.equal(split.images[:, 0], expected.data)
+        compare_some(images, split, expected)
+
+
+def compare_some(images: ImageSet, split: Split, expected: torch.utils.data.Dataset) -> None:
+    for index in (0, 1, 9_999, len(split) // 2, len(split) - 1):
+        inputs, label = expected[index]
+        torch.testing.assert_close(images.normalise(split.images[index]), inputs, rtol=0, atol=2e-6)
+        assert split.labels[index].item() == label

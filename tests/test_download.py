@@ -1,0 +1,547 @@
+"""Downloads against a server on 127.0.0.1 that misbehaves in the ways real ones do; the checks run as in real use."""
+
+import contextlib
+import hashlib
+import http.server
+import io
+import signal
+import subprocess
+import sys
+import tarfile
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_sets import cifar10_archive, make_cifar10, make_mnist, md5, mnist_archives
+
+from harness import data, download
+from harness.download import Archive, Patience, SourceFailed, fetch_cifar10, fetch_mnist
+from harness.errors import UserError
+
+PROJECT = Path(__file__).resolve().parent.parent
+CONTENT = b"\x1f\x8b" + bytes(range(251)) * 800  # 200,802 bytes that begin as every .gz does
+OTHER = b"\x1f\x8b" + bytes(reversed(range(251))) * 800  # as long, and another file
+HALF = 100_000
+QUICK = Patience(timeout=0.3, slowest=0, window=0.1)
+CLOSED = "http://127.0.0.1:9/"  # nobody listens there
+
+
+class Site:
+    """A local web server: `serve` says what a path answers and how, `requests` holds (path, Range header)."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, tuple[Callable, bytes]] = {}
+        self.requests: list[tuple[str, str | None]] = []
+        self.closing = threading.Event()
+        site = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                path = self.path.lstrip("/")
+                site.requests.append((path, self.headers["Range"]))
+                if path not in site.answers:
+                    return self.send_error(404)
+                behaviour, content = site.answers[path]
+                with contextlib.suppress(ConnectionError):  # the client has left
+                    behaviour(self, content, site)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.root = f"http://127.0.0.1:{self.server.server_port}/"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def serve(self, path: str, behaviour: Callable, content: bytes = CONTENT) -> str:
+        self.answers[path] = (behaviour, content)
+        return self.root + path
+
+    def ranges(self, path: str) -> list[str | None]:
+        return [wanted for asked, wanted in self.requests if asked == path]
+
+    def close(self) -> None:
+        self.closing.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def _head(handler: http.server.BaseHTTPRequestHandler, content: bytes, total: int | None = None) -> bytes:
+    """Send the header that an honest server would, and return the bytes that it would send then."""
+    wanted = handler.headers["Range"]
+    start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+    if start >= len(content):
+        handler.send_error(416)
+        return b""
+    handler.send_response(206 if wanted else 200)
+    if wanted:
+        handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{total or len(content)}")
+    handler.send_header("Content-Length", str(len(content) - start))
+    handler.end_headers()
+    return content[start:]
+
+
+def honest(handler: http.server.BaseHTTPRequestHandler, content: bytes, site: Site) -> None:
+    handler.wfile.write(_head(handler, content))
+
+
+def drops(handler: http.server.BaseHTTPRequestHandler, content: bytes, site: Site) -> None:
+    handler.wfile.write(_head(handler, content)[:HALF])
+
+
+def stalls(handler: http.server.BaseHTTPRequestHandler, content: bytes, site: Site) -> None:
+    drops(handler, content, site)
+    handler.wfile.flush()
+    site.closing.wait(20)
+
+
+def crawls(handler: http.server.BaseHTTPRequestHandler, content: bytes, site: Site) -> None:
+    remaining = _head(handler, content)
+    while remaining and not site.closing.wait(0.02):
+        handler.wfile.write(remaining[:8000])
+        remaining = remaining[8000:]
+
+
+def ignores_ranges(handler: http.server.BaseHTTPRequestHandler, content: bytes, site: Site) -> None:
+    del handler.headers["Range"]
+    honest(handler, content, site)
+
+
+def ignores_ranges_and_drops(handler: http.server.BaseHTTPRequestHandler, content: bytes, site: Site) -> None:
+    del handler.headers["Range"]
+    handler.wfile.write(_head(handler, content)[:1000])
+
+
+def names_no_length(handler: http.server.BaseHTTPRequestHandler, content: bytes, site: Site) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+def answers_another_range(handler: http.server.BaseHTTPRequestHandler, content: bytes, site: Site) -> None:
+    handler.send_response(206)
+    handler.send_header("Content-Range", f"bytes 0-{len(content) - 1}/{len(content)}")
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+def has_another_total(handler: http.server.BaseHTTPRequestHandler, content: bytes, site: Site) -> None:
+    handler.wfile.write(_head(handler, content, total=len(content) + 1))
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(download, "PATIENCE", QUICK)
+    site = Site()
+    yield site
+    site.close()
+
+
+def archive_of(content: bytes, *sources: str, name: str = "set.gz") -> Archive:
+    return Archive(name, len(content), md5(content), sources, hashlib.sha256(content).hexdigest())
+
+
+ARCHIVE = archive_of(CONTENT)
+
+
+# One source at a time: what is kept, what is refused.
+
+
+def test_an_honest_source_gives_the_published_bytes(site: Site, tmp_path: Path) -> None:
+    download.download(site.serve("a", honest), tmp_path / "part", ARCHIVE, QUICK)
+    assert (tmp_path / "part").read_bytes() == CONTENT
+    assert site.ranges("a") == [None]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "why"),
+    [(drops, "the connection ended after 100,000 of 200,802 bytes"), (stalls, "nothing came for 0.3 s")],
+)
+def test_what_a_breaking_source_sent_is_kept_and_continued_elsewhere(
+    site: Site, tmp_path: Path, behaviour: Callable, why: str
+) -> None:
+    part = tmp_path / "part"
+    with pytest.raises(SourceFailed, match=why) as failure:
+        download.download(site.serve("a", behaviour), part, ARCHIVE, QUICK)
+    assert failure.value.again
+    assert part.read_bytes() == CONTENT[:HALF]
+    download.download(site.serve("b", honest), part, ARCHIVE, QUICK)
+    assert part.read_bytes() == CONTENT
+    assert site.ranges("b") == [f"bytes={HALF}-"]
+
+
+def test_a_crawling_source_is_left(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(SourceFailed, match=r"only \d+ kB/s") as failure:
+        download.download(site.serve("a", crawls), tmp_path / "part", ARCHIVE, replace(QUICK, slowest=1e9))
+    assert failure.value.again
+    kept = (tmp_path / "part").read_bytes()
+    assert kept
+    assert CONTENT.startswith(kept)
+
+
+def test_a_source_that_ignores_the_range_is_read_from_its_start(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "part").write_bytes(CONTENT[:HALF])
+    download.download(site.serve("a", ignores_ranges), tmp_path / "part", ARCHIVE, QUICK)
+    assert (tmp_path / "part").read_bytes() == CONTENT
+
+
+def test_a_source_that_ignores_the_range_and_breaks_off_costs_nothing(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "part").write_bytes(CONTENT[:HALF])
+    with pytest.raises(SourceFailed, match="connection ended") as failure:
+        download.download(site.serve("a", ignores_ranges_and_drops), tmp_path / "part", ARCHIVE, QUICK)
+    assert not failure.value.again
+    assert (tmp_path / "part").read_bytes() == CONTENT[:HALF]
+
+
+@pytest.mark.parametrize(
+    "left", [OTHER[:HALF], OTHER, OTHER + b"and more"], ids=["a part", "the whole size", "more than the whole"]
+)
+def test_a_left_over_of_another_file_is_not_held_against_the_source(site: Site, tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "part").write_bytes(left)
+    download.download(site.serve("a", honest), tmp_path / "part", ARCHIVE, QUICK)
+    assert (tmp_path / "part").read_bytes() == CONTENT
+    assert site.ranges("a")[-1] is None
+
+
+def test_a_complete_download_that_was_never_unpacked_is_not_fetched_again(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "part").write_bytes(CONTENT)
+    download.download(site.serve("a", honest), tmp_path / "part", ARCHIVE, QUICK)
+    assert site.requests == []
+
+
+def test_a_wrong_file_of_the_right_size_is_refused_and_deleted(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(SourceFailed, match="checksum is not the published one") as failure:
+        download.download(site.serve("a", honest, OTHER), tmp_path / "part", ARCHIVE, QUICK)
+    assert not failure.value.again
+    assert not (tmp_path / "part").exists()
+
+
+@pytest.mark.parametrize("field", ["md5", "sha256"])
+def test_both_checksums_of_an_archive_must_agree(site: Site, tmp_path: Path, field: str) -> None:
+    archive = replace(ARCHIVE, **{field: getattr(archive_of(OTHER), field)})
+    with pytest.raises(SourceFailed, match="checksum"):
+        download.download(site.serve("a", honest), tmp_path / "part", archive, QUICK)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "content", "why"),
+    [
+        (honest, CONTENT + b"!", "serves 200,803 bytes instead of 200,802"),
+        (honest, CONTENT[:-1], "serves 200,801 bytes instead of 200,802"),
+        (honest, CONTENT[:10], "HTTP 416"),
+        (has_another_total, CONTENT, "serves 200,803 bytes instead of 200,802"),
+        (answers_another_range, CONTENT, "another range"),
+        (names_no_length, b"<html>Please log in</html>", "no .gz file"),
+    ],
+)
+def test_an_answer_that_cannot_be_right_leaves_the_left_over_untouched(
+    site: Site, tmp_path: Path, behaviour: Callable, content: bytes, why: str
+) -> None:
+    (tmp_path / "part").write_bytes(CONTENT[:HALF])
+    with pytest.raises(SourceFailed, match=why):
+        download.download(site.serve("a", behaviour, content), tmp_path / "part", ARCHIVE, QUICK)
+    assert (tmp_path / "part").read_bytes() == CONTENT[:HALF]
+
+
+def test_a_source_that_sends_without_end_is_left(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(SourceFailed, match="more than the published size"):
+        download.download(site.serve("a", names_no_length, CONTENT * 20), tmp_path / "part", ARCHIVE, QUICK)
+    assert (tmp_path / "part").stat().st_size <= len(CONTENT)
+
+
+@pytest.mark.parametrize(
+    "url", [CLOSED + "a", "http://[::1/a", "http://", f"http://{'a' * 70}.invalid/a", "http://127.0.0.1:x/"]
+)
+def test_a_source_that_cannot_be_reached_fails_in_a_few_words(site: Site, tmp_path: Path, url: str) -> None:
+    with pytest.raises(SourceFailed) as failure:
+        download.download(url, tmp_path / "part", ARCHIVE, QUICK)
+    assert 5 < len(str(failure.value)) < 80
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a file on a full disk")
+@pytest.mark.parametrize("size", [500, len(CONTENT)])  # less than any buffer, and more
+def test_a_full_disk_stops_with_one_sentence(site: Site, tmp_path: Path, size: int) -> None:
+    (tmp_path / "part").symlink_to("/dev/full")
+    archive = archive_of(CONTENT[:size])
+    with pytest.raises(UserError, match=r"cannot write .*part: No space left on device; .* run again"):
+        download.download(site.serve("a", honest, CONTENT[:size]), tmp_path / "part", archive, QUICK)
+
+
+# Whole sets: the order of the sources, mirrors, unpacking.
+
+
+@pytest.fixture
+def cifar10(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A small CIFAR-10 takes the place of the published one in every table; its archive is returned."""
+    table = make_cifar10(tmp_path / "made")
+    content = cifar10_archive(tmp_path / "made")
+    meta = (tmp_path / "made/cifar-10-batches-py/batches.meta").read_bytes()
+    monkeypatch.setattr(data, "CIFAR10_MD5", table)
+    monkeypatch.setattr(data, "CIFAR10_META_MD5", {"cifar-10-batches-py/batches.meta": md5(meta)})
+    archive = archive_of(content, f"{site.root}first", CLOSED, f"{site.root}last", name="cifar-10-python.tar.gz")
+    monkeypatch.setattr(download, "CIFAR10_ARCHIVE", archive)
+    return content
+
+
+@pytest.fixture
+def mnist(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """A small MNIST takes the place of the published one in every table; its archives are returned."""
+    monkeypatch.setattr(data, "MNIST_MD5", make_mnist(tmp_path / "made"))
+    archives = mnist_archives(tmp_path / "made")
+    table = tuple(
+        replace(archive_of(content, f"{site.root}known/{name}", name=name), sha256=None)
+        for name, content in archives.items()
+    )
+    monkeypatch.setattr(download, "MNIST_ARCHIVES", table)
+    return archives
+
+
+def assert_same_files(folder: Path, expected: Path) -> None:
+    """Every file of `expected` is in `folder` with the same bytes, and nothing else is."""
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        path.name: path.read_bytes() for path in expected.iterdir()
+    }
+
+
+def test_cifar10_arrives_over_broken_sources(site: Site, tmp_path: Path, cifar10: bytes) -> None:
+    assert len(cifar10) > HALF
+    site.serve("first", stalls, cifar10)
+    site.serve("last", honest, cifar10)
+    images = data.load_images("cifar10", data_dir=tmp_path / "data")
+    assert len(images.train) == 100
+    assert site.requests == [("first", None), ("last", f"bytes={HALF}-")]
+    assert_same_files(tmp_path / "data/cifar-10-batches-py", tmp_path / "made/cifar-10-batches-py")
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"cifar-10-batches-py", ".download.lock"}
+
+
+def test_mnist_arrives_and_only_the_missing_files_are_fetched(
+    site: Site, tmp_path: Path, mnist: dict[str, bytes]
+) -> None:
+    for name, content in mnist.items():
+        site.serve(f"known/{name}", honest, content)
+    data.load_images("mnist", data_dir=tmp_path / "data")
+    assert_same_files(tmp_path / "data/MNIST/raw", tmp_path / "made/MNIST/raw")
+    (tmp_path / "data/MNIST/raw/t10k-labels-idx1-ubyte").unlink()
+    site.requests.clear()
+    images = data.load_images("mnist", data_dir=tmp_path / "data")
+    assert len(images.test) == 20
+    assert site.requests == [("known/t10k-labels-idx1-ubyte.gz", None)]
+
+
+def test_files_that_are_there_are_not_fetched(site: Site, tmp_path: Path, cifar10: bytes) -> None:
+    images = data.load_images("cifar10", data_dir=tmp_path / "made", mirror=site.root)
+    assert len(images.train) == 100
+    assert site.requests == []
+    assert not (tmp_path / "made/.download.lock").exists()
+
+
+def test_when_every_source_crawls_one_that_keeps_sending_will_do(
+    site: Site, tmp_path: Path, cifar10: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "PATIENCE", replace(QUICK, slowest=1e9))
+    site.serve("first", crawls, cifar10)
+    data.load_images("cifar10", data_dir=tmp_path / "data")
+    (first, _), (other, continued), (again, also_continued) = site.requests
+    assert (first, other, again) == ("first", "last", "first")  # "last" answers 404
+    assert continued == also_continued != "bytes=0-"
+
+
+def test_a_source_with_the_wrong_file_is_tried_once_and_the_next_one_serves(
+    site: Site, tmp_path: Path, cifar10: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.serve("first", honest, cifar10[:-1] + b"?")
+    site.serve("last", honest, cifar10)
+    data.load_images("cifar10", data_dir=tmp_path / "data")
+    assert site.requests == [("first", None), ("last", None)]
+    assert "checksum is not the published one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["archive URL", "folder URL", "archive path", "folder path"])
+def test_the_mirror_of_cifar10_comes_first(site: Site, tmp_path: Path, cifar10: bytes, form: str) -> None:
+    site.serve("mine/cifar-10-python.tar.gz", honest, cifar10)
+    path = tmp_path / "mine" / "cifar-10-python.tar.gz"
+    path.parent.mkdir()
+    path.write_bytes(cifar10)
+    mirror = {
+        "archive URL": f"{site.root}mine/cifar-10-python.tar.gz",
+        "folder URL": f"{site.root}mine/",
+        "archive path": str(path),
+        "folder path": str(path.parent),
+    }[form]
+    data.load_images("cifar10", data_dir=tmp_path / "data", mirror=mirror)
+    assert [asked for asked, _ in site.requests] == (["mine/cifar-10-python.tar.gz"] if "URL" in form else [])
+    assert path.read_bytes() == cifar10
+
+
+@pytest.mark.parametrize("form", ["folder URL", "folder URL/", "archive URL", "folder path", "archive path"])
+def test_the_mirror_of_mnist_comes_first(site: Site, tmp_path: Path, mnist: dict[str, bytes], form: str) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name, content in mnist.items():
+        site.serve(f"mine/{name}", honest, content)
+        (folder / name).write_bytes(content)
+    mirror = {
+        "folder URL": f"{site.root}mine",
+        "folder URL/": f"{site.root}mine/",
+        "archive URL": f"{site.root}mine/train-labels-idx1-ubyte.gz",
+        "folder path": str(folder),
+        "archive path": str(folder / "t10k-images-idx3-ubyte.gz"),
+    }[form]
+    data.load_images("mnist", data_dir=tmp_path / "data", mirror=mirror)
+    expected = [f"mine/{archive.name}" for archive in download.MNIST_ARCHIVES] if "URL" in form else []
+    assert [asked for asked, _ in site.requests] == expected
+    assert {path.name for path in folder.iterdir()} == set(mnist)
+
+
+@pytest.mark.parametrize("mirror", ["corrupt.tar.gz", "not there", "."])
+def test_a_useless_mirror_is_named_and_the_known_sources_follow(
+    site: Site,
+    tmp_path: Path,
+    cifar10: bytes,
+    mirror: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("corrupt.tar.gz").write_bytes(cifar10[:-1])
+    site.serve("first", honest, cifar10)
+    data.load_images("cifar10", data_dir=tmp_path / "data", mirror=mirror)
+    assert f"gave up on {mirror if mirror != '.' else 'cifar-10-python.tar.gz'}:" in capsys.readouterr().out
+    assert site.requests == [("first", None)]
+
+
+def test_an_archive_already_in_the_data_folder_is_used_and_stays(site: Site, tmp_path: Path, cifar10: bytes) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/cifar-10-python.tar.gz").write_bytes(cifar10)
+    data.load_images("cifar10", data_dir=tmp_path / "data")
+    assert site.requests == []
+    assert (tmp_path / "data/cifar-10-python.tar.gz").read_bytes() == cifar10
+
+
+def test_the_last_words_say_what_was_tried_where_files_go_and_what_else_there_is(
+    site: Site, tmp_path: Path, cifar10: bytes
+) -> None:
+    site.serve("last", drops, cifar10)
+    with pytest.raises(UserError) as error:
+        data.load_images("cifar10", data_dir=tmp_path / "data", mirror=str(tmp_path / "none.tar.gz"))
+    message = str(error.value)
+    assert message.startswith(f"cifar10 is not in {tmp_path / 'data/cifar-10-batches-py'} and could not be downloaded")
+    for words in ("none.tar.gz (No such file or directory)", "127.0.0.1:9 (", "run again", "--mirror"):
+        assert words in message
+    assert "--data synthetic" in message
+    assert "\n" not in message
+
+
+def test_a_data_folder_that_cannot_be_made_is_named(site: Site, tmp_path: Path, cifar10: bytes) -> None:
+    (tmp_path / "data").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match=f"folder {tmp_path / 'data'}"):
+        data.load_images("cifar10", data_dir=tmp_path / "data")
+
+
+def test_an_archive_writes_its_named_regular_files_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every trick here is in an archive whose checksum we were made to trust."""
+    good, file = b"good", "cifar-10-batches-py/data_batch_1"
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, kind, target in (
+            ("../evil", tarfile.REGTYPE, ""),
+            (str(tmp_path / "evil"), tarfile.REGTYPE, ""),
+            ("cifar-10-batches-py", tarfile.SYMTYPE, str(tmp_path / "elsewhere")),
+            (file, tarfile.SYMTYPE, "../../evil"),
+            (file, tarfile.REGTYPE, ""),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            member.size = len(good) if kind == tarfile.REGTYPE else 0
+            tar.addfile(member, io.BytesIO(good))
+    (tmp_path / "set.tar.gz").write_bytes(buffer.getvalue())
+    monkeypatch.setattr(download, "CIFAR10_ARCHIVE", archive_of(buffer.getvalue()))
+    fetch_cifar10(tmp_path / "data", {file: md5(good)}, str(tmp_path / "set.tar.gz"))
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == {"set.tar.gz", "data/.download.lock", f"data/{file}"}
+    assert (tmp_path / "data" / file).read_bytes() == good
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.DIRTYPE, None], ids=["link", "folder", "absent"])
+def test_an_archive_without_the_regular_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: bytes | None
+) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        if kind:
+            member = tarfile.TarInfo("cifar-10-batches-py/test_batch")
+            member.type, member.linkname = kind, "set.tar.gz"
+            tar.addfile(member)
+    (tmp_path / "set.tar.gz").write_bytes(buffer.getvalue())
+    monkeypatch.setattr(download, "CIFAR10_ARCHIVE", archive_of(buffer.getvalue()))
+    with pytest.raises(UserError, match="does not hold cifar-10-batches-py/test_batch as regular files"):
+        fetch_cifar10(tmp_path / "data", {"cifar-10-batches-py/test_batch": md5(b"")}, str(tmp_path / "set.tar.gz"))
+
+
+def test_an_unpacked_file_must_have_its_own_published_checksum(tmp_path: Path, cifar10: bytes) -> None:
+    (tmp_path / "set.tar.gz").write_bytes(cifar10)
+    table = data.CIFAR10_MD5 | {"cifar-10-batches-py/test_batch": md5(b"something else")}
+    with pytest.raises(UserError, match="test_batch is not the published file"):
+        fetch_cifar10(tmp_path / "data", table, str(tmp_path / "set.tar.gz"))
+    assert not (tmp_path / "data/cifar-10-batches-py/test_batch").exists()
+
+
+def test_an_unpacked_mnist_file_must_have_its_own_published_checksum(tmp_path: Path, mnist: dict[str, bytes]) -> None:
+    for name, content in mnist.items():
+        (tmp_path / name).write_bytes(content)
+    table = data.MNIST_MD5 | {"MNIST/raw/train-labels-idx1-ubyte": md5(b"something else")}
+    with pytest.raises(UserError, match="train-labels-idx1-ubyte is not the published file"):
+        fetch_mnist(tmp_path / "data", table, str(tmp_path))
+
+
+def test_what_was_downloaded_survives_an_interruption(site: Site, tmp_path: Path) -> None:
+    url = site.serve("set.gz", stalls)
+    program = f"""
+        import sys
+        from pathlib import Path
+        from harness import download
+        from harness.errors import run_script
+        download.CIFAR10_ARCHIVE = download.Archive("set.gz", {len(CONTENT)}, "{md5(CONTENT)}", ("{url}",))
+        sys.exit(run_script(lambda: download.fetch_cifar10(Path({str(tmp_path)!r}), {{"x": ""}})))
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    part = tmp_path / "set.gz.part"
+    deadline = time.monotonic() + 20
+    while not (part.exists() and part.stat().st_size == HALF) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=20)
+    assert child.returncode == 130
+    assert errors.decode().strip() == "interrupted; the same command continues the download"
+    assert part.read_bytes() == CONTENT[:HALF]
+
+
+# The published numbers, against torchvision's own tables.
+
+
+def test_published_tables_equal_those_of_torchvision() -> None:
+    from torchvision.datasets import CIFAR10, MNIST
+
+    assert download.CIFAR10_ARCHIVE.md5 == CIFAR10.tgz_md5
+    assert download.CIFAR10_ARCHIVE.sources[-1] == CIFAR10.url
+    batches = {f"{CIFAR10.base_folder}/{name}": checksum for name, checksum in CIFAR10.train_list + CIFAR10.test_list}
+    assert batches == data.CIFAR10_MD5
+    assert {f"{CIFAR10.base_folder}/{CIFAR10.meta['filename']}": CIFAR10.meta["md5"]} == data.CIFAR10_META_MD5
+    assert [(archive.name, archive.md5) for archive in download.MNIST_ARCHIVES] == MNIST.resources
+    for archive in download.MNIST_ARCHIVES:
+        assert archive.sources == tuple(mirror + archive.name for mirror in MNIST.mirrors)
+
+
+def test_published_sizes_and_sha256() -> None:
+    """CIFAR-10: the archive's published SHA-256; MNIST: the sizes on the page of the set's authors."""
+    assert download.CIFAR10_ARCHIVE.sha256 == "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+    assert download.CIFAR10_ARCHIVE.size == 170498071
+    assert [archive.size for archive in download.MNIST_ARCHIVES] == [9912422, 28881, 1648877, 4542]

@@ -1,0 +1,291 @@
+"""The command line: every flag with its default and help, the run's name, what is refused, what --resume may change."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+from harness.errors import UserError
+from harness.flags import recorded_flags, resume_command, resumed_flags, run_name, snapshot_epochs
+
+SHARED_DEFAULTS = {
+    "data_dir": Path("data"),
+    "mirror": None,
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "clip_grad_norm": 0.0,
+    "seed": 0,
+    "device": "auto",
+    "precision": "fp32",
+    "threads": None,
+    "runs_dir": Path("runs"),
+    "name": None,
+    "resume": False,
+    "overwrite": False,
+    "dry_run": False,
+}
+DEFAULTS = {
+    "cnn_cifar10": SHARED_DEFAULTS
+    | {"data": "cifar10", "optimizer": "adagrad", "lr": 0.01, "epochs": 20, "batch_size": 256}
+    | {"channels": "gray", "fc_activation": "tanh", "augment": False, "snapshot_epochs": "1,2,5,10,20,50,100"},
+    "rnn_mnist": SHARED_DEFAULTS
+    | {"data": "mnist", "optimizer": "adam", "lr": 0.001, "epochs": 10, "batch_size": 64}
+    | {"cell": "gru", "hidden_size": 128},
+}
+SCRIPTS = list(DEFAULTS)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_script_has_exactly_these_flags_with_these_defaults(script: str, read_flags: Callable) -> None:
+    flags = vars(read_flags(script))
+    assert {name: value for name, value in flags.items() if name not in ("given", "parser", "command")} == DEFAULTS[
+        script
+    ]
+    assert flags["given"] == frozenset()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_tells_every_flag_with_its_default(
+    script: str, read_flags: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # one line a flag
+    parser = read_flags(script).parser
+    lines = [line.strip() for line in parser.format_help().splitlines()]
+    for name, default in DEFAULTS[script].items():
+        option = f"--{name.replace('_', '-')}"
+        [number] = [number for number, line in enumerate(lines) if line.split(" ")[0] == option]
+        told = lines[number].partition("  ")[2] or lines[number + 1]  # beside the flag, or below it if that is long
+        assert told and not told.startswith("-"), f"{option} has no help"
+        if type(default) is float and default == 0:
+            assert told.endswith("0, the default, is off")
+        elif default not in (None, False):
+            assert told.endswith(f"(default: {default})")
+    for group in ("data:", "model:", "optimization:", "machine:", "run folder:"):
+        assert group in lines
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_and_wrong_flags_are_answered_without_importing_torch(script: str) -> None:
+    for argument, code in (("--help", 0), ("--epochs=0", 2)):
+        command = [sys.executable, "-X", "importtime", str(PROJECT / f"{script}.py"), argument]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert ended.returncode == code
+        imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if "import time:" in line}
+        assert "argparse" in imported and "harness.flags" in imported  # the list is what we take it for
+        assert not imported & {"torch", "torchvision", "numpy", "matplotlib", "tensorboard"}
+        said = [line for line in ended.stderr.splitlines() if "import time:" not in line]
+        if code:
+            assert ended.stdout == ""
+            assert said == ["error: argument --epochs: 0 is not a whole number of at least 1 (--help lists every flag)"]
+        else:
+            assert ended.stdout.startswith("usage: ") and said == []
+
+
+# -- the run's name ----------------------------------------------------------------------------------------------------
+
+NAMES = [
+    ("cnn_cifar10", "", "adagrad-lr0.01-e20-s0"),
+    ("rnn_mnist", "", "gru-h128-adam-lr0.001-e10-s0"),
+    ("cnn_cifar10", "--channels rgb --batch-size 128 --precision bf16", "adagrad-lr0.01-e20-rgb-b128-bf16-s0"),
+    ("rnn_mnist", "--batch-size 256 --precision bf16", "gru-h128-adam-lr0.001-e10-b256-bf16-s0"),
+    (
+        "cnn_cifar10",
+        "--data synthetic --fc-activation relu --augment --optimizer sgd --momentum .9 --weight-decay 5e-4 --seed 7",
+        "sgd-lr0.01-e20-synthetic-relu-augment-momentum0.9-wd0.0005-s7",
+    ),
+    (
+        "rnn_mnist",
+        "--cell lstm --hidden-size 64 --optimizer adamw --lr 1e-5 --epochs 3 --clip-grad-norm 1 --seed 2",
+        "lstm-h64-adamw-lr1e-05-e3-clip1-s2",
+    ),
+    ("rnn_mnist", "--lr 0.123456789", "gru-h128-adam-lr0.123456789-e10-s0"),  # no digit is lost
+    ("cnn_cifar10", "--device cpu --threads 2 --data-dir x --runs-dir y --mirror z", "adagrad-lr0.01-e20-s0"),
+    ("cnn_cifar10", "--snapshot-epochs 1 --lr 1e-2 --channels gray", "adagrad-lr0.01-e20-s0"),
+]
+
+
+@pytest.mark.parametrize(("script", "line", "name"), NAMES)
+def test_run_is_named_after_the_flags_that_change_its_result(
+    script: str, line: str, name: str, read_flags: Callable
+) -> None:
+    assert run_name(read_flags(script, *line.split())) == name
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_any_change_of_a_result_flag_makes_another_name(script: str, read_flags: Callable) -> None:
+    changes = ["--data synthetic", "--optimizer adamw", "--lr 0.5", "--epochs 1", "--batch-size 1", "--seed 1"]
+    changes += ["--weight-decay 1", "--clip-grad-norm 1", "--precision bf16", "--optimizer sgd"]
+    changes += ["--optimizer sgd --momentum .5", ""]
+    own = {
+        "cnn_cifar10": ["--data mnist", "--channels rgb", "--fc-activation relu", "--augment"],
+        "rnn_mnist": ["--cell rnn", "--cell lstm", "--hidden-size 1"],
+    }
+    lines = changes + own[script]
+    assert len({run_name(read_flags(script, *line.split())) for line in lines}) == len(lines)
+
+
+# -- what was typed ----------------------------------------------------------------------------------------------------
+
+
+def test_typed_flags_are_told_from_defaults_even_at_the_same_value(read_flags: Callable) -> None:
+    flags = read_flags("cnn_cifar10", "--lr", "0.01", "--batch-size=64", "--augment", "--snapshot-epochs", "")
+    assert flags.given == {"lr", "batch_size", "augment", "snapshot_epochs"}
+    assert (flags.lr, flags.epochs, flags.augment) == (0.01, 20, True)
+
+
+def test_record_of_the_flags_is_json_of_every_flag(read_flags: Callable) -> None:
+    flags = read_flags("rnn_mnist", "--data-dir", "some/where", "--lr", "0.1")
+    record = recorded_flags(flags)
+    assert json.loads(json.dumps(record)) == record
+    assert record == DEFAULTS["rnn_mnist"] | {"data_dir": str(Path("some/where")), "lr": 0.1, "runs_dir": "runs"}
+
+
+@pytest.mark.parametrize(("text", "epochs"), [("", []), ("3", [3]), ("1,2,5", [1, 2, 5])])
+def test_snapshot_epochs_are_a_list_that_may_be_empty(text: str, epochs: list[int], read_flags: Callable) -> None:
+    assert snapshot_epochs(read_flags("cnn_cifar10", "--snapshot-epochs", text)) == set(epochs)
+    assert snapshot_epochs(read_flags("rnn_mnist")) == set()
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+WRONG = [
+    ("cnn_cifar10", "--bogus", "unrecognized arguments: --bogus"),
+    ("cnn_cifar10", "extra", "unrecognized arguments: extra"),
+    ("cnn_cifar10", "--epoch 3", "unrecognized arguments: --epoch 3"),  # no abbreviations: they break with new flags
+    ("rnn_mnist", "--channels rgb", "unrecognized arguments: --channels rgb"),
+    ("rnn_mnist", "--data cifar10", "--data: invalid choice: 'cifar10'"),
+    ("cnn_cifar10", "--data", "--data: expected one argument"),
+    ("cnn_cifar10", "--channels rgb --data mnist", "--channels rgb needs colour images, and MNIST has none"),
+    ("cnn_cifar10", "--lr 0", "--lr: 0 is not a number above 0"),
+    ("cnn_cifar10", "--lr -1", "--lr: -1 is not a number above 0"),
+    ("cnn_cifar10", "--lr nan", "--lr: nan is not"),
+    ("cnn_cifar10", "--lr inf", "--lr: inf is not"),
+    ("cnn_cifar10", "--lr fast", "--lr: invalid number value: 'fast'"),
+    ("cnn_cifar10", "--momentum 0.9", "--momentum is a flag of --optimizer sgd"),
+    ("cnn_cifar10", "--momentum 1 --optimizer sgd", "--momentum: 1 is not a number from 0 to below 1"),
+    ("cnn_cifar10", "--weight-decay -1", "--weight-decay: -1 is not a number of at least 0"),
+    ("cnn_cifar10", "--clip-grad-norm nan", "--clip-grad-norm: nan is not"),
+    ("cnn_cifar10", "--epochs 2.5", "--epochs: invalid whole number value: '2.5'"),
+    ("cnn_cifar10", "--batch-size 0", "--batch-size: 0 is not a whole number of at least 1"),
+    ("rnn_mnist", "--hidden-size 0", "--hidden-size: 0 is not"),
+    ("cnn_cifar10", "--seed -1", "--seed: -1 is not a whole number from 0"),
+    ("cnn_cifar10", "--seed 4294967296", "--seed: 4294967296 is not"),
+    ("cnn_cifar10", "--threads 0", "--threads: 0 is not a whole number from 1 to 1024"),
+    ("cnn_cifar10", "--threads 99999999999", "--threads: 99999999999 is not"),
+    ("cnn_cifar10", "--precision fp16", "--precision: invalid choice: 'fp16'"),
+    ("cnn_cifar10", "--device tpu", "--device: invalid choice: 'tpu'"),
+    ("cnn_cifar10", "--snapshot-epochs 1,x", "--snapshot-epochs: invalid list of epochs value: '1,x'"),
+    ("cnn_cifar10", "--snapshot-epochs 1,,2", "--snapshot-epochs: invalid list of epochs value: '1,,2'"),
+    ("cnn_cifar10", "--snapshot-epochs 0", "--snapshot-epochs: 0 is not a list of epochs"),
+    ("cnn_cifar10", "--resume --overwrite", "not allowed with argument --resume"),
+    ("cnn_cifar10", "--resume --dry-run", "not allowed with argument --resume"),
+    *(
+        ("cnn_cifar10", f"--name {name}", "cannot be the name of a folder")
+        for name in ("..", "a/b", "a\\b", "c:d", "a\0")
+    ),
+]
+
+
+@pytest.mark.parametrize(("script", "line", "message"), WRONG)
+def test_wrong_flag_is_one_sentence_and_exit_code_2(
+    script: str, line: str, message: str, run_main: Callable, in_project: Path
+) -> None:
+    code, out, err = run_main(script, *line.split(" "))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and message in err
+    assert err.count("\n") == 1
+    assert list(in_project.iterdir()) == []
+
+
+# -- resuming ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def resume(read_flags: Callable) -> Callable[..., argparse.Namespace]:
+    """resume(recorded command line, typed command line, changes to the record) -> the flags to continue with."""
+
+    def call(recorded: str, typed: str, **changes: object) -> argparse.Namespace:
+        record = json.loads(json.dumps(recorded_flags(read_flags("cnn_cifar10", *recorded.split()))))
+        return resumed_flags(read_flags("cnn_cifar10", *typed.split(), "--resume"), record | changes)
+
+    return call
+
+
+def test_flags_not_typed_keep_their_recorded_values(resume: Callable) -> None:
+    line = "--optimizer sgd --momentum 0.9 --lr 0.3 --batch-size 256 --augment --channels rgb --seed 5 --epochs 40"
+    flags = resume(f"{line} --device cpu --threads 3 --snapshot-epochs 4", "")
+    assert (flags.optimizer, flags.momentum, flags.lr, flags.batch_size) == ("sgd", 0.9, 0.3, 256)
+    assert (flags.augment, flags.channels, flags.seed, flags.epochs) == (True, "rgb", 5, 40)
+    assert (flags.device, flags.threads, flags.snapshot_epochs, flags.resume) == ("cpu", 3, "4", True)
+
+
+def test_typed_flag_equal_to_the_record_is_no_change(resume: Callable) -> None:
+    assert resume("--lr 0.5 --augment", "--lr 5e-1 --augment").lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("--lr 0.02", "--lr 0.02 differs from the recorded 0.5"),
+        ("--lr 0.01", "--lr 0.01 differs from the recorded 0.5"),  # typed at its default is typed
+        ("--batch-size 128", "--batch-size 128 differs from the recorded 256"),
+        ("--augment", "--augment True differs from the recorded False"),
+        ("--precision bf16", "--precision bf16 differs"),
+        ("--seed 1", "--seed 1 differs"),
+        ("--snapshot-epochs 3", "--snapshot-epochs 3 differs"),
+    ],
+)
+def test_typed_flag_that_differs_from_the_record_is_refused_by_name(resume: Callable, typed: str, told: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        resume("--lr 0.5", typed)
+    assert told in str(refusal.value)
+
+
+def test_epochs_may_grow_and_not_shrink(resume: Callable) -> None:
+    assert resume("--epochs 3", "--epochs 5").epochs == 5
+    assert resume("--epochs 3", "--epochs 3").epochs == 3
+    with pytest.raises(UserError, match=r"--epochs 2 is less than the recorded 3; it may only grow"):
+        resume("--epochs 3", "--epochs 2")
+
+
+def test_device_and_threads_may_change(resume: Callable) -> None:
+    flags = resume("--device cuda --threads 8", "--device cpu --threads 2")
+    assert (flags.device, flags.threads) == ("cpu", 2)
+
+
+def test_places_are_those_typed_now_not_those_recorded(resume: Callable) -> None:
+    flags = resume("--data-dir old --runs-dir old --mirror old --name old", "--data-dir new --name new")
+    assert (flags.data_dir, flags.runs_dir, flags.mirror, flags.name) == (Path("new"), Path("runs"), None, "new")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("lr", value) for value in ("; rm -rf .", None, False, True, [0.1], "nan")),
+        *(("augment", value) for value in ("yes", None, 1)),
+        *{"epochs": 0, "optimizer": "eval", "batch_size": 1.5, "seed": -1, "threads": 10**12}.items(),
+        *{"snapshot_epochs": "0", "channels": {"a": 1}, "device": None}.items(),
+    ],
+)
+def test_record_with_a_value_that_cannot_be_typed_is_refused(resume: Callable, name: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
+        resume("", "", **{name: value})
+
+
+def test_record_that_lacks_a_flag_is_refused_by_name(read_flags: Callable) -> None:
+    record = recorded_flags(read_flags("rnn_mnist"))
+    del record["hidden_size"]
+    with pytest.raises(UserError, match="its record lacks --hidden-size; another version made it"):
+        resumed_flags(read_flags("rnn_mnist", "--resume"), record)
+
+
+def test_resume_command_repeats_the_flags_and_asks_to_resume_once(read_flags: Callable) -> None:
+    for way in ("--overwrite", "--resume"):
+        flags = read_flags("rnn_mnist", "--runs-dir", "my runs", way, "--lr", "0.5")
+        assert resume_command(flags).startswith("python ")
+        assert resume_command(flags).endswith(" --runs-dir 'my runs' --lr 0.5 --resume")

@@ -1,0 +1,294 @@
+"""Checkpoints that are damaged, of something else, absurd or malicious: one sentence, exit 2, and nothing is run."""
+
+import io
+import pickle
+import resource
+import struct
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from killed_runs import make_runs_small
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.run_folder import load_checkpoint
+
+TINY = ("--data", "synthetic", "--hidden-size", "8", "--epochs", "1", "--name", "run")
+
+
+@pytest.fixture
+def last(monkeypatch, in_project, run_main) -> Path:
+    """last.pt of a small GRU run in this folder."""
+    make_runs_small(monkeypatch.setattr)
+    assert run_main("rnn_mnist", *TINY)[0] == 0
+    return Path("runs/rnn_synthetic/run/last.pt").resolve()
+
+
+@pytest.fixture
+def refused(run_main, last):
+    """Resume with what lies in last.pt now, and return the one sentence that refuses it."""
+
+    def resume(*flags: str) -> str:
+        before = last.read_bytes()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        code, _, err = run_main("rnn_mnist", "--data", "synthetic", "--name", "run", "--resume", *flags)
+        assert code == 2, err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert last.read_bytes() == before
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000  # kilobytes
+        return err
+
+    return resume
+
+
+def change(last: Path, edit) -> None:
+    """Rewrite last.pt after edit(content)."""
+    content = torch.load(last, weights_only=True)
+    edit(content)
+    torch.save(content, last)
+
+
+class Call:
+    """Pickled as a call of `function`."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def archive(content: bytes, **options) -> bytes:
+    """A zip as torch.save makes it, with `content` for its pickle and one record of 16 bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", **options) as file:
+        for name, data in {"data.pkl": content, "byteorder": b"little", "data/0": bytes(16), "version": b"3\n"}.items():
+            file.writestr(f"archive/{name}", data)
+    return buffer.getvalue()
+
+
+def tensor_pickle(elements: int, size: tuple, stride: tuple) -> bytes:
+    """A pickle of {"x": a float tensor over record 0, which is said to have so many elements}."""
+
+    class Storage:
+        pass
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return ("storage", torch.FloatStorage, "0", "cpu", elements) if isinstance(value, Storage) else None
+
+    buffer = io.BytesIO()
+    rebuild = Call(torch._utils._rebuild_tensor_v2, Storage(), 0, size, stride, False, OrderedDict())
+    Pickler(buffer, protocol=2).dump({"x": rebuild})
+    return buffer.getvalue()
+
+
+def test_truncated_checkpoint_is_refused_at_any_length(last, refused):
+    whole = last.read_bytes()
+    for length in (0, 1, 3, 4, 100, len(whole) // 2, len(whole) - 1):
+        last.write_bytes(whole[:length])
+        refused()
+
+
+def test_damaged_bytes_are_refused_or_change_nothing_but_numbers(last):
+    whole = last.read_bytes()
+    for position in range(0, len(whole), 997):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0xFF
+        last.write_bytes(damaged)
+        try:
+            load_checkpoint(last)
+        except UserError as error:
+            assert str(last) in str(error)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("form", ["bare pickle", "in an archive", "archive behind a pickle"])
+def test_malicious_pickle_runs_nothing(last, refused, form, protocol):
+    evil = pickle.dumps({"model": Call(Path.write_text, Path("pwned"), "x")}, protocol=protocol)
+    content = {"bare pickle": evil, "in an archive": archive(evil), "archive behind a pickle": evil + archive(evil)}
+    last.write_bytes(content[form])
+    refused()
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize(
+    "call", [Call(bytearray, 10**12), Call(torch.FloatTensor, 10**11), Call(torch.Tensor, 10**6, 10**6)]
+)
+def test_call_for_memory_that_pytorch_itself_would_allow_is_refused(last, refused, call):
+    last.write_bytes(archive(pickle.dumps({"x": call}, protocol=2)))
+    assert "asks for" in refused()
+
+
+@pytest.mark.parametrize(
+    "elements, size, stride",
+    [
+        (4000, (4000,), (1,)),  # a storage beyond its record: whatever lies behind it in memory
+        (10**12, (4,), (1,)),
+        (4, (10**12,), (1,)),  # a tensor beyond its storage
+        (4, (10**12,), (0,)),  # one element, repeated
+        (4, (2**62, 4), (1, 1)),
+    ],
+)
+def test_tensor_of_absurd_size_is_refused(last, refused, elements, size, stride):
+    last.write_bytes(archive(tensor_pickle(elements, size, stride)))
+    refused()
+
+
+def test_one_number_repeated_without_end_is_refused_wherever_it_stands(last, refused):
+    change(last, lambda content: content["optimizer"].update(more=[{"x": torch.zeros(1).expand(10**12)}]))
+    assert "1,000,000,000,000 elements" in refused()
+
+
+def test_the_archives_of_these_tests_are_read_when_nothing_is_wrong(tmp_path):
+    file = tmp_path / "good.pt"
+    file.write_bytes(archive(tensor_pickle(4, (4,), (1,))))
+    assert torch.load(file, weights_only=True)["x"].tolist() == [0.0] * 4
+
+
+def test_compressed_and_overlapping_archives_are_refused(last, refused):
+    last.write_bytes(archive(pickle.dumps("a" * 10**7, protocol=2), compression=zipfile.ZIP_DEFLATED))
+    assert "compressed" in refused()
+    content = archive(b"\x80\x02N.")
+    name = content.rindex(b"archive/data/0")  # in the directory at the end; sizes stand 26 and 22 bytes before it
+    claims = bytearray(content)
+    claims[name - 26 : name - 18] = struct.pack("<II", 2**31, 2**31)
+    last.write_bytes(claims)
+    assert "claims more data" in refused()
+
+
+def test_containers_that_hold_themselves_or_grow_are_refused(last, refused):
+    def circle(content):
+        content["circle"] = content
+
+    change(last, circle)
+    load_checkpoint(last)  # harmless, and it ends
+
+    def grow(content):
+        bomb = ["x"]
+        for _ in range(60):
+            bomb = [bomb, bomb]
+        content["config"]["experiment"] = bomb
+
+    change(last, grow)
+    assert "config" in refused()
+
+
+CASES = {
+    "no format": lambda c: c.pop("format"),
+    "another format": lambda c: c.update(format=2),
+    "no config": lambda c: c.pop("config"),
+    "a config that is a tensor": lambda c: c.update(config=torch.zeros(3)),
+    "a tensor for a dataset": lambda c: c["config"].update(dataset=torch.zeros(3)),
+    "another dataset": lambda c: c["config"]["dataset"].update(checksum="0"),
+    "another experiment": lambda c: c["config"].update(experiment="cnn_synthetic"),
+    "no flag lr": lambda c: c["config"]["flags"].pop("lr"),
+    "lr of NaN": lambda c: c["config"]["flags"].update(lr=float("nan")),
+    "negative lr": lambda c: c["config"]["flags"].update(lr=-1.0),
+    "lr that is a list": lambda c: c["config"]["flags"].update(lr=[0.001]),
+    "an unknown optimizer": lambda c: c["config"]["flags"].update(optimizer="lion"),
+    "another optimizer": lambda c: c["config"]["flags"].update(optimizer="adagrad"),
+    "a billion hidden units": lambda c: c["config"]["flags"].update(hidden_size=10**9),
+    "an enormous number": lambda c: c["config"]["flags"].update(hidden_size=10**600),
+    "another hidden size": lambda c: c["config"]["flags"].update(hidden_size=9),
+    "another cell": lambda c: c["config"]["flags"].update(cell="lstm"),
+    "fewer epochs than it has": lambda c: (c.update(epoch=2), c["history"].append([2, *c["history"][0][1:]])),
+    "no model": lambda c: c.pop("model"),
+    "no optimizer": lambda c: c.pop("optimizer"),
+    "no generator": lambda c: c.pop("generator"),
+    "a model that is a list": lambda c: c.update(model=[]),
+    "a weight too few": lambda c: c["model"].popitem(),
+    "a weight too many": lambda c: c["model"].update(extra=torch.zeros(1)),
+    "a weight of another shape": lambda c: c["model"].update({"fc.bias": torch.zeros(11)}),
+    "a weight of another type": lambda c: c["model"].update({"fc.bias": torch.zeros(10, dtype=torch.float64)}),
+    "a weight that is a number": lambda c: c["model"].update({"fc.bias": 0.0}),
+    "a name that is no text": lambda c: c["model"].update({7: torch.zeros(1)}),
+    "no state of the optimizer": lambda c: c["optimizer"].pop("state"),
+    "an empty state of the optimizer": lambda c: c["optimizer"]["state"].clear(),
+    "a moment missing": lambda c: c["optimizer"]["state"][0].pop("exp_avg"),
+    "a moment of another shape": lambda c: c["optimizer"]["state"][0].update(exp_avg=torch.zeros(2)),
+    "a moment of another type": lambda c: c["optimizer"]["state"][0].update(
+        exp_avg=c["optimizer"]["state"][0]["exp_avg"].bfloat16()
+    ),
+    "a step that is no scalar": lambda c: c["optimizer"]["state"][0].update(step=torch.zeros(10)),
+    "a generator too short": lambda c: c.update(generator=c["generator"][:-1]),
+    "a generator of another type": lambda c: c.update(generator=c["generator"].float()),
+    "a generator of all ones": lambda c: c.update(generator=torch.full_like(c["generator"], 255)),
+    "an epoch of NaN": lambda c: c.update(epoch=float("nan")),
+    "an epoch that is true": lambda c: c.update(epoch=True),
+    "a negative epoch": lambda c: c.update(epoch=-1),
+    "epoch 0": lambda c: c.update(epoch=0, history=[]),
+    "an epoch beyond its metrics": lambda c: c.update(epoch=2),
+    "metrics of another epoch": lambda c: c["history"][0].__setitem__(0, 5),
+    "metrics that are text": lambda c: c["history"][0].__setitem__(1, "1"),
+    "an accuracy of 2": lambda c: c["history"][0].__setitem__(4, 2.0),
+    "an accuracy of NaN": lambda c: c["history"][0].__setitem__(4, float("nan")),
+    "a column too many": lambda c: c["history"][0].append(0.0),
+}
+
+
+def test_checkpoint_of_wrong_content_is_refused(last, refused):
+    """All cases in one test, as each would train its own run first."""
+    whole = last.read_bytes()
+    (last.parent / "config.json").unlink()  # last.pt alone is to be judged
+    for name, edit in CASES.items():
+        last.write_bytes(whole)
+        change(last, edit)
+        try:
+            refused()
+        except BaseException as error:
+            raise AssertionError(name) from error
+
+
+def test_optimizer_settings_come_from_the_flags_and_not_from_the_checkpoint(last, run_main):
+    def edit(content):
+        for group in content["optimizer"]["param_groups"]:
+            group.update(lr=float("nan"), betas=(5, 5), weight_decay=-3, params="nonsense")
+
+    resume = ("--data", "synthetic", "--epochs", "2", "--resume")
+    untouched = last.parent.with_name("untouched")
+    untouched.mkdir()
+    for name in ("last.pt", "config.json"):
+        (untouched / name).write_bytes((last.parent / name).read_bytes())
+    assert run_main("rnn_mnist", *resume, "--name", "untouched")[0] == 0
+    change(last, edit)
+    assert run_main("rnn_mnist", *resume, "--name", "run")[0] == 0
+    first, second = (torch.load(run / "last.pt", weights_only=True) for run in (last.parent, untouched))
+    assert all(torch.equal(first["model"][name], second["model"][name]) for name in second["model"])
+    assert first["optimizer"]["param_groups"] == second["optimizer"]["param_groups"]
+
+
+def test_checkpoint_of_another_network_is_refused(last, refused, run_main):
+    assert run_main("rnn_mnist", *TINY[:4], "--epochs", "1", "--cell", "lstm", "--name", "other")[0] == 0
+    other = torch.load(last.parent.with_name("other") / "last.pt", weights_only=True)
+    change(last, lambda content: content.update(model=other["model"]))
+    assert "belongs to another network" in refused()
+
+
+def test_config_json_of_anything_else_is_refused(last, run_main):
+    config = last.parent / "config.json"
+    last.unlink()
+    for text in ("", "[]", "{", "null", '{"flags": []}', '{"flags": {"lr": [[]]}}', '{"flags": {}, "x": [[]]}', "\x00"):
+        config.write_text(text)
+        code, _, err = run_main("rnn_mnist", "--data", "synthetic", "--name", "run", "--resume")
+        assert code == 2
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert config.read_text() == text
+
+
+def test_a_good_checkpoint_holds_only_tensors_and_plain_values(last):
+    def kinds(value):
+        if isinstance(value, dict):
+            return set().union(*(kinds(each) for pair in value.items() for each in pair))
+        if isinstance(value, list | tuple):
+            return set().union(*(kinds(each) for each in value))
+        return {type(value)}
+
+    for file in (last, last.with_name("best.pt")):
+        assert kinds(load_checkpoint(file)) <= {Tensor, str, int, float, bool, type(None)}

@@ -1,0 +1,346 @@
+"""The training loop against NumPy, its bits from run to run, and what a run prints."""
+
+import csv
+import json
+import random
+import re
+import socket
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from harness.data import EpochOrder, ImageSet, Split
+from harness.run_folder import EpochMetrics
+from harness.train import best_of, evaluate, make_optimizer, train_epoch
+
+CPU = torch.device("cpu")
+SHORT = ("--data", "synthetic", "--hidden-size", 6, "--batch-size", 32)  # of rnn_mnist.py
+
+
+def flags(**changes: object) -> Namespace:
+    usual = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "clip_grad_norm": 0.0}
+    return Namespace(**usual | {"batch_size": 2, "precision": "fp32"} | changes)
+
+
+# -- one epoch, in NumPy -----------------------------------------------------------------------------------------------
+
+CLASSES, PIXELS = 3, 4
+
+
+@pytest.fixture
+def five_images() -> ImageSet:
+    """Five train and seven test images of 2×2 pixels in three classes."""
+    draw = np.random.default_rng(1)
+
+    def split(count: int) -> Split:
+        images = torch.from_numpy(draw.integers(0, 256, (count, 1, 2, 2), dtype=np.uint8))
+        return Split(images, torch.from_numpy(draw.integers(0, CLASSES, count)))
+
+    return ImageSet("five", "checksum", ("a", "b", "c"), 0.4, 0.2, split(5), split(7))
+
+
+def linear_model() -> nn.Module:
+    """Flatten, then one linear layer with fixed weights."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, CLASSES))
+    draw = np.random.default_rng(2)
+    with torch.no_grad():
+        model[1].weight.copy_(torch.from_numpy(draw.normal(size=(CLASSES, PIXELS))))
+        model[1].bias.copy_(torch.from_numpy(draw.normal(size=CLASSES)))
+    return model
+
+
+def normalised(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs (n, pixels) in float64 and labels (n,): pixels to [0, 1], minus the mean 0.4, over 0.2."""
+    return (split.images.numpy().reshape(len(split), -1) / 255 - 0.4) / 0.2, split.labels.numpy()
+
+
+def cross_entropy(parameters: np.ndarray, inputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Each image's loss, whether it is right, and the gradient of the mean loss; parameters (classes, pixels + 1)."""
+    extended = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1)  # the last column meets the bias
+    logits = extended @ parameters.T
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    losses = -np.log(shares[np.arange(len(labels)), labels])
+    gradient = (shares - np.eye(CLASSES)[labels]).T @ extended / len(labels)
+    return losses, logits.argmax(axis=1) == labels, gradient
+
+
+def numpy_epoch(images: ImageSet, order: list[int], f: Namespace) -> tuple[float, float, np.ndarray]:
+    """Loss, accuracy and parameters (classes, pixels + 1) after one epoch, by the update rules of PyTorch's manual."""
+    model = linear_model()
+    p = np.concatenate([model[1].weight.detach().numpy(), model[1].bias.detach().numpy()[:, None]], axis=1)
+    p = p.astype(np.float64)
+    inputs, labels = normalised(images.train)
+    losses, right = [], []
+    first, second = np.zeros_like(p), np.zeros_like(p)
+    for step, start in enumerate(range(0, len(order), f.batch_size), start=1):
+        chosen = order[start : start + f.batch_size]
+        batch_losses, batch_right, g = cross_entropy(p, inputs[chosen], labels[chosen])
+        losses, right = [*losses, *batch_losses], [*right, *batch_right]
+        if f.clip_grad_norm:
+            g = g * min(1.0, f.clip_grad_norm / np.sqrt((g**2).sum()))
+        if f.optimizer == "adamw":  # Loshchilov & Hutter: the decay stands apart from the gradient
+            p = p * (1 - f.lr * f.weight_decay)
+        else:
+            g = g + f.weight_decay * p
+        if f.optimizer == "sgd":
+            first = f.momentum * first + g
+            p = p - f.lr * first
+        elif f.optimizer == "adagrad":
+            second = second + g**2
+            p = p - f.lr * g / (np.sqrt(second) + 1e-10)
+        else:
+            first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+            p = p - f.lr * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    return float(np.mean(losses)), float(np.mean(right)), p
+
+
+SETTINGS = [
+    {},
+    {"momentum": 0.9},
+    {"weight_decay": 0.3},
+    {"clip_grad_norm": 0.5},
+    {"momentum": 0.5, "weight_decay": 0.2, "clip_grad_norm": 0.3, "batch_size": 1},
+    {"batch_size": 5},
+    {"batch_size": 1000},
+    {"optimizer": "adagrad"},
+    {"optimizer": "adagrad", "weight_decay": 0.3},
+    {"optimizer": "adam"},
+    {"optimizer": "adam", "weight_decay": 0.3, "clip_grad_norm": 0.2},
+    {"optimizer": "adamw"},
+    {"optimizer": "adamw", "weight_decay": 0.3},
+]
+
+
+@pytest.mark.parametrize("changes", SETTINGS, ids=str)
+def test_epoch_equals_numpy(changes: dict, five_images: ImageSet) -> None:
+    """With batches of 2 the last holds one image: the epoch's loss is a mean over images, not over batches."""
+    order, settings = [3, 0, 4, 1, 2], flags(**changes)
+    model, shown = linear_model(), []
+    loss, accuracy = train_epoch(
+        model,
+        make_optimizer(settings, model, CPU),
+        five_images,
+        EpochOrder(torch.tensor(order)),
+        settings,
+        lambda count, totals: shown.append((count, *totals.tolist())),
+    )
+    expected_loss, expected_accuracy, expected = numpy_epoch(five_images, order, settings)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert accuracy == pytest.approx(expected_accuracy)
+    np.testing.assert_allclose(model[1].weight.detach().numpy(), expected[:, :-1], atol=2e-5)
+    np.testing.assert_allclose(model[1].bias.detach().numpy(), expected[:, -1], atol=2e-5)
+    assert [count for count, *_ in shown] == [
+        len(order[i : i + settings.batch_size]) for i in range(0, 5, settings.batch_size)
+    ]
+    assert shown[-1][1:] == pytest.approx((5 * expected_loss, 5 * expected_accuracy), rel=1e-5)
+
+
+def test_every_setting_of_the_optimizer_leads_elsewhere(five_images: ImageSet) -> None:
+    """Guards the comparison above: no two of its settings may come to the same weights."""
+    ends = [numpy_epoch(five_images, [3, 0, 4, 1, 2], flags(**changes)) for changes in SETTINGS]
+    distinct = {tuple(np.round(parameters, 4).ravel()) for _, _, parameters in ends}
+    assert len(distinct) == len(SETTINGS) - 2  # 1000 images a batch are 5; adamw without decay is adam
+
+
+def test_evaluation_equals_numpy_and_ignores_its_batch_size(
+    five_images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = linear_model()
+    parameters = torch.cat([model[1].weight, model[1].bias[:, None]], dim=1).detach().double().numpy()
+    losses, right, _ = cross_entropy(parameters, *normalised(five_images.test))
+    assert 0 < right.sum() < 7
+    for batch in (500, 3):
+        monkeypatch.setattr("harness.train.TEST_BATCH", batch)
+        loss, accuracy = evaluate(model, five_images, "fp32")
+        assert loss == pytest.approx(losses.mean(), rel=1e-5)
+        assert accuracy == pytest.approx(right.mean())
+
+
+class Recorder(nn.Module):
+    """A linear model that notes in which mode, and in which precision of its linear layer, it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.calls = linear_model(), []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = self.linear(images)
+        self.calls.append((self.training, logits.dtype, torch.is_grad_enabled()))
+        return logits
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_training_and_evaluation_use_their_mode_and_the_precision_asked_for(
+    precision: str, dtype: torch.dtype, five_images: ImageSet
+) -> None:
+    model, settings = Recorder(), flags(precision=precision, batch_size=5)
+    evaluate(model, five_images, precision)
+    order = EpochOrder(torch.arange(5))
+    train_epoch(model, make_optimizer(settings, model, CPU), five_images, order, settings, lambda *_: None)
+    evaluate(model, five_images, precision)
+    assert model.calls == [(False, dtype, False), (True, dtype, True), (False, dtype, False)]
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+# -- whole runs --------------------------------------------------------------------------------------------------------
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    with (folder / "metrics.csv").open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def model_in(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "last.pt", weights_only=True)["model"]
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[bool]:
+    return [torch.equal(one[name], other[name]) for name in one]
+
+
+@pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
+def test_same_flags_give_the_same_bits_and_another_seed_gives_others(run_main: Callable, in_project: Path) -> None:
+    for name, seed in (("first", 3), ("again", 3), ("other", 4)):
+        torch.manual_seed(len(name) + seed)  # whatever state the process is in
+        code, _, err = run_main("rnn_mnist", *SHORT, "--epochs", 2, "--seed", seed, "--name", name)
+        assert (code, err) == (0, "")
+    runs = in_project / "runs" / "rnn_synthetic"
+    assert all(equal(model_in(runs / "first"), model_in(runs / "again")))
+    assert not any(equal(model_in(runs / "first"), model_in(runs / "other")))
+    first, again, other = (
+        [list(row.values())[:-1] for row in rows_of(runs / name)] for name in ("first", "again", "other")
+    )
+    assert first == again != other
+
+
+@pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
+def test_training_leaves_the_processes_own_random_numbers_alone(run_main: Callable, in_project: Path) -> None:
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    for script, own in (("rnn_mnist", SHORT), ("cnn_cifar10", ("--data", "synthetic", "--augment"))):
+        assert run_main(script, *own, "--dry-run")[0] == 0
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert all(np.array_equal(one, other) for one, other in zip(np.random.get_state(), before[2], strict=True))
+
+
+@pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
+def test_synthetic_training_needs_neither_network_nor_gpu(
+    run_main: Callable, in_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was used")
+
+    for name in ("connect", "connect_ex", "bind", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ("create_connection", "getaddrinfo", "gethostbyname"):
+        monkeypatch.setattr(socket, name, refuse)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    code, _, err = run_main("rnn_mnist", *SHORT, "--epochs", 1, "--name", "here")
+    assert (code, err) == (0, "")
+    config = json.loads((in_project / "runs/rnn_synthetic/here/config.json").read_text())
+    assert (config["device"], config["status"]) == ("cpu", "complete")
+    assert [entry.name for entry in in_project.iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_device_that_is_not_there_is_one_sentence_and_exit_code_2(
+    device: str, run_main: Callable, in_project: Path, monkeypatch: pytest.MonkeyPatch, tiny_synthetic: tuple
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    code, out, err = run_main("rnn_mnist", *SHORT, "--device", device)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: --device {device}: ") and err.count("\n") == 1
+    assert list(in_project.iterdir()) == []
+
+
+@pytest.mark.usefixtures("quick_figures")
+@pytest.mark.parametrize("fast", [True, False])
+def test_bf16_warns_on_a_cpu_without_it(
+    fast: bool, run_main: Callable, in_project: Path, monkeypatch: pytest.MonkeyPatch, tiny_synthetic: tuple
+) -> None:
+    monkeypatch.setattr("harness.train.cpu_has_bf16", lambda: fast)
+    code, out, err = run_main("rnn_mnist", *SHORT, "--precision", "bf16", "--device", "cpu", "--dry-run")
+    assert code == 0
+    assert " cpu, bf16, " in out.splitlines()[0]
+    if fast:
+        assert err == ""
+    else:
+        assert err.startswith("warning: this CPU has no bf16") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", ["cnn_cifar10", "rnn_mnist"])
+def test_dry_run_leaves_nothing_behind(
+    script: str, run_main: Callable, in_project: Path, monkeypatch: pytest.MonkeyPatch, tiny_synthetic: tuple
+) -> None:
+    temporary = in_project / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    code, out, err = run_main(script, "--data", "synthetic", "--dry-run", "--epochs", 50, "--batch-size", 16)
+    assert (code, err) == (0, "")
+    assert "(32 train and 32 test images)" in out  # a couple of batches
+    assert "epoch 1/1 " in out and "dry run: nothing was kept" in out
+    assert "run folder" not in out and str(temporary) not in out
+    assert [entry.name for entry in in_project.iterdir()] == ["temporary"]
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_run_prints_an_aligned_line_an_epoch_and_a_table_that_its_metrics_bear_out(
+    run_main: Callable, in_project: Path, tiny_synthetic: tuple
+) -> None:
+    code, out, err = run_main("rnn_mnist", *SHORT, "--epochs", 10, "--lr", 0.1, "--name", "run")
+    assert (code, err) == (0, "")  # no progress bar, as this is no terminal
+    rows = rows_of(in_project / "runs/rnn_synthetic/run")
+    assert [row["epoch"] for row in rows] == list(range(1, 11))
+
+    lines = [line for line in out.splitlines() if line.startswith("epoch")]
+    pattern = (
+        r"epoch +(\d+)/10 +train loss +(\d+\.\d{4}) +accuracy (\d\.\d{4}) +"
+        r"test loss +(\d+\.\d{4}) +accuracy (\d\.\d{4}) +(\d+\.\d) s +([\d,]+) images/s"
+    )
+    shown = [re.fullmatch(pattern, line) for line in lines]
+    assert len(shown) == 10 and all(shown)
+    assert len({len(line) for line in lines}) == 1
+    columns = ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy")
+    for match, row in zip(shown, rows, strict=True):
+        assert [float(text) for text in match.groups()[:5]] == pytest.approx([row[c] for c in columns], abs=5.1e-5)
+        assert abs(float(match[6]) - row["seconds"]) <= 0.051
+        assert float(match[7].replace(",", "")) > 160 / (row["seconds"] + 1e-3)  # `seconds` holds the test pass too
+
+    head, train, test = (line.split() for line in out.splitlines() if re.match(r" +best|Train|Test", line))
+    assert " ".join(head) == "best loss best accuracy last loss last accuracy"
+    for name, line in (("train", train), ("test", test)):
+        losses, accuracies = [row[f"{name}/loss"] for row in rows], [row[f"{name}/accuracy"] for row in rows]
+        expected = [min(losses), max(accuracies), losses[-1], accuracies[-1]]
+        assert line == [name.capitalize(), *(f"{value:.4f}" for value in expected)]
+    assert str(Path("runs/rnn_synthetic/run")) in out and "tensorboard --logdir runs" in out
+
+
+def test_best_figures_are_taken_each_from_its_own_epoch() -> None:
+    history = [
+        EpochMetrics(1, 0.9, 0.70, 0.4, 0.60, 1.0),
+        EpochMetrics(2, 0.3, 0.65, 0.5, 0.62, 2.0),
+        EpochMetrics(3, 0.5, 0.80, 0.6, 0.75, 4.0),
+        EpochMetrics(4, 0.4, 0.75, 0.7, 0.55, 8.0),
+    ]
+    assert best_of(history) == (4, 0.3, 0.80, 0.4, 0.75, 15.0)
+
+
+@pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
+def test_loss_that_is_not_finite_ends_the_run_as_diverged(run_main: Callable, in_project: Path) -> None:
+    line = ("--epochs", 5, "--optimizer", "sgd", "--lr", 1e38, "--name", "run")
+    code, _, err = run_main("rnn_mnist", *SHORT, *line)
+    assert code == 3
+    assert err == "diverged: the loss of epoch 1 is not finite; the run stops here\n"
+    folder = in_project / "runs/rnn_synthetic/run"
+    assert json.loads((folder / "config.json").read_text())["status"] == "diverged"
+    [row] = rows_of(folder)
+    assert not np.isfinite(row["test/loss"])

@@ -1,0 +1,100 @@
+"""Every command in the README does what it says: training commands run, in a short form; the others exist."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+SCRIPTS = ("cnn_cifar10", "rnn_mnist")
+
+# Appended to a command of the README, so that it trains in a moment: later flags win.
+SHORT = ("--data", "synthetic", "--epochs", "1", "--device", "cpu", "--threads", "1")
+
+
+def shell_commands(text: str) -> list[list[str]]:
+    """The words of every command in the ```sh blocks, comments dropped, continued lines joined, each once."""
+    commands = []
+    for block in re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words and words not in commands:
+                commands.append(words)
+    return commands
+
+
+def inline_commands(text: str) -> list[list[str]]:
+    """The words of every `python …` within the prose and the tables."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return [shlex.split(command) for command in dict.fromkeys(re.findall(r"`(python [^`]+)`", prose))]
+
+
+def script_of(words: list[str]) -> str | None:
+    """The script of ours that a command starts, if it does."""
+    if words[0] == "python" and words[1].removesuffix(".py") in SCRIPTS:
+        return words[1].removesuffix(".py")
+    return None
+
+
+COMMANDS = shell_commands(README)
+TRAININGS = [words for words in COMMANDS if script_of(words)]
+OTHERS = [words for words in COMMANDS + inline_commands(README) if not script_of(words)]
+
+
+def test_commands_are_found_in_every_form() -> None:
+    block = "```sh\nmake demo  # a comment\npython cnn_cifar10.py \\\n  --lr 1\n```\n"
+    text = f"{block}\nSee `python rnn_mnist.py\n--seed 1`, not `this`.\n"
+    assert shell_commands(text) == [["make", "demo"], ["python", "cnn_cifar10.py", "--lr", "1"]]
+    assert inline_commands(text) == [["python", "rnn_mnist.py", "--seed", "1"]]
+    assert {script_of(words) for words in TRAININGS} == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("words", TRAININGS, ids=" ".join)
+@pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
+def test_training_command_runs(words: list[str], run_main: Callable, read_flags: Callable, in_project: Path) -> None:
+    script, typed = script_of(words), words[2:]
+    read_flags(script, *typed)  # as it stands, no flag of it is refused
+    code, out, err = run_main(script, *typed, *SHORT, "--runs-dir", in_project / "runs")
+    assert (code, err) == (0, "") or (code == 0 and err.startswith("warning: this CPU has no bf16"))
+    assert "epoch 1/1 " in out
+    assert len(list(in_project.glob("runs/*_synthetic/*/metrics.csv"))) == ("--dry-run" not in typed)
+
+
+def test_commands_in_the_prose_have_only_flags_that_exist(read_flags: Callable) -> None:
+    for words in inline_commands(README):
+        if script_of(words):
+            read_flags(script_of(words), *words[2:])
+
+
+def test_flags_named_in_the_prose_exist(read_flags: Callable) -> None:
+    known = {option for script in SCRIPTS for option in read_flags(script).parser._option_string_actions}
+    known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', (PROJECT / "visualize.py").read_text(encoding="utf-8")))
+    for option in re.findall(r"`(--[a-z-]+)", README):
+        assert option in known, option
+
+
+@pytest.mark.parametrize("words", OTHERS, ids=" ".join)
+def test_other_command_names_what_exists(words: list[str]) -> None:
+    match words:
+        case ["make", target]:
+            assert re.search(rf"^{re.escape(target)}:", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE)
+        case ["pip", "install", "-r", file] | ["python", "-m", "pip", "install", "-r", file]:
+            assert (PROJECT / file).is_file()
+        case ["python", "-m", module, *_] if not module.startswith(("venv", "pytest", "pip")):
+            assert (PROJECT / f"{module.replace('.', '/')}.py").is_file()
+        case ["python", file, *_] if file.endswith(".py"):
+            assert (PROJECT / file).is_file()
+        case ["python", "-m", "venv", ".venv"] | ["source", ".venv/bin/activate"] | ["pytest" | "git" | "cd", *_]:
+            pass
+        case ["python", "-m", "pytest", *_] | ["tensorboard", "--logdir", "runs" | "demo"]:
+            pass
+        case _:
+            pytest.fail(f"no test knows the command {' '.join(words)!r}; add it here or to the scripts")
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", README))))
+def test_link_leads_to_a_file(target: str) -> None:
+    assert (PROJECT / target).exists()

@@ -1,0 +1,310 @@
+"""A run that was killed, stopped or robbed of its disk, and resumed, against the same run left in peace."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PROJECT
+from killed_runs import SMALL, assert_same_run, make_runs_small, metrics_of, weights_of
+
+import harness.train
+from harness.errors import Interrupted
+from harness.run_folder import load_checkpoint
+
+SMALL_SCRIPT = f"""
+import sys
+sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
+import importlib, killed_runs
+from harness.errors import run_script
+killed_runs.make_runs_small()
+sys.argv = sys.argv[1:]
+sys.exit(run_script(importlib.import_module(sys.argv[0]).main))
+"""
+TINY = ("--data", "synthetic", "--hidden-size", "8", "--batch-size", "16")
+CNN = ("--data", "synthetic", "--batch-size", "32")
+
+needs_fork = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="forks and /proc are Linux's")
+
+
+class Killed(BaseException):
+    """Stands for a kill, within this process: nothing may catch it."""
+
+
+@pytest.fixture(autouse=True)
+def small_runs(monkeypatch, in_project):
+    make_runs_small(monkeypatch.setattr)
+
+
+def only_run(runs_dir: str | Path = "runs") -> Path:
+    (config,) = Path(runs_dir).glob("*/*/config.json")
+    return config.parent
+
+
+def status_of(run: Path) -> str:
+    return json.loads((run / "config.json").read_text())["status"]
+
+
+def start_small(script: str, *flags: object) -> subprocess.Popen:
+    """The script on a few images, as a process of its own."""
+    command = [sys.executable, "-c", SMALL_SCRIPT, script, *map(str, flags)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_epoch(process: subprocess.Popen, epoch: int) -> None:
+    for line in process.stdout:
+        if line.startswith("epoch") and int(line.split()[1].split("/")[0]) >= epoch:
+            return
+    pytest.fail(f"it ended before epoch {epoch}: {process.stderr.read()}")
+
+
+def fail_in_epoch(monkeypatch, epoch: int, error: BaseException) -> None:
+    """Let `error` be raised in the middle of an epoch's training, once."""
+    real = harness.train.train_batches
+    calls = []
+
+    def broken(*arguments):
+        calls.append(1)
+        batches = real(*arguments)
+        yield next(batches)
+        if len(calls) == epoch:
+            raise error
+        yield from batches
+
+    monkeypatch.setattr(harness.train, "train_batches", broken)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("network", ["cnn", "rnn", "lstm", "gru"])
+def test_resumed_run_equals_uninterrupted_run(monkeypatch, run_main, network, precision):
+    script = "cnn_cifar10" if network == "cnn" else "rnn_mnist"
+    own = [*CNN, "--augment"] if network == "cnn" else [*TINY, "--cell", network]
+    flags = [*own, "--precision", precision, "--epochs", "3"]
+    assert run_main(script, *flags, "--runs-dir", "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        fail_in_epoch(patch, 2, Killed())
+        with pytest.raises(Killed):
+            run_main(script, *flags)
+    killed = only_run()
+    assert status_of(killed) == "running"
+    assert len(metrics_of(killed)) == 2  # the header and epoch 1
+    code, out, _ = run_main(script, *flags, "--resume")
+    assert code == 0
+    assert "continuing after epoch 1" in out
+    assert status_of(killed) == "complete"
+    assert_same_run(killed, only_run("whole"))
+    shutil.rmtree("runs")
+    shutil.rmtree("whole")
+
+
+@pytest.mark.parametrize("optimizer", [["adagrad"], ["adamw"], ["sgd"], ["sgd", "--momentum", "0.9"]])
+def test_every_optimizer_resumes_exactly(monkeypatch, run_main, optimizer):
+    flags = [*TINY, "--cell", "rnn", "--epochs", "2", "--optimizer", *optimizer]
+    assert run_main("rnn_mnist", *flags, "--runs-dir", "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        fail_in_epoch(patch, 2, Killed())
+        with pytest.raises(Killed):
+            run_main("rnn_mnist", *flags)
+    assert run_main("rnn_mnist", *flags, "--resume")[0] == 0
+    assert_same_run(only_run(), only_run("whole"))
+
+
+def kill_at_steps(folder: Path, first: int, stride: int, twice_at: int, *command: str) -> list[Path]:
+    """Run killed_runs.py and return the folders of the runs that were killed and resumed, then of the undisturbed."""
+    program = [sys.executable, PROJECT / "tests" / "killed_runs.py", folder, first, stride, twice_at, *command]
+    done = subprocess.run(list(map(str, program)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    runs = [only_run(each) for each in sorted(folder.iterdir()) if each.name != "whole"]
+    return [*runs, only_run(folder / "whole")]
+
+
+@needs_fork
+def test_cell_killed_before_any_step_on_the_disk_resumes_exactly(tmp_path):
+    """Every open, flush, rename and removal of a run of two epochs, and a SIGKILL just before each."""
+    *killed, whole = kill_at_steps(tmp_path / "k", 1, 1, 0, "rnn_mnist", *TINY, "--epochs", "2")
+    # Config, events, metrics; then config, metrics, best (at least once) and last of each epoch; then the config:
+    # eleven files replaced, each opened, flushed, renamed and the temporary name removed.
+    assert len(killed) > 11 * 4
+    for run in killed:
+        assert_same_run(run, whole)
+        assert status_of(run) == "complete"
+
+
+@needs_fork
+def test_resumption_killed_before_a_step_on_the_disk_resumes_exactly(tmp_path):
+    *killed, whole = kill_at_steps(
+        tmp_path / "k", 1, 3, 30, "rnn_mnist", *TINY, "--cell", "lstm", "--precision", "bf16", "--epochs", "2"
+    )
+    assert len(killed) > 6  # a resumption writes config, events and metrics at least
+    for run in killed:
+        assert_same_run(run, whole)
+
+
+@needs_fork
+def test_cnn_killed_at_some_steps_on_the_disk_resumes_exactly(tmp_path):
+    *killed, whole = kill_at_steps(tmp_path / "k", 14, 13, 0, "cnn_cifar10", *CNN, "--epochs", "2")
+    assert len(killed) >= 3
+    for run in killed:
+        assert_same_run(run, whole)
+        assert {file.name for file in (run / "snapshots").iterdir()} == {"epoch-0001.pt", "epoch-0002.pt"}
+    shutil.rmtree(tmp_path / "k")  # large
+
+
+@pytest.mark.parametrize("script, own", [("cnn_cifar10", CNN), ("rnn_mnist", (*TINY, "--cell", "lstm"))])
+def test_kill_9_at_a_chance_moment_then_resume(run_main, script, own):
+    flags = [*own, "--epochs", "300", "--name", "killed"]
+    process = start_small(script, *flags)
+    wait_for_epoch(process, 2)
+    time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    run = only_run()
+    assert status_of(run) == "running"
+    # Only an end is missing: let the record say that one epoch more was asked for.
+    checkpoint = load_checkpoint(run / "last.pt")
+    epochs = checkpoint["epoch"] + 1
+    checkpoint["config"]["flags"]["epochs"] = epochs
+    torch.save(checkpoint, run / "last.pt")
+    (run / "config.json").write_text(json.dumps(checkpoint["config"]))
+    flags[flags.index("300")] = str(epochs)
+    assert run_main(script, *flags, "--resume")[0] == 0
+    assert run_main(script, *flags, "--runs-dir", "whole")[0] == 0
+    whole = only_run("whole")
+    assert metrics_of(run) == metrics_of(whole)
+    assert all(
+        (weights_of(run / "last.pt")[name] == value).all() for name, value in weights_of(whole / "last.pt").items()
+    )
+    shutil.rmtree("runs")
+    shutil.rmtree("whole")
+
+
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption_ends_at_once_with_the_command_that_continues(run_main, signum, code):
+    flags = [*TINY, "--epochs", "500"]
+    process = start_small("rnn_mnist", *flags)
+    wait_for_epoch(process, 2)
+    run = only_run()
+    if signum == signal.SIGTERM:
+        refused = run_main("rnn_mnist", *flags, "--resume")
+        assert refused[0] == 2
+        assert "another process is training in" in refused[2]
+        assert run_main("rnn_mnist", *flags, "--overwrite")[0] == 2
+        assert status_of(run) == "running"
+    sent = time.monotonic()
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    seconds = time.monotonic() - sent
+    print(f"{seconds:.2f} s from signal to exit")
+    assert process.returncode == code
+    assert seconds < 2 * max(1, os.getloadavg()[0] / os.cpu_count())  # 2 s is promised, where a core is free
+    assert status_of(run) == "interrupted"
+    assert err.strip() == f"interrupted; continue with: python rnn_mnist {' '.join(flags)} --resume"
+
+
+def test_interrupted_run_is_resumed_by_the_command_it_printed(monkeypatch, run_main):
+    monkeypatch.setattr(sys, "argv", ["rnn_mnist.py"])
+    flags = [*TINY, "--epochs", "2", "--lr", "0.01", "--overwrite"]
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.errors._leave", lambda code: code)  # the tests go on
+        fail_in_epoch(patch, 2, Interrupted(signal.SIGINT))
+        _, _, err = run_main("rnn_mnist", *flags)
+    assert status_of(only_run()) == "interrupted"
+    command = err.strip().split("continue with: ")[1].split()
+    assert command[:2] == ["python", "rnn_mnist.py"]
+    assert run_main("rnn_mnist", *command[2:])[0] == 0
+    assert status_of(only_run()) == "complete"
+    assert len(metrics_of(only_run())) == 3
+
+
+def test_full_disk_at_any_write_costs_no_earlier_checkpoint(monkeypatch, run_main):
+    """ENOSPC at the n-th flush to disk, for every n: one sentence, exit 2, and the run goes on when there is room."""
+    flags = [*TINY, "--epochs", "2"]
+    assert run_main("rnn_mnist", *flags, "--runs-dir", "whole")[0] == 0
+    failures = 0
+    for number in range(1, 200, 3):
+        runs_dir = Path(f"full-{number}")
+        left = [number]
+
+        def full(descriptor, left=left):
+            left[0] -= 1
+            if left[0] <= 0:  # and it stays full
+                raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            code, _, err = run_main("rnn_mnist", *flags, "--runs-dir", runs_dir)
+        if code == 0:
+            break
+        failures += 1
+        assert code == 2
+        assert err.startswith("error: cannot write ")
+        assert "No space left on device" in err
+        begun = list(runs_dir.rglob("config.json"))  # the very first write may be the one that fails
+        assert ("what was saved before is whole, continue with: python" in err) == bool(begun)
+        assert not list(runs_dir.rglob("*.tmp"))
+        assert run_main("rnn_mnist", *flags, "--runs-dir", runs_dir, "--resume")[0] == 0
+        assert_same_run(only_run(runs_dir), only_run("whole"))
+    assert failures > 6
+
+
+def test_quota_that_ends_in_the_checkpoint_keeps_the_one_before(run_main):
+    """The system's own limit on a file's size, met by last.pt in the second epoch."""
+    resource = pytest.importorskip("resource")
+    flags = [*TINY, "--epochs", "1"]
+    assert run_main("rnn_mnist", *flags, "--name", "r")[0] == 0
+    run = only_run()
+    before = (run / "last.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) - 1000, hard))
+    try:
+        code, _, err = run_main("rnn_mnist", *TINY, "--epochs", "2", "--name", "r", "--resume")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == 2
+    assert "what was saved before is whole" in err
+    assert (run / "last.pt").read_bytes() == before
+    assert status_of(run) == "interrupted"
+    assert load_checkpoint(run / "last.pt")["epoch"] == 1
+    assert run_main("rnn_mnist", *TINY, "--name", "r", "--resume")[0] == 0
+    assert len(metrics_of(run)) == 3  # the second epoch, which the failed resumption had asked for, is remembered
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_loss_that_is_not_finite_stops_the_run_as_diverged(monkeypatch, run_main, bad):
+    real = harness.train.train_epoch
+
+    def diverging(model, *arguments):
+        loss, accuracy = real(model, *arguments)
+        diverging.epoch += 1
+        return (bad if diverging.epoch == 2 else loss), accuracy
+
+    diverging.epoch = 0
+    monkeypatch.setattr(harness.train, "train_epoch", diverging)
+    code, _, err = run_main("rnn_mnist", *TINY, "--epochs", "4")
+    assert code == 3
+    assert "epoch 2" in err
+    run = only_run()
+    assert status_of(run) == "diverged"
+    assert [row[:2] for row in metrics_of(run)[2:]] == [["2", str(bad)]]
+    assert run_main("rnn_mnist", *TINY, "--epochs", "4", "--resume")[0] == 3
+    assert status_of(run) == "diverged"
+    assert len(metrics_of(run)) == 3
+
+
+def test_huge_learning_rate_diverges_and_says_so(run_main):
+    code, _, _ = run_main("rnn_mnist", *TINY, "--optimizer", "sgd", "--lr", "1e38", "--epochs", "3")
+    assert code == 3
+    assert status_of(only_run()) == "diverged"
+
+
+def test_sizes_of_the_small_sets_are_what_these_tests_count_on():
+    from harness.data import load_images
+
+    images = load_images("synthetic-digits", data_dir=Path("nowhere"))
+    assert (len(images.train), len(images.test)) == SMALL

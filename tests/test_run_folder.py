@@ -1,0 +1,303 @@
+"""The run folder from outside: what a run leaves, who may enter, and what --resume, --overwrite and --name do."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from killed_runs import make_runs_small, metrics_of
+
+from harness.errors import UserError
+from harness.files import FolderLock, write_atomically
+from harness.run_folder import METRICS_HEADER, load_checkpoint
+
+TINY = ("--data", "synthetic", "--hidden-size", "8", "--batch-size", "16")
+RUN = Path("runs/rnn_synthetic/run")
+
+
+@pytest.fixture(autouse=True)
+def small_runs(monkeypatch, in_project):
+    make_runs_small(monkeypatch.setattr)
+
+
+def config_of(run: Path) -> dict:
+    return json.loads((run / "config.json").read_text())
+
+
+@pytest.fixture
+def rnn(run_main):
+    """Run rnn_mnist in runs/…/run: rnn("--epochs", 2) -> (exit code, stdout, stderr)."""
+    return lambda *flags: run_main("rnn_mnist", *TINY, "--name", "run", *flags)
+
+
+def test_a_run_leaves_what_the_contract_says(rnn):
+    assert rnn("--epochs", 2, "--seed", 7)[0] == 0
+    names = {file.name for file in RUN.iterdir()}
+    (events,) = (name for name in names if name.startswith("events.out.tfevents."))
+    assert names == {".lock", "config.json", "metrics.csv", "best.pt", "last.pt", events}
+    with (RUN / "metrics.csv").open(newline="") as file:
+        assert file.readline() == "epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds\n"
+        rows = list(csv.reader(file))
+    assert [row[0] for row in rows] == ["1", "2"]
+    assert all(0 <= float(row[i]) <= 1 for row in rows for i in (2, 4))
+    config = config_of(RUN)
+    assert config["status"] == "complete"
+    assert config["flags"]["seed"] == 7
+    assert config["flags"]["hidden_size"] == 8
+    assert config["threads"] == torch.get_num_threads()
+    assert config["torch"] == torch.__version__
+    assert config["wall_seconds"] >= sum(float(row[5]) for row in rows)
+
+
+def test_best_checkpoint_is_the_model_of_the_best_test_accuracy_with_its_config(rnn):
+    assert rnn("--epochs", 5, "--lr", 0.05)[0] == 0
+    accuracies = [float(row[4]) for row in metrics_of(RUN)[1:]]
+    best = load_checkpoint(RUN / "best.pt")
+    assert best["epoch"] == 1 + accuracies.index(max(accuracies))
+    assert best["metrics"]["test_accuracy"] == max(accuracies)
+
+    from harness.data import load_images
+    from harness.train import evaluate
+    from models import build_model
+
+    model = build_model(best["config"])
+    model.load_state_dict(best["model"])
+    images = load_images("synthetic-digits", data_dir=Path("data"))
+    assert evaluate(model, images, "fp32")[1] == max(accuracies)
+
+
+def test_existing_run_is_not_touched_without_being_asked(rnn):
+    assert rnn("--epochs", 1)[0] == 0
+    before = {file.name: file.read_bytes() for file in RUN.iterdir()}
+    code, _, err = rnn("--epochs", 1)
+    assert code == 2
+    assert all(way in err for way in ("--resume", "--overwrite", "--name"))
+    assert {file.name: file.read_bytes() for file in RUN.iterdir()} == before
+
+
+def test_overwrite_starts_anew_and_deletes_only_what_a_run_consists_of(rnn):
+    assert rnn("--epochs", 2)[0] == 0
+    (RUN / "notes.txt").write_text("mine")
+    (RUN / "figures").mkdir()
+    (RUN / "figures" / "old.png").write_bytes(b"")
+    assert rnn("--epochs", 1, "--lr", 0.5, "--overwrite")[0] == 0
+    assert len(metrics_of(RUN)) == 2
+    assert config_of(RUN)["flags"]["lr"] == 0.5
+    assert (RUN / "notes.txt").read_text() == "mine"
+    assert not (RUN / "figures").exists()
+
+
+def test_overwrite_deletes_nothing_before_the_new_run_can_begin(rnn):
+    assert rnn("--epochs", 1)[0] == 0
+    before = (RUN / "last.pt").read_bytes()
+    assert rnn("--epochs", 1, "--overwrite", "--hidden-size", 10**9)[0] == 2
+    assert (RUN / "last.pt").read_bytes() == before
+
+
+def test_resume_of_nothing_starts_at_epoch_1(rnn):
+    code, out, _ = rnn("--epochs", 1, "--resume")
+    assert code == 0
+    assert "holds no run yet: starting at epoch 1" in out
+    assert len(metrics_of(RUN)) == 2
+
+
+def test_resume_of_a_shorter_run_s_flags_tells_its_name(run_main):
+    assert run_main("rnn_mnist", *TINY, "--epochs", 1)[0] == 0
+    assert run_main("rnn_mnist", *TINY, "--epochs", 1, "--lr", 0.5)[0] == 0
+    _, out, _ = run_main("rnn_mnist", *TINY, "--epochs", 2, "--resume")
+    notes = [line for line in out.splitlines() if line.startswith("note: --name")]
+    assert len(notes) == 1
+    flags = notes[0].split("note: ")[1].split(" would")[0].split()
+    code, out, _ = run_main("rnn_mnist", *TINY, *flags)
+    assert code == 0
+    assert "continuing after epoch 1" in out
+
+
+def test_resume_of_a_complete_run_trains_nothing_and_more_epochs_train_on(rnn):
+    assert rnn("--epochs", 2)[0] == 0
+    before = (RUN / "last.pt").read_bytes()
+    code, out, _ = rnn("--resume")
+    assert code == 0
+    assert "is complete" in out
+    assert (RUN / "last.pt").read_bytes() == before
+    seconds = config_of(RUN)["wall_seconds"]
+    assert rnn("--epochs", 3, "--resume")[0] == 0
+    assert [row[0] for row in metrics_of(RUN)] == ["epoch", "1", "2", "3"]
+    assert config_of(RUN)["flags"]["epochs"] == 3
+    assert config_of(RUN)["wall_seconds"] > 0.5 * seconds  # it goes on counting from the checkpoint's
+    checkpoint = load_checkpoint(RUN / "last.pt")
+    assert sum(row[5] for row in checkpoint["history"]) <= checkpoint["config"]["wall_seconds"]
+
+
+def test_resumed_run_takes_the_recorded_flags_that_were_not_typed(rnn, run_main):
+    assert rnn("--epochs", 1, "--lr", 0.5, "--cell", "lstm")[0] == 0
+    assert run_main("rnn_mnist", "--data", "synthetic", "--name", "run", "--resume", "--epochs", 2)[0] == 0
+    flags = config_of(RUN)["flags"]
+    assert (flags["lr"], flags["cell"], flags["hidden_size"], flags["epochs"]) == (0.5, "lstm", 8, 2)
+
+
+@pytest.mark.parametrize(
+    "flag, value", [("--lr", "0.5"), ("--seed", "1"), ("--cell", "rnn"), ("--precision", "bf16"), ("--epochs", "1")]
+)
+def test_resume_refuses_another_value_and_names_the_flag(rnn, flag, value):
+    assert rnn("--epochs", 2)[0] == 0
+    before = (RUN / "config.json").read_bytes()
+    code, _, err = rnn("--resume", flag, value)
+    assert code == 2
+    assert f"{flag} {value}" in err
+    assert (RUN / "config.json").read_bytes() == before
+
+
+def test_other_number_of_threads_is_allowed_and_said(rnn):
+    before = torch.get_num_threads()
+    try:
+        assert rnn("--epochs", 1, "--threads", 1)[0] == 0
+        code, out, _ = rnn("--epochs", 2, "--resume", "--threads", 2)
+        assert code == 0
+        assert "threads 2 instead of the recorded 1; bits may differ" in out
+        _, out, _ = rnn("--epochs", 3, "--resume")
+        assert config_of(RUN)["threads"] == 2  # the recorded number by default
+        assert "instead of" not in out
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_more_epochs_asked_for_on_a_resume_are_remembered_when_it_dies_at_once(rnn, monkeypatch):
+    assert rnn("--epochs", 1)[0] == 0
+
+    class Killed(BaseException):
+        pass
+
+    def die(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.train.train_epoch", die)
+        with pytest.raises(Killed):
+            rnn("--epochs", 3, "--resume")
+    assert config_of(RUN)["status"] == "running"
+    assert rnn("--resume")[0] == 0
+    assert len(metrics_of(RUN)) == 4
+
+
+def test_checkpoint_is_the_truth_beside_a_lost_or_damaged_config_and_metrics(rnn):
+    assert rnn("--epochs", 2)[0] == 0
+    rows = metrics_of(RUN)
+    for damage in (lambda file: file.unlink(), lambda file: file.write_text("{")):
+        for name in ("config.json", "metrics.csv"):
+            damage(RUN / name)
+        assert rnn("--resume")[0] == 0
+        assert config_of(RUN)["status"] == "complete"
+        assert metrics_of(RUN) == rows
+
+
+def test_rows_of_epochs_without_a_checkpoint_are_cut_off_before_training_goes_on(rnn, monkeypatch):
+    assert rnn("--epochs", 1)[0] == 0
+    (RUN / "last.pt").unlink()  # as if the kill had come between metrics.csv and the first last.pt
+    config = (RUN / "config.json").read_text()
+    (RUN / "config.json").write_text(config.replace('"status": "complete"', '"status": "running"'))
+    seen = []
+
+    def look(*arguments):
+        seen.append(len(metrics_of(RUN)))
+        raise UserError("seen")
+
+    monkeypatch.setattr("harness.train.train_epoch", look)
+    assert rnn("--resume")[0] == 2
+    assert seen == [1]  # the header alone
+
+
+def test_results_of_a_finished_run_without_its_checkpoint_are_not_trained_over(rnn):
+    assert rnn("--epochs", 1)[0] == 0
+    (RUN / "last.pt").unlink()  # as in a clone of a repository that commits runs without checkpoints
+    before = {path.name: path.read_bytes() for path in RUN.iterdir() if path.is_file()}
+    code, _, err = rnn("--epochs", 1, "--resume")
+    assert code == 2 and "no last.pt to continue from" in err and err.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in RUN.iterdir() if path.is_file()} == before
+
+
+def test_second_process_in_a_folder_is_refused(rnn):
+    """The lock is held by an open file, so one process can stand for two."""
+    assert rnn("--epochs", 1)[0] == 0
+    with FolderLock(RUN / ".lock"):
+        for way in ("--resume", "--overwrite"):
+            code, _, err = rnn("--epochs", 2, way)
+            assert code == 2
+            assert "another process is training in" in err
+    assert rnn("--epochs", 2, "--resume")[0] == 0
+
+
+def test_run_that_another_process_began_meanwhile_is_refused(rnn, monkeypatch):
+    """Both saw no run; the other one was quicker while this one loaded its images."""
+    import harness.data
+
+    real = harness.data.draw_digits
+
+    def slow():
+        RUN.mkdir(parents=True)
+        (RUN / "config.json").write_text("{}")
+        return real()
+
+    monkeypatch.setattr(harness.data, "draw_digits", slow)
+    code, _, err = rnn("--epochs", 1)
+    assert code == 2
+    assert "exists already" in err
+    assert (RUN / "config.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("way", [[], ["--resume"], ["--overwrite"]])
+def test_file_in_the_folder_s_place_is_refused(rnn, way):
+    RUN.parent.mkdir(parents=True)
+    RUN.write_text("a file")
+    code, _, err = rnn(*way)
+    assert code == 2
+    assert str(RUN) in err
+    assert RUN.read_text() == "a file"
+
+
+def test_folder_that_cannot_be_made_is_one_sentence(rnn):
+    Path("runs").write_text("a file")
+    code, _, err = rnn("--epochs", 1)
+    assert code == 2
+    assert err.startswith("error: cannot ")
+    assert err.count("\n") == 1
+
+
+def test_file_that_cannot_be_deleted_is_one_sentence(rnn, monkeypatch):
+    assert rnn("--epochs", 1)[0] == 0
+
+    def refuse(self, missing_ok=False):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    code, _, err = rnn("--epochs", 1, "--overwrite")
+    assert code == 2
+    assert "last.pt: Permission denied" in err
+
+
+def test_dry_run_keeps_nothing(rnn):
+    code, out, _ = rnn("--dry-run")
+    assert code == 0
+    assert "nothing was kept" in out
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, failing):
+    file = tmp_path / "file"
+    write_atomically(file, b"old")
+
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((os, "fsync", fail) if failing == "fsync" else (Path, "replace", fail)))
+    with pytest.raises(UserError, match="No space left on device"):
+        write_atomically(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_metrics_header_is_the_published_one():
+    assert ",".join(METRICS_HEADER) == "epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds"

@@ -1,0 +1,361 @@
+"""visualize.py end to end on a tiny synthetic run: what it writes, that its numbers are interpret's, and bad input."""
+
+import csv
+import re
+import shutil
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import interpret
+import visualize
+from harness.errors import UserError
+from harness.events import read_events
+from harness.files import FolderLock
+from harness.gallery import Findings, Picture, Table, write_findings
+from harness.run_folder import load_checkpoint
+from harness.trained import load_test_images, load_trained
+from models import build_model
+
+TESTED = 60  # synthetic test images
+
+
+@pytest.fixture(scope="module")
+def tiny_sets():
+    """Synthetic sets of few images, for every test here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harness.synthetic.TRAIN_COUNT", 200)
+        patch.setattr("harness.synthetic.TEST_COUNT", TESTED)
+        patch.setattr(visualize, "AVERAGED", 20)
+        patch.setattr(visualize, "OF_EACH_CLASS", 3)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained_run(tiny_sets, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A colour run of two epochs with snapshots of both; tests that write into it take a copy."""
+    return _train("cnn_cifar10", tmp_path_factory.mktemp("runs"), "--channels", "rgb", "--snapshot-epochs", "1,2")
+
+
+@pytest.fixture
+def run(trained_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained_run, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def drawn(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything, drawn once."""
+    folder = tmp_path_factory.mktemp("drawn") / "figures"
+    assert visualize.main([str(trained_run / "best.pt"), "--out", str(folder), "--images", "2"]) == 0
+    return folder
+
+
+def _train(script: str, runs: Path, *argv: str) -> Path:
+    import importlib
+
+    common = ["--data", "synthetic", "--epochs", "2", "--runs-dir", str(runs), "--threads", "1"]
+    assert importlib.import_module(script).main([*common, *argv]) == 0
+    return next(runs.glob("*/*/best.pt")).parent
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def _whole(checkpoint: Path):
+    trained = load_trained(checkpoint, build_model)
+    images = load_test_images(trained, None, data_dir=Path("nowhere"), mirror=None)
+    return trained.model, images.normalise(images.test.images), images
+
+
+def test_every_analysis_writes_its_figures_and_tables(drawn: Path):
+    written = {path.name for path in drawn.iterdir()}
+    for name in visualize.ANALYSES:
+        assert f"{name}.csv" in written and f"{name}.md" in written
+        figures = [each for each in written if re.fullmatch(rf"{name}(_conv[12])?\.png", each)]
+        assert len(figures) == (2 if name in ("filters", "deconvnet", "evolution") else 1)
+        for figure in figures:
+            pixels = np.asarray(Image.open(drawn / figure))
+            assert pixels.shape[2] == 3 and 400 < pixels.shape[1] < 1500 and pixels.std() > 10
+    assert not [name for name in written if name.startswith(".")]
+
+
+def test_page_shows_every_figure_and_names_only_files_that_exist(drawn: Path):
+    page = (drawn / "index.html").read_text()
+    named = set(re.findall(r'(?:src|href)="([^"#]+)"', page))
+    assert named == {path.name for path in drawn.iterdir()} - {"index.html"}
+    assert re.findall(r'<section id="(\w+)">', page) == list(visualize.ANALYSES)
+    assert "prefers-color-scheme" in page and "http" not in page
+
+
+def test_all_titles_say_synthetic(drawn: Path):
+    for path in drawn.glob("*.md"):
+        assert "synthetic" in path.read_text().splitlines()[0], path
+    page = (drawn / "index.html").read_text()
+    titles = re.findall(r'alt="([^"]*)"', page) + re.findall(r"<(?:title|h1)>([^<]*)", page)
+    assert len(titles) == 12 and all("synthetic" in title for title in titles)
+
+
+def test_activation_table_has_the_numbers_of_interpret(trained_run: Path, drawn: Path):
+    model, inputs, _ = _whole(trained_run / "best.pt")
+    for row, layer in zip(
+        _rows(drawn / "activations.csv"), interpret.activation_statistics(model, inputs), strict=True
+    ):
+        found = [float(row[name]) for name in ("mean", "std", "share of zeros")]
+        assert found == pytest.approx([layer.mean, layer.std, layer.zeros], rel=1e-6)
+        assert int(row["dead maps"]) == len(layer.dead)
+    counted = _rows(drawn / "activations_histogram.csv")
+    outputs = TESTED * (32 * 32 * 32 + 64 * 16 * 16)
+    assert sum(int(row["count"]) for row in counted) == outputs
+
+
+def test_activation_table_is_printed_beside_the_report(trained_run: Path, tmp_path: Path, run_main: Callable):
+    code, out, _ = run_main("visualize", trained_run / "best.pt", "--only", "activations", "--out", tmp_path / "out")
+    assert code == 0
+    (first, second) = _rows(tmp_path / "out" / "activations.csv")
+    assert f"ReLU1        {float(first['mean']):7.4f}  {float(first['std']):7.4f}      0.0657   0.1373" in out
+    assert f"ReLU2        {float(second['mean']):7.4f}  {float(second['std']):7.4f}      0.1000   0.3112" in out
+    assert re.search(r"^activations +\d+\.\d s   activations\.png$", out, re.MULTILINE)
+
+
+def test_filter_table_has_the_weights_of_the_checkpoint(trained_run: Path, drawn: Path):
+    weights = load_checkpoint(trained_run / "best.pt")["model"]["features.conv1.weight"].double().numpy()
+    rows = [row for row in _rows(drawn / "filters.csv") if row["layer"] == "features.conv1"]
+    assert [float(row["largest"]) for row in rows] == pytest.approx(np.abs(weights).max(axis=(1, 2, 3)))
+    assert [float(row["norm"]) for row in rows] == pytest.approx(np.sqrt((weights**2).sum(axis=(1, 2, 3))))
+
+
+def test_deconvnet_table_names_the_strongest_activations(trained_run: Path, drawn: Path):
+    model, inputs, images = _whole(trained_run / "best.pt")
+    with torch.no_grad():
+        maps = torch.relu(model.features.conv1(inputs))
+    rows = [row for row in _rows(drawn / "deconvnet.csv") if row["layer"] == "features.relu1"]
+    assert len({row["map"] for row in rows}) == visualize.MAPS_SHOWN
+    for row in rows:
+        number, image, rank = int(row["map"]), int(row["test image"]), int(row["rank"])
+        strongest = maps[:, number].amax(dim=(1, 2)).sort(descending=True).values[rank - 1]
+        assert float(row["activation"]) == pytest.approx(float(strongest), abs=1e-5)
+        assert float(maps[image, number, int(row["row"]), int(row["column"])]) == pytest.approx(
+            float(strongest), abs=1e-5
+        )
+        assert row["class"] == images.classes[images.test.labels[image]]
+
+
+def test_evolution_table_has_the_snapshots_of_the_run(drawn: Path):
+    rows = _rows(drawn / "evolution.csv")
+    assert {int(row["epoch"]) for row in rows} == {1, 2}
+    assert len(rows) == 2 * 2 * visualize.MAPS_EVOLVING
+
+
+def test_invariance_is_undisturbed_where_nothing_is_moved(trained_run: Path, drawn: Path):
+    model, inputs, images = _whole(trained_run / "best.pt")
+    still = {"translation": 0, "scale": 1, "rotation": 0}
+    rows = [row for row in _rows(drawn / "invariance.csv") if float(row["amount"]) == still[row["transformation"]]]
+    assert len(rows) == 3 * 3  # two images and the mean
+    with torch.no_grad():
+        probabilities = model(inputs).softmax(dim=1)
+    for row in rows:
+        assert float(row["first layer"]) == float(row["last hidden layer"]) == 0
+        if not row["test image"].startswith("mean"):
+            image = int(row["test image"])
+            expected = float(probabilities[image, images.test.labels[image]])
+            assert float(row["p(true class)"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_occlusion_and_correspondence_tables_equal_interpret(trained_run: Path, drawn: Path):
+    model, inputs, images = _whole(trained_run / "best.pt")
+    rows = _rows(drawn / "occlusion.csv")
+    shown = torch.tensor([int(row["test image"]) for row in rows])
+    maps = interpret.occlusion(model, inputs[shown], images.test.labels[shown], size=8)
+    lowest = maps.probability.flatten(1).min(dim=1).values.tolist()
+    assert [float(row["lowest p"]) for row in rows] == pytest.approx(lowest, rel=1e-4)
+    table = _rows(drawn / "correspondence.csv")
+    assert len(table) == 12 and all(0 <= float(row["mean"]) <= 1 for row in table)
+
+
+def test_named_maps_are_shown(trained_run: Path, tmp_path: Path, run_main: Callable):
+    wanted = ("--only", "deconvnet", "--maps", "63,3", "conv1:31")
+    code, _, err = run_main("visualize", trained_run / "best.pt", "--out", tmp_path / "out", *wanted)
+    assert (code, err) == (0, "")
+    rows = _rows(tmp_path / "out" / "deconvnet.csv")
+    assert {(row["layer"], row["map"]) for row in rows} == {
+        ("features.relu1", "31"),
+        ("features.relu2", "3"),
+        ("features.relu2", "63"),
+    }
+
+
+def test_filters_alone_need_no_data_and_leave_other_sections_standing(run: Path, run_main: Callable, monkeypatch):
+    code, _, _ = run_main("visualize", run / "best.pt", "--only", "activations")
+    monkeypatch.setattr("harness.trained.load_images", None)
+    code, _, err = run_main("visualize", run / "best.pt", "--only", "filters", "--per-filter")
+    assert (code, err) == (0, "")
+    page = (run / "figures" / "index.html").read_text()
+    assert re.findall(r'<section id="(\w+)">', page) == ["filters", "activations"]
+    (run / "figures" / "activations.png").unlink()
+    run_main("visualize", run / "best.pt", "--only", "filters")
+    assert re.findall(r'<section id="(\w+)">', (run / "figures" / "index.html").read_text()) == ["filters"]
+
+
+def test_another_image_size_and_gray(tiny_sets, tmp_path: Path, monkeypatch, run_main: Callable):
+    from harness.synthetic import draw_shapes
+
+    monkeypatch.setattr("harness.data.draw_shapes", lambda: draw_shapes(size=20))
+    run = _train("cnn_cifar10", tmp_path)
+    code, _, err = run_main("visualize", run / "best.pt", "--images", "1")
+    assert (code, err) == (0, "")
+    assert len(list((run / "figures").glob("*.png"))) == 10
+
+
+def test_tensorboard_gets_each_figure_once(run: Path, run_main: Callable):
+    (events,) = run.glob("events.out.tfevents.*")
+    before = [event.SerializeToString() for event in read_events(events)]
+    for _ in range(2):
+        code, out, err = run_main("visualize", run / "best.pt", "--only", "filters", "--tensorboard")
+        assert (code, err) == (0, "") and "tensorboard --logdir" in out
+    after = list(read_events(events))
+    assert [event.SerializeToString() for event in after[: len(before)]] == before
+    added = after[len(before) :]
+    assert [event.summary.value[0].tag for event in added] == ["figures/filters_conv1", "figures/filters_conv2"]
+    assert all(event.step == load_checkpoint(run / "best.pt")["epoch"] for event in added)
+    shown = Image.open(BytesIO(added[0].summary.value[0].image.encoded_image_string))
+    assert shown.size == Image.open(run / "figures" / "filters_conv1.png").size
+
+
+def test_tensorboard_figures_survive_a_resumed_training(run: Path, tmp_path: Path, run_main: Callable):
+    runs = tmp_path / "runs"
+    shutil.copytree(run, runs / "cnn_synthetic" / "mine")
+    run_main("visualize", runs / "cnn_synthetic" / "mine" / "best.pt", "--only", "filters", "--tensorboard")
+    flags = ("--data", "synthetic", "--name", "mine", "--runs-dir", runs, "--epochs", "3", "--resume", "--threads", "1")
+    code, _, err = run_main("cnn_cifar10", *flags)
+    assert code == 0, err
+    (events,) = (runs / "cnn_synthetic" / "mine").glob("events.out.tfevents.*")
+    tags = [event.summary.value[0].tag for event in read_events(events) if event.summary.value]
+    assert tags.count("figures/filters_conv1") == 1
+
+
+def test_tensorboard_waits_for_no_training(run: Path, run_main: Callable):
+    with FolderLock(run / ".lock"):
+        code, _, err = run_main("visualize", run / "best.pt", "--only", "filters", "--tensorboard")
+    assert code == 2 and "a training is writing" in err
+    assert not (run / "figures").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (("--only", "filter"), "'filter' is none of filters, activations"),
+        (("--maps", "64"), "conv2 has the maps 0 to 63, and no 64"),
+        (("--maps", "conv1:32"), "conv1 has the maps 0 to 31, and no 32"),
+        (("--maps", "conv1:-1"), "and no -1"),
+        (("--maps", "conv3:1"), "there is no convolution conv3"),
+        (("--maps", "one"), "not a list of maps"),
+        (("--images", "0"), "not a whole number from 1 to 10"),
+        (("--data", "mnist"), "cannot find"),
+    ],
+)
+def test_wrong_flag_is_one_sentence(run: Path, run_main: Callable, monkeypatch, argv: tuple, sentence: str):
+    def fetch(*_: object) -> None:
+        raise UserError("cannot find or download mnist")
+
+    monkeypatch.setattr("harness.data.fetch_mnist", fetch)
+    code, _, err = run_main("visualize", run / "best.pt", "--data-dir", run / "none", *argv)
+    assert code == 2 and sentence in err and err.count("\n") == 1, err
+    assert not (run / "figures").exists()
+
+
+def test_images_that_do_not_fit_are_refused(run: Path, run_main: Callable, monkeypatch):
+    from harness.synthetic import draw_shapes
+
+    monkeypatch.setattr("harness.data.draw_shapes", lambda: draw_shapes(size=20))
+    code, _, err = run_main("visualize", run / "best.pt", "--only", "activations")
+    assert code == 2 and "choose another --data" in err and not (run / "figures").exists()
+
+
+def test_recurrent_network_is_refused_by_its_layers(tiny_sets, tmp_path: Path, run_main: Callable):
+    run = _train("rnn_mnist", tmp_path, "--hidden-size", "8")
+    code, _, err = run_main("visualize", run / "best.pt")
+    assert code == 2 and "recurrent (GRU)" in err and "(Linear)" in err and err.count("\n") == 1
+    assert not (run / "figures").exists()
+
+
+def test_what_is_no_checkpoint_is_refused(run: Path, run_main: Callable):
+    (run / "text.pt").write_text("no checkpoint")
+    content = (run / "best.pt").read_bytes()
+    (run / "cut.pt").write_bytes(content[: len(content) // 2])
+    for name in ("text.pt", "cut.pt", "missing.pt", "config.json", "snapshots/epoch-0001.pt"):
+        code, _, err = run_main("visualize", run / name)
+        assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, (name, err)
+    assert not (run / "figures").exists()
+
+
+def test_run_without_snapshots(run: Path, run_main: Callable, monkeypatch):
+    shutil.rmtree(run / "snapshots")
+    code, _, err = run_main("visualize", run / "best.pt", "--only", "evolution")
+    assert code == 2 and "no snapshots" in err and not (run / "figures").exists()
+    monkeypatch.setattr(visualize, "ANALYSES", {name: visualize.ANALYSES[name] for name in ("filters", "evolution")})
+    code, out, err = run_main("visualize", run / "best.pt", "--images", "1")
+    assert (code, err) == (0, "") and "note: evolution left out" in out
+    assert not list((run / "figures").glob("evolution*"))
+
+
+def test_damaged_and_foreign_snapshots_are_refused(run: Path, run_main: Callable):
+    path = run / "snapshots" / "epoch-0002.pt"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1000])
+    code, _, err = run_main("visualize", run / "best.pt", "--only", "evolution")
+    assert code == 2 and "epoch-0002.pt" in err and err.count("\n") == 1
+    foreign = torch.load(BytesIO(content), weights_only=True)
+    foreign["weights"]["features.conv1.weight"] = torch.zeros(32, 1, 5, 5)
+    torch.save(foreign, path)
+    code, _, err = run_main("visualize", run / "best.pt", "--only", "evolution")
+    assert code == 2 and "is no snapshot of the network" in err
+    assert not (run / "figures").exists()
+
+
+def test_unwritable_folder_is_found_before_anything_is_computed(run: Path, run_main: Callable, monkeypatch):
+    (run / "file").write_text("")
+    code, _, err = run_main("visualize", run / "best.pt", "--only", "filters", "--out", run / "file" / "figures")
+    assert code == 2 and "cannot make the folder" in err and err.count("\n") == 1
+
+    def refuse(**_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("visualize.tempfile.TemporaryFile", refuse)
+    code, out, err = run_main("visualize", run / "best.pt", "--only", "filters")
+    assert code == 2 and "Read-only file system" in err and out == ""
+
+
+def test_help_imports_nothing_heavy():
+    import subprocess
+    import sys
+
+    from conftest import PROJECT
+
+    program = (
+        "import sys, visualize\ntry: visualize.main(['--help'])\n"
+        "except SystemExit: assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True, capture_output=True, timeout=20)
+
+
+def test_page_escapes_what_it_is_given(tmp_path: Path):
+    pixels = np.zeros((4, 4, 3), dtype=np.uint8)
+    table = Table("t", "a <b> title", ("name", "value"), [("<i>", 0.25), ("a|b", None)])
+    findings = Findings("<h>", "1 < 2", [Picture("p", pixels, 'a "quoted" picture')], [table])
+    write_findings(tmp_path, "filters", findings, page_title="<t>", made="&", order=["filters"])
+    page = (tmp_path / "index.html").read_text()
+    for raw in ("<b>", "<i>", "<t>", "<h><", '"quoted"'):
+        assert raw not in page
+    assert (tmp_path / "t.md").read_text().splitlines()[2:] == [
+        "| name | value |",
+        "| --- | ---: |",
+        "| <i> | 0.2500 |",
+        "| a\\|b |  |",
+    ]
+    assert (tmp_path / "t.csv").read_text() == "name,value\n<i>,0.25\na|b,\n"
