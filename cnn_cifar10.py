@@ -3,6 +3,7 @@
 Writes a run folder under runs/ with TensorBoard curves, metrics and checkpoints; see the README.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from harness.flags import DEFAULT_SNAPSHOTS, epoch_list, parse_flags, training_p
 DATA = {"cifar10": "cifar10", "mnist": "mnist", "synthetic": "synthetic-shapes"}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def make_parser() -> argparse.ArgumentParser:
     parser = training_parser(__doc__, data=tuple(DATA), optimizer="adagrad", lr=0.01, epochs=20, batch_size=256)
     model = parser.model_group
     model.add_argument("--channels", choices=("gray", "rgb"), default="gray", help="of the images")
@@ -24,6 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=DEFAULT_SNAPSHOTS,
         help="keep these epochs' filters",
     )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser()
     flags = parse_flags(parser, argv)
     if flags.data == "mnist" and flags.channels == "rgb":
         parser.error("--channels rgb needs colour images, and MNIST has none")

@@ -4,6 +4,7 @@ GRU with 128 hidden units, Adam, lr 0.001, 10 epochs.
 Writes a run folder under runs/ with TensorBoard curves, metrics and checkpoints; see the README.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -13,12 +14,16 @@ from harness.flags import parse_flags, positive_int, training_parser
 DATA = {"mnist": "mnist", "synthetic": "synthetic-digits"}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def make_parser() -> argparse.ArgumentParser:
     parser = training_parser(__doc__, data=tuple(DATA), optimizer="adam", lr=0.001, epochs=10, batch_size=64)
     model = parser.model_group
     model.add_argument("--cell", choices=("rnn", "lstm", "gru"), default="gru", help="kind of recurrent layer")
     model.add_argument("--hidden-size", type=positive_int, default=128, help="of the recurrent layer")
-    flags = parse_flags(parser, argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = parse_flags(make_parser(), argv)
 
     from harness.data import load_images  # PyTorch takes seconds to import; the flags are answered before
     from harness.run_folder import open_run
