@@ -6,6 +6,7 @@ stands in its script.
 """
 
 import contextlib
+import ctypes
 import sys
 import time
 from argparse import Namespace
@@ -51,6 +52,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     """
     flags = run.flags
     device = choose_device(flags.device)
+    keep_freed_memory()
     if flags.threads:
         torch.set_num_threads(flags.threads)
     if flags.precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
@@ -175,6 +177,21 @@ def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 in hardware, as far as PyTorch tells."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_sve_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep the memory of large tensors for the next step, where it would return it to the system.
+
+    Every step takes and frees the same tens of megabytes; fetched from the system each time, they arrive as thousands
+    of page faults. With this a CNN step takes a tenth to a third less time. Changes no number; glibc (Linux) only.
+    """
+    if sys.platform != "linux":
+        return
+    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of <malloc.h>
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        library = ctypes.CDLL(None)
+        library.mallopt(mmap_threshold, 2**30)
+        library.mallopt(trim_threshold, 2**31 - 1)
 
 
 def make_optimizer(flags: Namespace, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:

@@ -5,6 +5,8 @@ Build it through `models.build_model`, which checks the sizes first.
 
 from torch import Tensor, nn
 
+from models.recurrence import last_hidden_state
+
 CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
@@ -18,11 +20,11 @@ class RecurrentClassifier(nn.Module):
     def __init__(self, *, cell: str, input_size: int, hidden_size: int, classes: int) -> None:
         """`cell` is "rnn", "lstm" or "gru"; `input_size` is the number of pixels in a row."""
         super().__init__()
-        self.recurrent = CELLS[cell](input_size, hidden_size, batch_first=True)
+        self.recurrent = CELLS[cell](input_size, hidden_size)
         self.fc = nn.Linear(hidden_size, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (batch, 1, rows, pixels) to logits (batch, classes); the rows are the time steps."""
-        rows = images.squeeze(1)  # (batch, rows, pixels)
-        outputs, _ = self.recurrent(rows)  # (batch, rows, hidden)
-        return self.fc(outputs[:, -1])  # (batch, classes)
+        rows = images.squeeze(1).transpose(0, 1).contiguous()  # (rows, batch, pixels)
+        hidden = last_hidden_state(self.recurrent, rows)  # (batch, hidden)
+        return self.fc(hidden)  # (batch, classes)
