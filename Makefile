@@ -1,4 +1,5 @@
 # make demo   train both scripts briefly on the built-in synthetic sets and look inside the CNN, under demo/
+# make report rewrite report/ from the run folders in runs/: no training, no data set, no checkpoints
 # make test   lint, then the whole test suite
 # make clean  remove what the two made, but for the virtual environment
 
@@ -6,7 +7,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 DEMO_CNN := demo/cnn_synthetic/adagrad-lr0.01-e3-synthetic-b64-s0
 
-.PHONY: demo test clean
+.PHONY: demo report test clean
 
 demo: $(VENV)/.installed
 	$(PYTHON) cnn_cifar10.py --data synthetic --batch-size 64 --epochs 3 --runs-dir demo --overwrite
@@ -16,6 +17,9 @@ demo: $(VENV)/.installed
 	@echo "Both runs are in demo/. To see their curves, filters and confusion matrices:"
 	@echo "    $(VENV)/bin/tensorboard --logdir demo"
 	@echo "What the CNN has learnt: open $(DEMO_CNN)/figures/index.html in a browser."
+
+report: $(VENV)/.installed
+	$(PYTHON) report.py --no-train
 
 test: $(VENV)/.installed-dev
 	$(PYTHON) -m ruff check .

@@ -3,15 +3,21 @@
 Every script of the project runs its `main` through `run_script`. A bug keeps its traceback.
 """
 
+import _thread
 import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import NoReturn
 
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 3
+
+# A script that finds this environment variable set stops, as at a SIGTERM, when its standard input ends: so a process
+# that starts scripts can stop them on every system, and they stop too when it dies, however it died.
+STOP_WITH_STDIN = "HARNESS_STOP_WITH_STDIN"
 
 
 class UserError(Exception):
@@ -43,6 +49,10 @@ def run_script(main: Callable[[], int]) -> int:
     """
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, _interrupt)
+    if os.environ.pop(STOP_WITH_STDIN, None):
+        stdin = os.dup(0)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what this script starts (git) has no business with it
+        threading.Thread(target=_stop_at_end_of, args=(stdin,), daemon=True).start()
     try:
         return main()
     except UserError as error:
@@ -51,6 +61,13 @@ def run_script(main: Callable[[], int]) -> int:
     except Interrupted as interruption:
         print(f"\n{interruption.message}", file=sys.stderr)
         _leave(128 + interruption.signum)
+
+
+def _stop_at_end_of(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(descriptor, 1024):
+            pass
+    _thread.interrupt_main(signal.SIGTERM)
 
 
 def _leave(code: int) -> NoReturn:

@@ -1,15 +1,35 @@
 """A grid of experiments: its rows, read from a TOML file such as experiments.toml, and their runs, found by config.
 
 `report.py` trains what a grid lacks and writes the report from what it finds. A row is one setting, a run one row with
-one seed.
+one seed. `parsers`, which most functions here take, maps the name of each script to its argparse parser.
 """
 
+import argparse
+import csv
+import math
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.run_folder import EpochMetrics
+from harness.data import published_checksum
+from harness.errors import UserError
+from harness.flags import RESULT_FLAGS, folder_name, option, parse_flags
+from harness.run_folder import METRICS_HEADER, EpochMetrics, is_metrics, read_config
 
 FIGURES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")  # what a row may have `printed`
+
+FINISHED = ("complete", "diverged")  # a run of this status is not trained on
+STATUSES = (*FINISHED, "running", "interrupted")
+SCRIPT_WORDS = {"cnn": "cnn_cifar10", "rnn": "rnn_mnist"}  # what --only calls all rows of a script
+
+_ROW_KEYS = {"name": str, "script": str, "flags": dict, "title": str, "printed": dict, "note": str}
+_REQUIRED = ("name", "script", "flags")
+_OF_THE_REPORT = ("data", "precision", "seed")  # these change a run's result too, but are flags of report.py
+ROW_FLAGS = tuple(name for name in RESULT_FLAGS if name not in _OF_THE_REPORT)
+
+Parsers = Mapping[str, argparse.ArgumentParser]
 
 
 @dataclass(frozen=True)
@@ -46,3 +66,280 @@ class RowRuns:
     @property
     def complete(self) -> list[Run]:
         return [run for run in self.runs.values() if run.status == "complete"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A wanted run that is not complete, and why."""
+
+    row: str  # the row's name
+    seed: int
+    status: str  # "missing", "failed" or "diverged"
+    text: str
+
+
+def load_grid(path: Path, parsers: Parsers) -> list[Row]:
+    """The rows of a grid file, in its order, each checked by its script's own parser.
+
+    Raises UserError, in one sentence that names the file and the row, for anything that is not as experiments.toml
+    describes it: what could not be trained must be said before hours of training, not after.
+    """
+    try:
+        content = tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+    for key in content:
+        if key != "row":
+            raise UserError(f"{path}: unknown key {key!r}; a grid consists of [[row]] tables")
+    tables = content.get("row", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise UserError(f"{path}: 'row' must be tables, each under a line [[row]]")
+    if not tables:
+        raise UserError(f"{path} has no row; each stands under a line [[row]]")
+    rows: list[Row] = []
+    for number, table in enumerate(tables, start=1):
+        name = table.get("name")
+        label = f"row {name!r}" if isinstance(name, str) and name else f"row {number}"
+        try:
+            row = _read_row(table, parsers)
+            _check_new(row, rows, parsers)
+        except UserError as error:
+            raise UserError(f"{path}, {label}: {error}") from error
+        except ValueError as error:  # Python refuses to print a whole number of thousands of digits
+            raise UserError(f"{path}, {label}: a number in it is absurdly long") from error
+        rows.append(row)
+    return rows
+
+
+def _read_row(table: dict, parsers: Parsers) -> Row:
+    for key, value in table.items():
+        if key not in _ROW_KEYS:
+            raise UserError(f"unknown key {key!r}; a row has {', '.join(_ROW_KEYS)}")
+        if not isinstance(value, _ROW_KEYS[key]):
+            kind = "text in quotes" if _ROW_KEYS[key] is str else "a table such as { … }"
+            raise UserError(f"{key} must be {kind}, not {_shown(value)}")
+    for key in _REQUIRED:
+        if key not in table:
+            raise UserError(f"it has no {key}")
+    name, script = table["name"], table["script"]
+    _check_name(name)
+    if script not in parsers:
+        raise UserError(f"script must be one of {', '.join(parsers)}, not {_shown(script)}")
+    title = table.get("title", name)
+    if not title.strip() or not title.isprintable():
+        raise UserError("title must be one line of text")
+    flags = _read_flags(table["flags"], script, parsers[script])
+    return Row(name, script, flags, title, _read_printed(table.get("printed", {})), table.get("note", ""))
+
+
+def _check_name(name: str) -> None:
+    """UserError unless every system takes the name for a folder, and --only can name it too."""
+    try:
+        folder_name(name)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"name {error}") from error
+    if name != name.strip() or name[-1] == "." or "," in name or len(name.encode()) > 200:
+        raise UserError("name must be short, without commas, and without a space or dot at its end")
+    if name in SCRIPT_WORDS:
+        raise UserError(f"--only {name} already means all rows of {SCRIPT_WORDS[name]}; choose another name")
+
+
+def _read_flags(given: dict, script: str, parser: argparse.ArgumentParser) -> dict:
+    """The row's flags as the script's parser reads them. UserError for a flag or value that is not a row's."""
+    known = vars(parser.parse_args([]))
+    for name, value in given.items():
+        if name not in known:
+            raise UserError(f"{script}.py has no flag {name!r}")
+        if name not in ROW_FLAGS:
+            raise UserError(f"{name} is not a row's business; a row may set {', '.join(_row_flags(parser))}")
+        default = known[name]
+        if type(value) is not type(default) and not (type(default) is float and type(value) is int):
+            kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
+            raise UserError(f"{name} must be {kinds[type(default)]}, not {_shown(value)}")
+    try:
+        read = parse_flags(parser, flag_words(given))
+    except UserError as error:
+        raise UserError(str(error).removesuffix(" (--help lists every flag)")) from error
+    return {name: getattr(read, name) for name in given}
+
+
+def flag_words(flags: dict) -> list[str]:
+    """Flags by their argparse names as words of a command line."""
+    words = [option(name) if value is True else f"{option(name)}={value}" for name, value in flags.items()]
+    return [word for word, value in zip(words, flags.values(), strict=True) if value is not False]
+
+
+def _read_printed(printed: dict) -> dict[str, float]:
+    for figure, value in printed.items():
+        if figure not in FIGURES:
+            raise UserError(f"unknown key {figure!r} in printed; it may have {', '.join(FIGURES)}")
+        if type(value) not in (int, float) or math.isnan(value) or abs(value) > sys.float_info.max:
+            raise UserError(f"printed {figure} must be a finite number, not {_shown(value)}")
+        if value < 0 or (figure.endswith("accuracy") and value > 1):
+            raise UserError(f"printed {figure} cannot be {value}: a loss is at least 0, an accuracy from 0 to 1")
+    return {figure: float(value) for figure, value in printed.items()}
+
+
+def _check_new(row: Row, rows: list[Row], parsers: Parsers) -> None:
+    """UserError if an earlier row has the same name (for a system that ignores case) or the same setting."""
+    setting = _setting(row, parsers)
+    for number, other in enumerate(rows, start=1):
+        if other.name.casefold() == row.name.casefold():
+            raise UserError(f"row {number} has the same name; each row needs its own")
+        if other.script == row.script and _setting(other, parsers) == setting:
+            raise UserError(f"it is the same setting as row {other.name!r}; drop one of the two")
+
+
+def _setting(row: Row, parsers: Parsers) -> dict:
+    return wanted_flags(row, parsers, seed=0, precision="fp32", data=None)
+
+
+def _row_flags(parser: argparse.ArgumentParser) -> list[str]:
+    known = vars(parser.parse_args([]))
+    return [name for name in ROW_FLAGS if name in known]
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def wanted_flags(row: Row, parsers: Parsers, *, seed: int, precision: str, data: str | None) -> dict:
+    """The value of each of the script's result-changing flags in a run of this row and seed.
+
+    `data` is what --data says; None is the script's own default, the real set.
+    """
+    parser = parsers[row.script]
+    wanted = {name: parser.get_default(name) for name in _row_flags(parser)} | row.flags
+    return wanted | {"data": data or parser.get_default("data"), "precision": precision, "seed": seed}
+
+
+def experiment_of(row: Row, parsers: Parsers, data: str | None) -> str:
+    """The folder of runs/ that the row's runs lie in, as the scripts call it: for example `cnn_cifar10`."""
+    return f"{row.script.partition('_')[0]}_{data or parsers[row.script].get_default('data')}"
+
+
+def find_runs(
+    rows: Iterable[Row],
+    runs_dir: Path,
+    parsers: Parsers,
+    *,
+    seeds: Iterable[int],
+    precision: str,
+    data: str | None,
+    quiet: bool = False,
+) -> list[RowRuns]:
+    """The runs of each row under `runs_dir`, whatever their folders are called.
+
+    A run belongs to a row if all its result-changing flags and its images are the row's. Of several with one seed the
+    complete one counts, else one that diverged, else the longest. Seeds beyond `seeds` are there if they are finished:
+    a report uses all there is. What cannot be read is left out, with a note on standard error unless `quiet`.
+    """
+    seeds, rows = tuple(seeds), tuple(rows)
+    found: dict[str, list[tuple[Path, dict]]] = {}  # experiment -> folder and config of each of its runs
+    read: dict[Path, Run | None] = {}
+    results = []
+    for row in rows:
+        experiment = experiment_of(row, parsers, data)
+        if experiment not in found:
+            found[experiment] = _read_configs(runs_dir / experiment, quiet)
+        wanted = wanted_flags(row, parsers, seed=0, precision=precision, data=data)
+        del wanted["seed"]
+        runs: dict[int, Run] = {}
+        for folder, config in found[experiment]:
+            if any(name not in config["flags"] or config["flags"][name] != value for name, value in wanted.items()):
+                continue
+            if folder not in read:
+                read[folder] = _read_run(folder, config, wanted["data"], quiet)
+            run = read[folder]
+            if run and (run.seed in seeds or run.status in FINISHED):
+                runs[run.seed] = max(runs.get(run.seed, run), run, key=_rank)  # the first of equals
+        results.append(RowRuns(row, dict(sorted(runs.items())), seeds))
+    return results
+
+
+def _rank(run: Run) -> tuple[bool, bool, int]:
+    return run.status == "complete", run.status == "diverged", len(run.history)
+
+
+def _read_configs(folder: Path, quiet: bool) -> list[tuple[Path, dict]]:
+    configs = []
+    for file in sorted(folder.glob("*/config.json")):
+        try:
+            config = read_config(file.parent)
+        except (UserError, RecursionError) as error:
+            _note(f"{str(error).partition(';')[0]}; the folder is left out", quiet)
+            continue
+        if config.get("experiment") != folder.name or config.get("status") not in STATUSES:
+            _note(f"{file} is not of a run of {folder.name}; the folder is left out", quiet)
+            continue
+        configs.append((file.parent, config))
+    return configs
+
+
+def _read_run(folder: Path, config: dict, data: str, quiet: bool) -> Run | None:
+    """The run in a folder whose flags are a row's, or None, with a note, if it is damaged or saw other images."""
+    seed, epochs = config["flags"].get("seed"), config["flags"]["epochs"]
+    status, dataset = config["status"], config.get("dataset")
+    try:
+        if type(seed) is not int or seed < 0:
+            raise UserError(f"{folder / 'config.json'} has no seed")
+        if not isinstance(dataset, dict) or not _is_dataset(dataset, data):
+            raise UserError(f"{folder} was trained on other images than today's {data}")
+        # Of a run killed in its first epoch there may be no metrics yet.
+        there = status in FINISHED or (folder / "metrics.csv").exists()
+        history = read_history(folder / "metrics.csv") if there else []
+        whole = len(history) == epochs and all(metrics.finite for metrics in history)
+        if len(history) > epochs or (status == "complete" and not whole):
+            raise UserError(f"{folder / 'metrics.csv'} does not hold the {epochs} epochs of a {status} run")
+    except UserError as error:
+        _note(f"{error}; the folder is left out", quiet)
+        return None
+    return Run(folder, seed, status, config, history)
+
+
+def _is_dataset(dataset: dict, data: str) -> bool:
+    """Whether the recorded data set is what --data `data` means today; of a synthetic set the name says enough."""
+    if data == "synthetic":
+        return str(dataset.get("name")).startswith("synthetic-")
+    return dataset.get("name") == data and dataset.get("checksum") == published_checksum(data)
+
+
+def read_history(file: Path) -> list[EpochMetrics]:
+    """The epochs of a metrics.csv, from 1 on without a gap. UserError if it cannot be read or is something else."""
+    try:
+        header, *lines = csv.reader(file.read_text(encoding="utf-8").splitlines())
+        rows = [[int(line[0]), *map(float, line[1:])] for line in lines]
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, IndexError, csv.Error) as error:
+        raise UserError(f"{file} is not the metrics of a run") from error
+    if tuple(header) != METRICS_HEADER or not all(is_metrics(row, epoch) for epoch, row in enumerate(rows, start=1)):
+        raise UserError(f"{file} is not the metrics of a run")
+    return [EpochMetrics(*row) for row in rows]
+
+
+def _note(text: str, quiet: bool) -> None:
+    if not quiet:
+        print(f"note: {text}", file=sys.stderr)
+
+
+def problems_of(results: Iterable[RowRuns], failures: Mapping[tuple[str, int], str]) -> list[Problem]:
+    """The wanted runs that are not complete; `failures` maps (row, seed) to what training it ended with."""
+    problems = []
+    for result in results:
+        for seed in result.seeds:
+            run, key = result.runs.get(seed), (result.row.name, seed)
+            if run and run.status == "complete":
+                continue
+            if run and run.status == "diverged":
+                epoch = f" in epoch {len(run.history)}" if run.history else ""
+                problems.append(Problem(*key, "diverged", f"the loss became NaN or infinite{epoch}"))
+            elif key in failures:
+                problems.append(Problem(*key, "failed", failures[key]))
+            else:
+                epochs = f"{len(run.history)} of {run.config['flags']['epochs']} epochs" if run else "not"
+                problems.append(Problem(*key, "missing", f"{epochs} trained"))
+    return problems

@@ -36,6 +36,7 @@ from harness.flags import MAY_CHANGE, RESULT_FLAGS, recorded_flags, resume_comma
 
 METRICS_HEADER = ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy", "seconds")
 CHECKPOINT_FORMAT = 1
+LOCKED = "another process is training in"  # so begins the refusal of a folder that is in use
 _MAX_CHECKPOINT_BYTES = 8 << 30
 
 # The names that the pickle inside a checkpoint may use. PyTorch's own list is longer and has, for example, bytearray
@@ -74,9 +75,7 @@ class RunFolder:
         self.recorded_config: dict | None = None
         self.recorded_status: str | None = None
         self.checkpoint: dict | None = None
-        self._lock = FolderLock(
-            path / ".lock", refusal=f"another process is training in {path}; wait for it, or choose another --name"
-        )
+        self._lock = FolderLock(path / ".lock", refusal=f"{LOCKED} {path}; wait for it, or choose another --name")
 
     @property
     def kept(self) -> bool:
@@ -394,11 +393,16 @@ def check_training_state(content: dict, path: Path) -> None:
         if not isinstance(content.get(name), kind) or content[name] is True:  # True is an int, to Python
             raise UserError(f"{path} has no {name} to continue from; --overwrite starts the run anew")
     rows = content["history"]
-    if not rows or len(rows) != content["epoch"] or not all(_is_row(row, number) for number, row in enumerate(rows, 1)):
+    if (
+        not rows
+        or len(rows) != content["epoch"]
+        or not all(is_metrics(row, number) for number, row in enumerate(rows, 1))
+    ):
         raise UserError(f"{path} has metrics that do not fit its epoch; --overwrite starts the run anew")
 
 
-def _is_row(row: object, epoch: int) -> bool:
+def is_metrics(row: object, epoch: int) -> bool:
+    """Whether it is a list of what EpochMetrics holds, of the given epoch: whatever a damaged file may have instead."""
     if not isinstance(row, list) or len(row) != len(METRICS_HEADER) or type(row[0]) is not int:
         return False
     if not all(type(value) is float for value in row[1:]):

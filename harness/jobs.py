@@ -1,0 +1,330 @@
+"""Trains what a grid lacks: every run as a process of its own script, several side by side, the longest first.
+
+`plan_jobs` says what is to be trained, `train_jobs` trains it. All that passes between this process and the scripts is
+flags, exit codes and run folders: progress is read from metrics.csv. A script stops, as after Ctrl-C, when its standard
+input ends, so none outlives this process, even if that is killed.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from harness.errors import EXIT_DIVERGED, STOP_WITH_STDIN, UserError
+from harness.files import FolderLock
+from harness.flags import run_name
+from harness.grid import FINISHED, Parsers, Row, RowRuns, experiment_of, flag_words, read_history, wanted_flags
+from harness.progress import LiveTable, duration
+from harness.run_folder import LOCKED, EpochMetrics
+
+POLL = 0.5  # seconds between two looks at the run folders
+_TIME_TO_STOP = 30  # seconds for a script to write what it has; its folder survives a kill as well
+_OF_THE_SPEED = ("cell", "hidden_size", "channels", "augment", "batch_size", "data")  # flags an epoch's time depends on
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all runs have in common; `data` is what --data says, None the scripts' default; `scripts` their folder."""
+
+    scripts: Path
+    runs_dir: Path
+    data_dir: Path
+    precision: str
+    data: str | None = None
+    device: str = "auto"
+    jobs: int | None = None  # None: one a core
+
+
+@dataclass
+class Job:
+    """A run to train. `history` holds the epochs that it has so far."""
+
+    row: Row
+    seed: int
+    flags: dict  # all that change the result
+    folder: Path
+    name: str | None  # --name, where the folder is not called as the flags would have it
+    history: list[EpochMetrics] = field(default_factory=list)
+    process: subprocess.Popen | None = None
+    epoch_began: float = 0.0  # on the monotonic clock
+    _errors: BinaryIO | None = None  # what the script writes to standard error
+    _seen: tuple | None = None  # the state of metrics.csv that `history` was read from
+
+    @property
+    def epochs(self) -> int:
+        return self.flags["epochs"]
+
+    @property
+    def title(self) -> str:
+        return f"{self.row.name}, seed {self.seed}"
+
+    @property
+    def resumes(self) -> bool:
+        """Whether there is a checkpoint to continue from."""
+        return (self.folder / "last.pt").exists()
+
+    def start(self, settings: Settings, threads: int) -> None:
+        """Start the script. UserError if the system does not let us."""
+        self._seen, self.epoch_began = self._signature(), time.monotonic()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the script has ended
+        alone = {"start_new_session": True}  # Ctrl-C reaches this process only, which then stops the scripts
+        if os.name == "nt":
+            alone = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        try:
+            self.process = subprocess.Popen(
+                command(self, settings, threads),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                env=os.environ | {"OMP_NUM_THREADS": str(threads), STOP_WITH_STDIN: "1"},
+                **alone,
+            )
+        except OSError as error:
+            raise UserError(f"cannot start {self.row.script}.py: {error.strerror}") from error
+
+    def new_epochs(self) -> list[EpochMetrics]:
+        """The epochs finished since the last call, as metrics.csv has them."""
+        signature = self._signature()
+        if signature == self._seen:  # so an earlier process's epochs count only once the script has taken them up
+            return []
+        try:
+            history = read_history(self.folder / "metrics.csv")
+        except UserError:
+            return []
+        before = len(self.history)
+        self.history, self._seen = history, signature
+        if len(history) > before:
+            self.epoch_began = time.monotonic()
+        return history[before:]
+
+    def stop(self) -> None:
+        """Ask the script to stop; it keeps the epochs that it has."""
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the script's end, and enforce it after `seconds`."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def failure(self) -> str:
+        """Why the script, which has ended, failed: its last sentence on standard error; empty if it did not fail."""
+        code = self.process.returncode
+        with self._errors as file:
+            file.seek(0)
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+        self.stop()  # closes our end of the pipe
+        if code in (0, EXIT_DIVERGED):
+            return ""
+        if code < 0:
+            return f"killed by signal {-code} ({signal.strsignal(-code)})"
+        return lines[-1].removeprefix("error: ") if lines else f"ended with exit code {code}"
+
+    def _signature(self) -> tuple | None:
+        try:
+            stat = (self.folder / "metrics.csv").stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+def cores() -> int:
+    """How many CPU cores this process may use."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return os.process_cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def plan_jobs(results: Iterable[RowRuns], parsers: Parsers, settings: Settings) -> list[Job]:
+    """What is to be trained: each wanted run that is neither complete nor diverged; the longest first.
+
+    An unfinished run is continued in its folder, whatever that is called. A new one gets the folder that its flags
+    name, or another name beside it if a run of other settings lies there.
+    """
+    jobs: list[Job] = []
+    for result in results:
+        row = result.row
+        experiment = settings.runs_dir / experiment_of(row, parsers, settings.data)
+        for seed in result.seeds:
+            flags = wanted_flags(row, parsers, seed=seed, precision=settings.precision, data=settings.data)
+            usual = run_name(argparse.Namespace(**flags, parser=parsers[row.script]))
+            run = result.runs.get(seed)
+            if run and run.status in FINISHED:
+                continue
+            taken = {job.folder for job in jobs}
+            folder = run.path if run else _free_folder(experiment / usual, taken)
+            job = Job(row, seed, flags, folder, None if folder.name == usual else folder.name)
+            if run and job.resumes:
+                job.history = list(run.history)
+            jobs.append(job)
+    # A convolutional network's epoch takes longer than a recurrent one's, so late starters are short ones.
+    return sorted(jobs, key=lambda job: (job.row.script != "cnn_cifar10", len(job.history) - job.epochs))
+
+
+def _free_folder(folder: Path, taken: set[Path]) -> Path:
+    """The folder, or the first of `…-2`, `…-3`, … that neither holds a run nor is promised to another one."""
+    number, free = 1, folder
+    while free in taken or any((free / file).exists() for file in ("config.json", "last.pt")):
+        number += 1
+        free = folder.with_name(f"{folder.name}-{number}")
+    return free
+
+
+def command(job: Job, settings: Settings, threads: int) -> list[str]:
+    """The script's command line. A run that has a checkpoint keeps the threads recorded there, for the same bits."""
+    words = [sys.executable, str(settings.scripts / f"{job.row.script}.py"), *flag_words(job.row.flags)]
+    common = {"seed": job.seed, "precision": settings.precision}
+    common |= {"runs_dir": settings.runs_dir, "data_dir": settings.data_dir, "resume": True}
+    if settings.data:
+        common["data"] = settings.data
+    if settings.device != "auto":
+        common["device"] = settings.device
+    if job.name:
+        common["name"] = job.name
+    if not job.resumes:
+        common["threads"] = threads
+    return [*words, *flag_words(common)]
+
+
+def train_jobs(jobs: Sequence[Job], settings: Settings) -> dict[tuple[str, int], str]:
+    """Train all jobs, as many side by side as `settings` say, and show how far they are.
+
+    Returns a sentence for each run, by (row name, seed), whose script failed; the others go on meanwhile. A run whose
+    folder another process trains in is waited for. However this ends, no script of it runs on.
+    """
+    slots = max(1, min(settings.jobs or cores(), len(jobs)))
+    threads = max(1, cores() // slots)
+    waiting, running, ended = list(jobs), [], []
+    failures: dict[tuple[str, int], str] = {}
+    table = LiveTable()
+    try:
+        while waiting or running:
+            for job in list(running):
+                has_ended = job.process.poll() is not None  # asked first, so that its last epoch is seen below
+                _log_epochs(table, job)
+                if not has_ended:
+                    continue
+                running.remove(job)
+                failure = job.failure()
+                if failure and failure.startswith(LOCKED):
+                    waiting.append(job)
+                    continue
+                ended.append(job)
+                table.log(f"{job.title}: {f'failed: {failure}' if failure else _end_of(job)}")
+                if failure:
+                    failures[job.row.name, job.seed] = failure
+            while len(running) < slots and (job := next((job for job in waiting if not _in_use(job.folder)), None)):
+                waiting.remove(job)
+                try:
+                    job.start(settings, threads)
+                    running.append(job)
+                except UserError as error:
+                    ended.append(job)
+                    failures[job.row.name, job.seed] = str(error)
+                    table.log(f"{job.title}: failed: {error}")
+            table.draw(_table(running, waiting, ended, slots))
+            time.sleep(POLL if running or waiting else 0)
+    finally:
+        for job in running:
+            job.stop()
+        deadline = time.monotonic() + _TIME_TO_STOP
+        for job in running:
+            job.wait(max(0.0, deadline - time.monotonic()))
+        table.close()
+    return failures
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether another process trains in the folder."""
+    lock = FolderLock(folder / ".lock")
+    if not lock.path.exists():
+        return False
+    try:
+        with lock:
+            return False
+    except UserError as error:
+        return not str(error)  # the refusal; a folder that cannot be written in is for the script to complain about
+
+
+def _log_epochs(table: LiveTable, job: Job) -> None:
+    """Take up what metrics.csv has of new; without a terminal, where no table is seen, one line an epoch."""
+    for metrics in job.new_epochs():
+        if not table.live:
+            table.log(
+                f"{job.title}: epoch {metrics.epoch:{len(str(job.epochs))}}/{job.epochs}   "
+                f"test loss {metrics.test_loss:8.4f}  accuracy {metrics.test_accuracy:.4f}   {metrics.seconds:6.1f} s"
+            )
+
+
+def _end_of(job: Job) -> str:
+    if job.process.returncode == EXIT_DIVERGED:
+        return f"diverged in epoch {len(job.history)}"
+    if not job.history:
+        return "done"
+    last = job.history[-1]
+    seconds = duration(sum(metrics.seconds for metrics in job.history))
+    return (
+        f"done, {len(job.history)} epochs in {seconds}, test loss {last.test_loss:.4f}, "
+        f"accuracy {last.test_accuracy:.4f}"
+    )
+
+
+def _table(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job], slots: int) -> list[str]:
+    """A line for each run under way (or waiting for another process), and a footer."""
+    jobs = [*running, *waiting, *ended]
+    blocked = waiting if len(running) < slots else []
+    width = max((len(job.row.name) for job in jobs), default=0)
+    lines = [f"{'':{width}}  seed    epoch  test loss  accuracy  s/epoch     left"]
+    for job in [*running, *blocked]:
+        line = f"{job.row.name:{width}}  {job.seed:4}  {len(job.history):3}/{job.epochs:<3}"
+        if job in blocked:
+            lines.append(f"{line}  waiting: another process is training it")
+            continue
+        if job.history:
+            last = job.history[-1]
+            line += f"  {last.test_loss:9.4f}  {last.test_accuracy:8.4f}  {last.seconds:7.1f}"
+        else:
+            line += f"  {'–':>9}  {'–':>8}  {'–':>7}"
+        left = _seconds_left(job, jobs, under_way=True)
+        lines.append(f"{line}  {'?' if left is None else duration(left):>7}")
+    return [*lines, f"{len(ended)} of {len(jobs)} runs done; {_time_left(running, waiting, ended, slots)}"]
+
+
+def _time_left(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job], slots: int) -> str:
+    """What all that is left takes, from the measured seconds of an epoch of each kind of run."""
+    jobs = [*running, *waiting, *ended]
+    left = [_seconds_left(job, jobs, under_way=True) for job in running]
+    left += [_seconds_left(job, jobs, under_way=False) for job in waiting]
+    known = [seconds for seconds in left if seconds is not None]
+    if not known:
+        return "time left not known before an epoch is measured"
+    # The runs are dealt out as they come, so no slot is idle for long before the end.
+    total = duration(max(*known, sum(known) / slots) if len(known) > 1 else known[0])
+    unmeasured = len(left) - len(known)
+    return f"about {total} left" + (f", and {unmeasured} runs of a kind not measured yet" if unmeasured else "")
+
+
+def _seconds_left(job: Job, jobs: Iterable[Job], *, under_way: bool) -> float | None:
+    """The seconds that a run still needs, from its own epochs or those of runs of its kind; None without any."""
+    epochs = job.history or [metrics for other in jobs if _kind(other) == _kind(job) for metrics in other.history]
+    if not epochs:
+        return None
+    pace = sum(metrics.seconds for metrics in epochs) / len(epochs)
+    spent = min(time.monotonic() - job.epoch_began, pace) if under_way else 0.0
+    return max(0.0, (job.epochs - len(job.history)) * pace - spent)
+
+
+def _kind(job: Job) -> tuple:
+    """Runs of one kind need about the same time for an epoch."""
+    return job.row.script, *(job.flags.get(name) for name in _OF_THE_SPEED)

@@ -1,0 +1,177 @@
+"""Train what the report's grid lacks, then write the report from the run folders.
+
+Repeat the command after any interruption: finished runs are never trained again, unfinished ones go on where they were.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cnn_cifar10
+import rnn_mnist
+from harness.errors import Interrupted, UserError, run_script
+from harness.flags import Help, Parser, thread_count
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
+    from harness.grid import Problem, Row, RowRuns
+
+PROJECT = Path(__file__).resolve().parent
+SCRIPTS = {module.__name__: module for module in (cnn_cifar10, rnn_mnist)}
+EXIT_INCOMPLETE = 1
+EXIT_CODES = """exit code: 0 if every wanted run (each row with each seed) is complete; 1 if the report is written but
+a run is missing, failed or diverged; 2 for wrong input; 130 or 143 if interrupted."""
+PROBLEMS_SHOWN = 12
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = Parser(description=__doc__, epilog=EXIT_CODES, formatter_class=Help, allow_abbrev=False)
+
+    group = parser.add_argument_group("what to run")
+    group.add_argument("--grid", type=Path, help="TOML file of the rows (default: the project's experiments.toml)")
+    group.add_argument("--only", help="train and report these rows only: cnn, rnn or rows' names, with commas between")
+    group.add_argument(
+        "--seeds", type=thread_count, default=1, help="runs of each row: seeds 0, 1, … below this number"
+    )
+    group.add_argument("--no-train", action="store_true", help="write the report from what the run folders hold")
+    group.add_argument("--data", choices=("real", "synthetic"), default="real", help="CIFAR-10 and MNIST, or drawn")
+    group.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the image sets, filled if empty")
+
+    group = parser.add_argument_group("machine")
+    group.add_argument(
+        "--jobs", type=thread_count, help="runs side by side, which share the cores (default: one a core)"
+    )
+    group.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the runs: bf16 is faster")
+    group.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda, mps or cpu"
+    )
+
+    group = parser.add_argument_group("folders")
+    group.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of all runs")
+    group.add_argument("--out", type=Path, default=Path("report"), help="folder that the report is written to")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    flags = make_parser().parse_args(argv)
+    command = shlex.join(["python", sys.argv[0], *argv])
+    flags.grid = flags.grid or default_grid()
+    try:
+        return report(flags, command)
+    except Interrupted as interruption:
+        interruption.message = f"interrupted; nothing is lost, continue with: {command}"
+        raise
+
+
+def default_grid() -> Path:
+    """The project's own grid, without a path of this machine where that can be: the report names it."""
+    grid, here = PROJECT / "experiments.toml", Path.cwd()
+    return grid.relative_to(here) if grid.is_relative_to(here) else grid
+
+
+def report(flags: argparse.Namespace, command: str) -> int:
+    """Train, unless --no-train, and write the report; returns the exit code."""
+    from harness.grid import find_runs, load_grid, problems_of
+
+    parsers = {name: script.make_parser() for name, script in SCRIPTS.items()}
+    data = None if flags.data == "real" else flags.data
+    rows = chosen_rows(load_grid(flags.grid, parsers), flags)
+    if flags.out.exists() and not flags.out.is_dir():
+        raise UserError(f"--out {flags.out} is a file; the report needs a folder")
+
+    def find(*, quiet: bool = False) -> "list[RowRuns]":
+        seeds = range(flags.seeds)
+        return find_runs(rows, flags.runs_dir, parsers, seeds=seeds, precision=flags.precision, data=data, quiet=quiet)
+
+    results, failures = find(), {}
+    if not flags.no_train:
+        failures = train_missing(results, parsers, flags)
+        results = find(quiet=True)
+    problems = problems_of(results, failures)
+
+    from harness.report import write_report
+
+    write_report(
+        results,
+        problems=problems,
+        grid=flags.grid,
+        runs_dir=flags.runs_dir,
+        out=flags.out,
+        precision=flags.precision,
+        data=flags.data,
+        command=command,
+    )
+    print(f"the report is in {flags.out}")
+    tell_problems(problems, wanted=len(rows) * flags.seeds)
+    return EXIT_INCOMPLETE if problems else 0
+
+
+def chosen_rows(rows: "list[Row]", flags: argparse.Namespace) -> "list[Row]":
+    """The rows that --only names, in the grid's order. UserError if a word names none."""
+    from harness.grid import SCRIPT_WORDS
+
+    if flags.only is None:
+        return rows
+    words = [word.strip() for word in flags.only.split(",")]
+    for word in words:
+        if not any(word in (row.name, _word_of(row, SCRIPT_WORDS)) for row in rows):
+            raise UserError(
+                f"--only {word}: {flags.grid} has no such row; it has {', '.join(row.name for row in rows)}"
+            )
+    return [row for row in rows if row.name in words or _word_of(row, SCRIPT_WORDS) in words]
+
+
+def _word_of(row: "Row", words: dict[str, str]) -> str:
+    return next(word for word, script in words.items() if script == row.script)
+
+
+def train_missing(
+    results: "list[RowRuns]", parsers: dict[str, argparse.ArgumentParser], flags: argparse.Namespace
+) -> dict[tuple[str, int], str]:
+    """Train what is missing; returns why a run failed, by row name and seed. UserError if there are no images."""
+    from harness.jobs import Settings, plan_jobs, train_jobs
+    from harness.train import choose_device, cpu_has_bf16
+
+    data = None if flags.data == "real" else flags.data
+    settings = Settings(
+        PROJECT, flags.runs_dir, flags.data_dir, flags.precision, data=data, device=flags.device, jobs=flags.jobs
+    )
+    jobs = plan_jobs(results, parsers, settings)
+    if not jobs:
+        return {}
+    device = choose_device(flags.device)
+    if flags.precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+        print(
+            "warning: this CPU has no bf16 arithmetic, which will be slow; --precision fp32 is faster", file=sys.stderr
+        )
+    if data is None:
+        fetch_images({job.row.script for job in jobs}, parsers, flags.data_dir)
+    print(f"{len(jobs)} runs to train into {flags.runs_dir}", flush=True)
+    return train_jobs(jobs, settings)
+
+
+def fetch_images(scripts: set[str], parsers: dict[str, argparse.ArgumentParser], data_dir: Path) -> None:
+    """Load the scripts' image sets once, so that what is missing is fetched here, and not by two runs at a time."""
+    from harness.data import load_images
+
+    for script in sorted(scripts):
+        load_images(SCRIPTS[script].DATA[parsers[script].get_default("data")], data_dir=data_dir)
+
+
+def tell_problems(problems: "list[Problem]", *, wanted: int) -> None:
+    """Say, a line each, which runs are not complete."""
+    if not problems:
+        print(f"all {wanted} runs are complete")
+        return
+    print(f"{len(problems)} of {wanted} runs are not complete:", file=sys.stderr)
+    for problem in problems[:PROBLEMS_SHOWN]:
+        print(f"  {problem.row}, seed {problem.seed}: {problem.status}: {problem.text}", file=sys.stderr)
+    if len(problems) > PROBLEMS_SHOWN:
+        print(f"  … and {len(problems) - PROBLEMS_SHOWN} more; the report lists them all", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))
