@@ -149,7 +149,7 @@ def train_missing(
         )
     if data is None:
         fetch_images({job.row.script for job in jobs}, parsers, flags.data_dir)
-    print(f"{len(jobs)} runs to train into {flags.runs_dir}", flush=True)
+    print(f"{len(jobs)} run{'s' * (len(jobs) != 1)} to train, into {flags.runs_dir}", flush=True)
     return train_jobs(jobs, settings)
 
 

@@ -312,7 +312,8 @@ def _time_left(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[J
     # The runs are dealt out as they come, so no slot is idle for long before the end.
     total = duration(max(*known, sum(known) / slots) if len(known) > 1 else known[0])
     unmeasured = len(left) - len(known)
-    return f"about {total} left" + (f", and {unmeasured} runs of a kind not measured yet" if unmeasured else "")
+    runs = f"{unmeasured} run{'s' * (unmeasured != 1)}"
+    return f"about {total} left" + (f", and {runs} of a kind not measured yet" if unmeasured else "")
 
 
 def _seconds_left(job: Job, jobs: Iterable[Job], *, under_way: bool) -> float | None:

@@ -1,0 +1,330 @@
+"""The grid: what experiments.toml may say, and how a row's runs are found."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+import cnn_cifar10
+import rnn_mnist
+from harness.data import published_checksum
+from harness.errors import UserError
+from harness.grid import Problem, find_runs, load_grid, problems_of, wanted_flags
+
+PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}
+ROW = '[[row]]\nname = "a"\nscript = "rnn_mnist"\n'
+HEADER = "epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds\n"
+
+
+def load(text: str | bytes) -> list:
+    file = Path("grid.toml")
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_grid(file, PARSERS)
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(in_project):
+    pass
+
+
+def test_the_reports_grid_has_the_originals_nineteen_rows():
+    rows = load_grid(PROJECT / "experiments.toml", PARSERS)
+    assert len(rows) == 19
+    assert [row.script for row in rows] == ["cnn_cifar10"] * 7 + ["rnn_mnist"] * 12
+    best = next(row for row in rows if row.name == "gru-adam-lr0.001")
+    assert best.flags == {"cell": "gru", "optimizer": "adam", "lr": 0.001, "hidden_size": 128, "epochs": 10}
+    assert best.printed == {
+        "train_loss": 0.01871,
+        "train_accuracy": 0.9939,
+        "test_loss": 0.03123,
+        "test_accuracy": 0.9906,
+    }
+    assert [row.name for row in rows if not row.printed] == ["rnn-adam-lr0.001-h64"]
+
+
+def test_row_takes_what_it_leaves_out_from_the_script():
+    (row,) = load(ROW + "flags = { lr = 1, epochs = 3 }")
+    assert (row.title, row.printed, row.note) == ("a", {}, "")
+    assert type(row.flags["lr"]) is float
+    assert wanted_flags(row, PARSERS, seed=4, precision="bf16", data=None) == {
+        "cell": "gru",
+        "hidden_size": 128,
+        "optimizer": "adam",
+        "lr": 1.0,
+        "epochs": 3,
+        "batch_size": 64,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "clip_grad_norm": 0.0,
+        "data": "mnist",
+        "precision": "bf16",
+        "seed": 4,
+    }
+    assert wanted_flags(row, PARSERS, seed=0, precision="fp32", data="synthetic")["data"] == "synthetic"
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        (ROW + "flags = {}\ncolour = 1", "row 'a': unknown key 'colour'; a row has name, script, flags, title,"),
+        (ROW, "row 'a': it has no flags"),
+        ('[[row]]\nscript = "rnn_mnist"\nflags = {}', "row 1: it has no name"),
+        (ROW + 'flags = {}\n[[row]]\nname = "b"\nflags = { lr = 1 }', "row 'b': it has no script"),
+        (ROW + "flags = 3", "row 'a': flags must be a table such as { … }, not 3"),
+        ('[[row]]\nname = 7\nscript = "rnn_mnist"\nflags = {}', "row 1: name must be text in quotes, not 7"),
+        (ROW.replace("rnn_mnist", "rnn") + "flags = {}", "row 'a': script must be one of cnn_cifar10, rnn_mnist, not"),
+        (ROW + 'flags = {}\ntitle = "x\\ny"', "row 'a': title must be one line of text"),
+        (ROW + "flags = { channels = 'rgb' }", "row 'a': rnn_mnist.py has no flag 'channels'"),
+        (ROW + "flags = { batch-size = 3 }", "row 'a': rnn_mnist.py has no flag 'batch-size'"),
+        (ROW + "flags = { lr = '0.1' }", "row 'a': lr must be a number, not '0.1'"),
+        (ROW + "flags = { epochs = 2.0 }", "row 'a': epochs must be a whole number, not 2.0"),
+        (ROW + "flags = { epochs = true }", "row 'a': epochs must be a whole number, not True"),
+        (ROW + "flags = { epochs = 0 }", "row 'a': argument --epochs: 0 is not a whole number of at least 1"),
+        (ROW + "flags = { lr = nan }", "row 'a': argument --lr: nan is not a number above 0"),
+        (ROW + "flags = { cell = 'transformer' }", "row 'a': argument --cell: invalid choice: 'transformer'"),
+        (ROW + "flags = { momentum = 0.9 }", "row 'a': --momentum is a flag of --optimizer sgd"),
+        (
+            ROW.replace("rnn_mnist", "cnn_cifar10") + "flags = { augment = 1 }",
+            "row 'a': augment must be true or false, not 1",
+        ),
+        (ROW + "flags = {}\nprinted = { accuracy = 0.9 }", "row 'a': unknown key 'accuracy' in printed; it may have"),
+        (ROW + "flags = {}\nprinted = { test_loss = nan }", "row 'a': printed test_loss must be a finite number"),
+        (ROW + "flags = {}\nprinted = { test_loss = -inf }", "row 'a': printed test_loss must be a finite number"),
+        (ROW + "flags = {}\nprinted = { test_loss = true }", "row 'a': printed test_loss must be a finite number"),
+        (
+            ROW + "flags = {}\nprinted = { test_accuracy = 71.7 }",
+            "row 'a': printed test_accuracy cannot be 71.7: a loss is at least 0, an accuracy from 0 to 1",
+        ),
+        (ROW + "flags = { epochs = 0x" + "f" * 9000 + " }", "row 'a': a number in it is absurdly long"),
+    ],
+)
+def test_bad_row_is_one_sentence_that_names_file_and_row(text, sentence):
+    with pytest.raises(UserError) as caught:
+        load(text)
+    assert str(caught.value).startswith(f"grid.toml, {sentence}")
+    assert "\n" not in str(caught.value)
+    assert "--help" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "flag", ["seed", "precision", "threads", "device", "data", "data_dir", "mirror", "runs_dir", "name", "resume"]
+)
+def test_flag_of_the_report_is_not_a_rows(flag):
+    with pytest.raises(UserError, match=rf"^grid.toml, row 'a': {flag} is not a row's business; a row may set cell, "):
+        load(ROW + f"flags = {{ {flag} = 1 }}")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "-a", "a:b", "a\\nb", "a ", "a.", "a,b", "cnn", "x" * 300])
+def test_name_that_cannot_be_a_folder_is_refused(name):
+    with pytest.raises(UserError, match=r"^grid.toml, row .*(name|folder)"):
+        load(f'[[row]]\nname = "{name}"\nscript = "rnn_mnist"\nflags = {{}}')
+
+
+@pytest.mark.parametrize("second", ["a", "A"])  # the same folder, on some systems
+def test_second_row_of_a_name_is_refused(second):
+    text = ROW + "flags = {}\n" + ROW.replace('"a"', f'"{second}"') + "flags = { lr = 0.5 }"
+    with pytest.raises(UserError, match=f"^grid.toml, row '{second}': row 1 has the same name"):
+        load(text)
+
+
+def test_second_row_of_a_setting_is_refused_even_where_it_spells_out_a_default():
+    text = ROW + "flags = {}\n" + ROW.replace('"a"', '"b"') + "flags = { lr = 1e-3, cell = 'gru' }"
+    with pytest.raises(UserError, match=r"^grid.toml, row 'b': it is the same setting as row 'a'"):
+        load(text)
+    assert len(load(text.replace("rnn_mnist", "cnn_cifar10", 1))) == 2  # another script's defaults are other settings
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("row = [", "grid.toml is not valid TOML: "),
+        (b"name = '\xff'", "grid.toml is not valid TOML: "),
+        ("a = " + "[" * 100_000, "grid.toml is not valid TOML: "),
+        ("", "grid.toml has no row"),
+        ("row = []", "grid.toml has no row"),
+        ("row = 3", "grid.toml: 'row' must be tables"),
+        ("row = [1]", "grid.toml: 'row' must be tables"),
+        ("[[rows]]\nname = 'a'", "grid.toml: unknown key 'rows'"),
+    ],
+)
+def test_bad_file_is_one_sentence_that_names_it(text, sentence):
+    with pytest.raises(UserError) as caught:
+        load(text)
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+
+
+def test_file_that_is_not_there_is_one_sentence():
+    with pytest.raises(UserError, match=r"^cannot read none.toml: No such file"):
+        load_grid(Path("none.toml"), PARSERS)
+    with pytest.raises(UserError, match=r"^cannot read \.: "):
+        load_grid(Path(), PARSERS)
+
+
+# Finding runs
+
+ROWS_TEXT = ROW + "flags = { epochs = 2 }\n" + ROW.replace('"a"', '"b"') + "flags = { epochs = 2, lr = 0.5 }\n"
+
+
+def make_run(
+    folder: str, *, seed: int = 0, status: str = "complete", written: int = 2, changes: dict | None = None, **flags
+) -> Path:
+    """A run folder of row `a` (2 epochs of the GRU on MNIST) with `written` epochs, or what the rest makes of it."""
+    path = Path("runs") / "rnn_mnist" / folder
+    path.mkdir(parents=True)
+    own = {"data": "mnist", "cell": "gru", "hidden_size": 128, "optimizer": "adam", "lr": 0.001, "batch_size": 64}
+    own |= {"momentum": 0.0, "weight_decay": 0.0, "clip_grad_norm": 0.0, "precision": "bf16", "epochs": 2, "seed": seed}
+    config = {
+        "experiment": "rnn_mnist",
+        "flags": own | {"threads": 3, "name": None} | flags,
+        "dataset": {"name": "mnist", "checksum": published_checksum("mnist")},
+        "status": status,
+    }
+    (path / "config.json").write_text(json.dumps(config | (changes or {})))
+    lines = [f"{epoch},0.5,0.25,{0.5 / epoch},0.75,1.5\n" for epoch in range(1, written + 1)]
+    (path / "metrics.csv").write_text(HEADER + "".join(lines))
+    return path
+
+
+def find(seeds=(0,), rows: str = ROWS_TEXT, **options):
+    options = {"precision": "bf16", "data": None} | options
+    return find_runs(load(rows), Path("runs"), PARSERS, seeds=seeds, **options)
+
+
+def test_published_checksum_is_that_of_the_committed_reference_runs():
+    for config in (PROJECT / "runs").glob("*/*/config.json"):
+        dataset = json.loads(config.read_text())["dataset"]
+        assert dataset["checksum"] == published_checksum(dataset["name"])
+    assert published_checksum("synthetic-digits") is None
+
+
+def test_run_is_found_by_its_config_whatever_its_folder_is_called(capsys):
+    make_run("gru-h128-adam-lr0.5-e2-bf16-s0", snapshot_epochs="3")  # the name of row b's
+    path = make_run("mine", lr=0.5)
+    a, b = find()
+    assert a.runs[0].path.name == "gru-h128-adam-lr0.5-e2-bf16-s0"
+    assert b.runs[0].path == path
+    assert a.runs[0].status == "complete"
+    assert [tuple(metrics) for metrics in a.runs[0].history] == [
+        (1, 0.5, 0.25, 0.5, 0.75, 1.5),
+        (2, 0.5, 0.25, 0.25, 0.75, 1.5),
+    ]
+    assert a.runs[0].config["flags"]["threads"] == 3
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *({"lr": 0.002}, {"epochs": 3}, {"precision": "fp32"}, {"cell": "rnn"}, {"hidden_size": 64}),
+        *({"optimizer": "adamw"}, {"batch_size": 65}, {"momentum": 0.1}, {"weight_decay": 0.1}),
+        *({"clip_grad_norm": 1.0}, {"data": "synthetic"}),
+    ],
+)
+def test_run_with_any_other_result_changing_flag_is_not_the_rows(flags):
+    make_run("gru-h128-adam-lr0.001-e2-bf16-s0", written=flags.get("epochs", 2), **flags)
+    assert [result.runs for result in find()] == [{}, {}]
+
+
+def test_run_with_other_precision_is_found_when_that_is_asked_for():
+    make_run("x", precision="fp32")
+    assert find(precision="fp32")[0].runs[0].path.name == "x"
+
+
+def test_of_several_runs_with_a_seed_the_complete_one_counts_else_the_longest():
+    make_run("a-long", status="interrupted", written=2)
+    make_run("b-complete")
+    make_run("c-long", status="running", written=2)
+    make_run("a-short", seed=1, status="interrupted", written=0)
+    make_run("b-longer", seed=1, status="running", written=1)
+    make_run("c-short", seed=1, status="running", written=0)
+    runs = find(seeds=(0, 1))[0].runs
+    assert {seed: run.path.name for seed, run in runs.items()} == {0: "b-complete", 1: "b-longer"}
+
+
+def test_finished_runs_of_more_seeds_than_asked_for_are_there_in_order():
+    for seed in (10, 2, 0):
+        make_run(f"s{seed}", seed=seed)
+    make_run("s3", seed=3, status="running", written=1)
+    result = find(seeds=(0, 1))[0]
+    assert list(result.runs) == [0, 2, 10]
+    assert result.seeds == (0, 1)
+    assert [run.seed for run in result.complete] == [0, 2, 10]
+
+
+def test_run_killed_before_its_first_metrics_is_found():
+    (make_run("x", status="running", written=0) / "metrics.csv").unlink()
+    run = find()[0].runs[0]
+    assert (run.status, run.history) == ("running", [])
+
+
+def test_diverged_run_is_found_with_its_infinite_loss():
+    path = make_run("x", status="diverged", written=1)
+    (path / "metrics.csv").write_text(HEADER + "1,nan,0.1,inf,0.1,1.0\n")
+    (metrics,) = find()[0].runs[0].history
+    assert metrics.test_loss == float("inf")
+
+
+@pytest.mark.parametrize(
+    "spoil, note",
+    [
+        (lambda path: (path / "config.json").write_text("{"), "config.json is not valid JSON"),
+        (lambda path: (path / "config.json").write_text("[" * 200_000), "left out"),
+        (lambda path: (path / "config.json").write_text("{}"), "config.json is not the config of a run"),
+        (lambda path: (path / "metrics.csv").unlink(), "metrics.csv: No such file"),
+        (lambda path: (path / "metrics.csv").write_text(""), "metrics.csv is not the metrics of a run"),
+        (lambda path: (path / "metrics.csv").write_bytes(b"\xff"), "metrics.csv is not the metrics of a run"),
+        (
+            lambda path: (path / "metrics.csv").write_text(HEADER),
+            "metrics.csv does not hold the 2 epochs of a complete",
+        ),
+        (
+            lambda path: (path / "metrics.csv").write_text(HEADER + "1,1.0,0.5,1.0,0.5,1.0\n3,1.0,0.5,1.0,0.5,1.0\n"),
+            "metrics.csv is not the metrics of a run",
+        ),
+        (
+            lambda path: (path / "metrics.csv").write_text(HEADER + "1,1.0,0.5,1.0,0.5,1.0\n2,nan,0.5,1.0,0.5,1.0\n"),
+            "metrics.csv does not hold the 2 epochs of a complete run",
+        ),
+    ],
+)
+def test_damaged_folder_is_left_out_with_one_note(capsys, spoil, note):
+    spoil(make_run("x"))
+    make_run("y", seed=1)
+    assert list(find(seeds=(0, 1))[0].runs) == [1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: ") and note in line and line.endswith("the folder is left out")
+    find(quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": {"name": "mnist", "checksum": "0" * 32}},
+        {"dataset": {"name": "synthetic-digits", "checksum": published_checksum("mnist")}},
+        {"dataset": "mnist"},
+        {"experiment": "cnn_mnist"},
+        {"status": "finished"},
+    ],
+)
+def test_run_of_other_images_or_another_experiment_is_left_out_with_a_note(capsys, changes):
+    make_run("x", changes=changes)
+    assert find()[0].runs == {}
+    assert capsys.readouterr().err.startswith("note: runs")
+
+
+def test_only_runs_that_are_not_complete_are_problems():
+    make_run("s0")
+    make_run("s1", seed=1, status="running", written=1)
+    make_run("s2", seed=2, status="interrupted", written=1)
+    diverged = make_run("s3", seed=3, status="diverged", written=1)
+    (diverged / "metrics.csv").write_text(HEADER + "1,1.0,0.1,1.0,0.1,1.0\n2,nan,0.1,nan,0.1,1.0\n")
+    results = find(seeds=range(5), rows=ROW + "flags = { epochs = 2 }")
+    assert problems_of(results, {("a", 2): "disk full", ("a", 0): "it was complete all the same"}) == [
+        Problem("a", 1, "missing", "1 of 2 epochs trained"),
+        Problem("a", 2, "failed", "disk full"),
+        Problem("a", 3, "diverged", "the loss became NaN or infinite in epoch 2"),
+        Problem("a", 4, "missing", "not trained"),
+    ]

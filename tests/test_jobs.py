@@ -1,0 +1,317 @@
+"""Training what a grid lacks: the plan, the command lines, and runs side by side, with a stand-in for the script.
+
+The stand-in needs no PyTorch and starts at once; tests/test_report_run.py does the same with the real scripts.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import cnn_cifar10
+import harness.jobs
+import rnn_mnist
+from harness.errors import Interrupted
+from harness.files import FolderLock
+from harness.flags import parse_flags, run_name
+from harness.grid import Row, find_runs
+from harness.jobs import Settings, command, plan_jobs, train_jobs
+from harness.progress import LiveTable, duration
+
+PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}
+RNN = Row("small", "rnn_mnist", {"cell": "rnn", "epochs": 2}, "small")
+CNN = Row("cnn-row", "cnn_cifar10", {"epochs": 1, "augment": True}, "cnn")
+
+# Does, by its seed, what a script can do; writes its arguments and environment where the test finds them.
+STAND_IN = """
+import json, os, sys, time
+from pathlib import Path
+words = dict(word[2:].split("=", 1) for word in sys.argv[1:] if "=" in word)
+folder = Path(words["runs-dir"], "rnn_synthetic", words.get("name", "run-" + words["seed"]))
+folder.mkdir(parents=True, exist_ok=True)
+record = {"argv": sys.argv[1:], "omp": os.environ["OMP_NUM_THREADS"], "started": time.monotonic()}
+def write_epochs(last):
+    rows = [f"{n},0.5,0.25,{0.5 / n},0.75,1.5" for n in range(1, last + 1)]
+    text = "\\n".join(["epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds", *rows, ""])
+    (folder / "metrics.tmp").write_text(text)
+    (folder / "metrics.tmp").replace(folder / "metrics.csv")
+seed = int(words["seed"])
+(folder / f"started-{os.getpid()}").write_text(json.dumps(record))
+if seed == 1:
+    sys.exit("Traceback\\n  somewhere\\nerror: the disk is full\\n\\n")
+if seed == 2:
+    write_epochs(1)
+    sys.exit(3)
+if seed == 3:
+    os.kill(os.getpid(), 9)
+if seed == 4:
+    sys.exit(7)
+if seed == 5 and len(list(folder.glob("started-*"))) == 1:
+    sys.exit(f"error: another process is training in {folder}; wait for it, or choose another --name")
+if seed == 6:  # trains until its standard input ends
+    write_epochs(1)
+    sys.stdin.read()
+    (folder / "stopped").touch()
+    sys.exit(143)
+write_epochs(2)
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick(in_project, monkeypatch):
+    monkeypatch.setattr(harness.jobs, "POLL", 0.02)
+    monkeypatch.setattr(harness.jobs, "cores", lambda: 4)
+
+
+@pytest.fixture
+def settings(in_project) -> Settings:
+    (in_project / "rnn_mnist.py").write_text(STAND_IN)
+    return Settings(in_project, Path("runs"), Path("data"), "fp32", data="synthetic", jobs=4)
+
+
+def plan(settings: Settings, *rows: Row, seeds=(0,)) -> list:
+    options = {"seeds": seeds, "precision": settings.precision, "data": settings.data}
+    return plan_jobs(find_runs(rows, settings.runs_dir, PARSERS, **options), PARSERS, settings)
+
+
+def named(jobs: list) -> list:
+    """The jobs with the folders that the stand-in writes."""
+    for job in jobs:
+        job.name = f"run-{job.seed}"
+        job.folder = job.folder.with_name(job.name)
+    return jobs
+
+
+def make_folder(settings: Settings, name: str, row: Row, *, seed: int = 0, status: str, epochs: int = 0) -> Path:
+    """A run folder as the script leaves it on synthetic digits."""
+    path = settings.runs_dir / "rnn_synthetic" / name
+    path.mkdir(parents=True)
+    flags = vars(PARSERS["rnn_mnist"].parse_args([])) | row.flags | {"data": "synthetic", "seed": seed}
+    flags |= {"data_dir": "data", "runs_dir": "runs"}
+    dataset = {"name": "synthetic-digits", "checksum": "0"}
+    config = {"experiment": "rnn_synthetic", "flags": flags, "dataset": dataset, "status": status}
+    (path / "config.json").write_text(json.dumps(config))
+    lines = [f"{epoch},0.5,0.25,0.5,0.75,1.5\n" for epoch in range(1, epochs + 1)]
+    (path / "metrics.csv").write_text(
+        "epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds\n" + "".join(lines)
+    )
+    return path
+
+
+# The plan
+
+
+def test_each_missing_run_is_planned_once_the_longest_first(settings):
+    long = replace(RNN, name="long", flags=RNN.flags | {"epochs": 20})
+    jobs = plan(settings, RNN, long, CNN, seeds=(0, 1))
+    assert [(job.row.name, job.seed) for job in jobs] == [
+        *(("cnn-row", 0), ("cnn-row", 1)),
+        *(("long", 0), ("long", 1)),
+        *(("small", 0), ("small", 1)),
+    ]
+    assert len({job.folder for job in jobs}) == 6
+
+
+def test_a_new_run_lies_where_the_script_itself_would_put_it(settings):
+    for row in (RNN, CNN):
+        (job,) = plan(settings, row, seeds=(3,))
+        flags = parse_flags(PARSERS[row.script], command(job, settings, 1)[2:])
+        assert job.name is None
+        assert job.folder.name == run_name(flags)
+        assert {name: getattr(flags, name) for name in job.flags} == job.flags
+        assert job.folder.parent.name == f"{row.script[:3]}_synthetic"
+
+
+def test_finished_runs_are_not_planned(settings):
+    make_folder(settings, "x", RNN, status="complete", epochs=2)
+    make_folder(settings, "y", RNN, seed=1, status="diverged", epochs=1)
+    assert [job.seed for job in plan(settings, RNN, seeds=(0, 1, 2))] == [2]
+
+
+def test_unfinished_run_is_continued_in_its_own_folder_with_its_own_threads(settings):
+    path = make_folder(settings, "mine", RNN, status="interrupted", epochs=1)
+    (job,) = plan(settings, RNN)
+    assert (job.folder, job.name, job.history) == (path, "mine", [])
+    words = command(job, settings, 2)
+    assert {"--resume", "--name=mine", "--threads=2"} <= set(words)  # nothing to continue from: begun anew
+    (path / "last.pt").touch()
+    (job,) = plan(settings, RNN)
+    assert len(job.history) == 1
+    words = command(job, settings, 2)
+    assert {"--resume", "--name=mine"} <= set(words)
+    assert not any(word.startswith("--threads") for word in words)
+
+
+def test_folder_of_another_run_is_left_alone(settings):
+    (job,) = plan(settings, RNN)
+    usual = job.folder.name
+    other = replace(RNN, flags=RNN.flags | {"lr": 0.5})
+    make_folder(settings, usual, other, status="complete", epochs=2)
+    (job,) = plan(settings, RNN)
+    assert (job.folder.name, job.name) == (f"{usual}-2", f"{usual}-2")
+    make_folder(settings, f"{usual}-2", other, status="running")
+    assert plan(settings, RNN)[0].name == f"{usual}-3"
+
+
+def test_folder_that_a_kill_left_without_a_run_is_used(settings):
+    (job,) = plan(settings, RNN)
+    job.folder.mkdir(parents=True)
+    (job.folder / ".config.json.tmp").touch()
+    assert plan(settings, RNN)[0].folder == job.folder
+
+
+def test_flags_of_the_report_reach_the_script(settings):
+    (job,) = plan(settings, CNN, seeds=(7,))
+    words = command(job, replace(settings, device="cuda", precision="bf16"), 3)
+    assert words[:2] == [sys.executable, str(settings.scripts / "cnn_cifar10.py")]
+    assert set(words[2:]) == {
+        *("--epochs=1", "--augment", "--seed=7", "--precision=bf16", "--data=synthetic", "--device=cuda", "--resume"),
+        *("--runs-dir=runs", "--data-dir=data", "--threads=3"),
+    }
+
+
+# Training
+
+
+def records(settings: Settings) -> list[dict]:
+    return [json.loads(file.read_text()) for file in settings.runs_dir.glob("*/*/started-*")]
+
+
+def test_every_way_to_fail_is_told_and_the_others_go_on(settings, capsys):
+    failures = train_jobs(named(plan(settings, RNN, seeds=range(6))), settings)
+    assert failures.keys() == {("small", 1), ("small", 3), ("small", 4)}
+    assert failures["small", 1] == "the disk is full"
+    assert failures["small", 3].startswith("killed by signal 9")
+    assert failures["small", 4] == "ended with exit code 7"
+    out = capsys.readouterr().out
+    assert "\x1b" not in out  # no terminal, no table
+    assert "small, seed 0: epoch 2/2   test loss   0.2500  accuracy 0.7500      1.5 s\n" in out
+    assert "small, seed 0: done, 2 epochs in 3 s, test loss 0.2500, accuracy 0.7500\n" in out
+    assert "small, seed 1: failed: the disk is full\n" in out
+    assert "small, seed 2: diverged in epoch 1\n" in out
+
+
+def test_run_that_another_process_trains_in_is_tried_again(settings, capsys):
+    failures = train_jobs(named(plan(settings, RNN, seeds=(5,))), settings)
+    assert failures == {}
+    assert len(records(settings)) == 2
+    assert "failed" not in capsys.readouterr().out
+
+
+def test_run_that_another_process_trains_in_is_waited_for(settings):
+    jobs = named(plan(settings, RNN, seeds=(0,)))
+    jobs[0].folder.mkdir(parents=True)
+    lock = FolderLock(jobs[0].folder / ".lock")
+    lock.acquire()
+    looks = []
+
+    def look(folder: Path) -> bool:
+        in_use = real(folder)
+        looks.append(in_use)
+        if len(looks) == 3:
+            lock.release()
+        return in_use
+
+    real, harness.jobs._in_use = harness.jobs._in_use, look
+    try:
+        assert train_jobs(jobs, settings) == {}
+    finally:
+        harness.jobs._in_use = real
+        lock.release()
+    assert looks == [True, True, True, False]
+    assert len(records(settings)) == 1
+
+
+@pytest.mark.parametrize("side_by_side, runs, threads", [(4, 4, 1), (2, 3, 2), (4, 1, 4), (8, 3, 1), (1, 2, 4)])
+def test_cores_are_divided_among_the_runs_side_by_side(settings, side_by_side, runs, threads):
+    row = replace(RNN, name="many")
+    seeds = [0, *range(10, 9 + runs)]
+    train_jobs(named(plan(settings, row, seeds=seeds)), replace(settings, jobs=side_by_side))
+    started = records(settings)
+    assert len(started) == runs
+    assert {record["omp"] for record in started} == {str(threads)}
+    assert all(f"--threads={threads}" in record["argv"] for record in started)
+
+
+def test_no_more_runs_side_by_side_than_asked_for(settings, monkeypatch):
+    most = []
+    monkeypatch.setattr(harness.jobs, "_table", lambda running, *_: most.append(len(running)) or [])
+    train_jobs(named(plan(settings, RNN, seeds=(0, 7, 8, 9, 10))), replace(settings, jobs=2))
+    assert max(most) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends itself a signal")
+def test_interruption_lets_every_script_stop_by_itself_and_waits_for_it(settings, monkeypatch):
+    jobs = named(plan(settings, RNN, seeds=(0, 6)))
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    def interrupt_when_trained() -> None:
+        while not jobs[1].history:
+            if stop.wait(0.01):
+                return
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before, stop = signal.signal(signal.SIGTERM, interrupt), threading.Event()
+    watcher = threading.Thread(target=interrupt_when_trained)
+    watcher.start()
+    try:
+        with pytest.raises(Interrupted):
+            train_jobs(jobs, settings)
+    finally:
+        stop.set()
+        watcher.join()
+        signal.signal(signal.SIGTERM, before)
+    assert (jobs[1].folder / "stopped").exists()
+    assert jobs[1].process.returncode == 143
+
+
+# The table
+
+
+def test_time_left_is_known_when_an_epoch_of_the_kind_is_measured(settings):
+    gru = replace(RNN, name="gru", flags={"cell": "gru", "epochs": 3})
+    first, second, other = sorted(plan(settings, RNN, gru, seeds=(0, 1)), key=lambda job: job.row.name != "small")[:3]
+    assert (
+        harness.jobs._time_left([], [first, second, other], [], 1) == "time left not known before an epoch is measured"
+    )
+    first.history = harness.jobs.read_history(
+        make_folder(settings, "x", RNN, status="running", epochs=1) / "metrics.csv"
+    )  # 1.5 seconds an epoch: 1 + 2 epochs are left of the two
+    assert harness.jobs._time_left([], [first, second], [], 1) == "about 4 s left"
+    assert harness.jobs._time_left([], [first, second], [], 2) == "about 3 s left"  # the longer of the two
+    assert harness.jobs._time_left([], [first, other], [], 1) == "about 2 s left, and 1 run of a kind not measured yet"
+
+
+def test_table_shows_each_run_and_is_redrawn_in_place(settings, monkeypatch, capsys):
+    first, second = plan(settings, RNN, seeds=(0, 1))
+    first.history = harness.jobs.read_history(
+        make_folder(settings, "x", RNN, status="running", epochs=1) / "metrics.csv"
+    )
+    header, a, b, footer = harness.jobs._table([first], [second], [], 2)
+    assert header.split() == ["seed", "epoch", "test", "loss", "accuracy", "s/epoch", "left"]
+    assert a.split()[:7] == ["small", "0", "1/2", "0.5000", "0.7500", "1.5", "0"]
+    assert b.startswith("small     1    0/2") and b.endswith("waiting: another process is training it")
+    assert footer.startswith("0 of 2 runs done; about ")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((20, 5)))
+    table = LiveTable()
+    table.draw([header, a, b, footer])
+    table.log("done")
+    table.draw(["x"])
+    table.close()
+    drawn = "".join(f"{line[:19]}\n" for line in (header, a, footer))  # three lines fit above the prompt
+    assert capsys.readouterr().out == f"{drawn}\x1b[3A\x1b[Jdone\nx\n\x1b[1A\x1b[J"
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1:00"), (459, "7:39"), (4059, "1:07:39")]
+)
+def test_durations_read_like_a_clock(seconds, text):
+    assert duration(seconds) == text

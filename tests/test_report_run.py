@@ -1,0 +1,275 @@
+"""report.py from end to end on a few images: it trains, is killed, continues, and tells what is not complete.
+
+The scripts are the real ones, each in a process of its own, on sets made small; what the report itself looks like is
+tested elsewhere, here its writer only notes what it was given.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+import report
+from harness.files import FolderLock
+
+SMALL_SCRIPT = f"""
+import sys
+sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
+import killed_runs
+from harness.errors import run_script
+killed_runs.make_runs_small()
+import {{name}}
+sys.exit(run_script({{name}}.main))
+"""
+SMALL_REPORT = f"""
+import sys
+sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
+from pathlib import Path
+import report
+from harness.errors import run_script
+import harness.jobs
+report.PROJECT, harness.jobs.cores = Path("scripts").resolve(), lambda: 1
+sys.exit(run_script(report.main))
+"""
+FLAGS = ("--grid", "grid.toml", "--data", "synthetic", "--precision", "fp32", "--device", "cpu")
+TINY = 'cell = "rnn", hidden_size = 8, batch_size = 20'
+LONG = 200  # epochs of a few milliseconds: there is time to interrupt
+
+posix = pytest.mark.skipif(os.name == "nt", reason="sends signals")
+
+
+@pytest.fixture(autouse=True)
+def small_project(in_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (in_project / "scripts").mkdir()
+    for name in report.SCRIPTS:
+        (in_project / "scripts" / f"{name}.py").write_text(SMALL_SCRIPT.format(name=name))
+    monkeypatch.setattr(report, "PROJECT", in_project / "scripts")
+    monkeypatch.setattr(
+        "harness.jobs.cores", lambda: 1
+    )  # on a busy machine a second thread is waited for, all the time
+
+
+@pytest.fixture(autouse=True)
+def written(monkeypatch: pytest.MonkeyPatch) -> list:
+    """What the writer of the report was given, call by call: its results and its other arguments."""
+    calls = []
+    writer = types.ModuleType("harness.report")
+    writer.write_report = lambda results, **others: calls.append((results, others))
+    monkeypatch.setitem(sys.modules, "harness.report", writer)
+    return calls
+
+
+def write_grid(**rows: str) -> None:
+    """A grid of rows by their names, each given by its flags beside TINY."""
+    tables = [
+        f'[[row]]\nname = "{name}"\nscript = "rnn_mnist"\nflags = {{ {TINY}, {flags} }}\n'
+        for name, flags in rows.items()
+    ]
+    Path("grid.toml").write_text("".join(tables))
+
+
+def runs() -> list[Path]:
+    return sorted(file.parent for file in Path("runs").glob("rnn_synthetic/*/config.json"))
+
+
+def status_of(run: Path) -> str:
+    return json.loads((run / "config.json").read_text())["status"]
+
+
+def metrics_of(run: Path) -> list[str]:
+    file = run / "metrics.csv"
+    return file.read_text().splitlines()[1:] if file.exists() else []
+
+
+def state_of(run: Path) -> dict[str, tuple]:
+    """What changes if anyone trains in the folder."""
+    files = [file for file in run.iterdir() if file.name != ".lock"]
+    return {file.name: (file.stat().st_mtime_ns, file.stat().st_ino, file.stat().st_size) for file in files}
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120  # only a broken program gets there
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened for two minutes"
+        time.sleep(0.005)
+
+
+def start_report_and_wait_for_epochs(count: int) -> tuple[subprocess.Popen, Path]:
+    """Start report.py as its own process; return it, and the run that it trains, when that has so many epochs."""
+    command = [sys.executable, "-c", SMALL_REPORT, *FLAGS, "--only", "long"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def trained() -> list[Path]:
+        assert process.poll() is None, process.stderr.read()
+        return [run for run in runs() if status_of(run) == "running" and len(metrics_of(run)) >= count]
+
+    wait_until(trained)
+    return process, trained()[0]
+
+
+@posix
+def test_killed_report_continues_and_finishes_nothing_twice(run_main, written):
+    write_grid(short="epochs = 1", long=f"epochs = {LONG}")
+    code, out, err = run_main("report", *FLAGS, "--only", "short")
+    assert (code, err) == (0, "")
+    assert "short, seed 0: epoch 1/1" in out and "all 1 runs are complete" in out
+    (short,) = runs()
+    before = state_of(short)
+
+    process, long = start_report_and_wait_for_epochs(2)
+    process.kill()
+    process.communicate()
+    lock = FolderLock(long / ".lock", wait=True)  # its script does not train on without it
+    with lock:
+        assert status_of(long) == "interrupted"
+        epochs = metrics_of(long)
+        assert 2 <= len(epochs) < LONG
+    long = long.rename(long.with_name("renamed"))  # a run is found by its config
+
+    code, out, err = run_main("report", *FLAGS)
+    assert (code, err) == (0, "")
+    assert f"long, seed 0: epoch {len(epochs) + 1:3}/{LONG} " in out
+    assert f"epoch {len(epochs):3}/{LONG} " not in out and "short" not in out
+    assert "all 2 runs are complete" in out
+    assert state_of(short) == before
+    assert runs() == sorted((short, long))
+    assert metrics_of(long)[: len(epochs)] == epochs and len(metrics_of(long)) == LONG
+
+    results, others = written[-1]
+    assert [(result.row.name, [run.path for run in result.complete]) for result in results] == [
+        ("short", [short]),
+        ("long", [long]),
+    ]
+    assert others["problems"] == []
+    assert (others["grid"], others["runs_dir"], others["out"]) == (Path("grid.toml"), Path("runs"), Path("report"))
+    assert (others["precision"], others["data"]) == ("fp32", "synthetic")
+    assert others["command"].endswith("--data synthetic --precision fp32 --device cpu")
+
+    shutil.rmtree(short)
+    after = state_of(long)
+    code, out, err = run_main("report", *FLAGS, "--no-train")
+    assert code == 1
+    assert err == "1 of 2 runs are not complete:\n  short, seed 0: missing: not trained\n"
+    assert "the report is in report" in out
+    assert runs() == [long] and state_of(long) == after
+
+
+@posix
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_report_leaves_runs_that_continue(signum, code):
+    write_grid(long="epochs = 5000")
+    process, long = start_report_and_wait_for_epochs(2)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code
+    assert err.strip().startswith("interrupted; nothing is lost, continue with: python ")
+    assert err.strip().endswith("--only long")
+    with FolderLock(long / ".lock", refusal="the script still trains"):
+        assert status_of(long) == "interrupted"
+        assert (long / "last.pt").exists()
+
+
+def test_failing_and_diverging_runs_are_told_and_the_others_go_on(run_main, written):
+    write_grid(good="epochs = 1", broken="epochs = 1, lr = 0.5", diverging='epochs = 2, optimizer = "sgd", lr = 1e38')
+    code, *_ = run_main("report", *FLAGS, "--only", "good,broken")
+    assert code == 0
+    good, broken = sorted(runs(), key=lambda run: "lr0.5" in run.name)
+    shutil.rmtree(good)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"status": "interrupted"}))
+    (broken / "last.pt").write_bytes(b"PK\x03\x04 and no more")
+
+    code, out, err = run_main("report", *FLAGS)
+    assert code == 1
+    assert status_of(good) == "complete"
+    problems = [(problem.row, problem.seed, problem.status) for problem in written[-1][1]["problems"]]
+    assert problems == [("broken", 0, "failed"), ("diverging", 0, "diverged")]
+    first, second, third = err.splitlines()
+    assert first == "2 of 3 runs are not complete:"
+    assert second.startswith(f"  broken, seed 0: failed: {broken / 'last.pt'} is truncated, or no checkpoint at all")
+    assert third == "  diverging, seed 0: diverged: the loss became NaN or infinite in epoch 1"
+    assert "diverging, seed 0: diverged in epoch 1" in out
+    (diverging,) = set(runs()) - {good, broken}
+    before = state_of(diverging), state_of(good)
+
+    shutil.rmtree(broken)  # as if its user had mended it; the diverged run is final
+    code, out, err = run_main("report", *FLAGS, "--only", "diverging")
+    assert (code, err) == (1, "1 of 1 runs are not complete:\n" + third + "\n")
+    assert (state_of(diverging), state_of(good)) == before
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        (["--seeds", "0"], "argument --seeds: 0 is not a whole number from 1 to 1024"),
+        (["--jobs", "x"], "argument --jobs: invalid whole number value: 'x'"),
+        (["--precision", "fp16"], "argument --precision: invalid choice: 'fp16'"),
+        (["--onyl", "cnn"], "unrecognized arguments: --onyl cnn"),
+        (["--only", "cnn"], "--only cnn: grid.toml has no such row; it has good"),
+        (["--only", "good,bad"], "--only bad: grid.toml has no such row; it has good"),
+        (["--grid", "none.toml"], "cannot read none.toml: No such file"),
+        (["--out", "grid.toml"], "--out grid.toml is a file; the report needs a folder"),
+        (["--data", "real", "--data-dir", "grid.toml"], "grid.toml"),
+    ],
+)
+def test_wrong_input_is_one_sentence_before_anything_is_trained(run_main, written, monkeypatch, flags, sentence):
+    monkeypatch.setattr("harness.download._obtain", lambda *_: pytest.fail("no test goes to the network"))
+    write_grid(good="epochs = 1")
+    code, out, err = run_main("report", *FLAGS, *flags)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and sentence in err and err.count("\n") == 1
+    assert not Path("runs").exists() and written == []
+
+
+def test_images_are_loaded_once_before_any_run_starts(run_main, monkeypatch):
+    loaded = []
+
+    def load(name: str, **options: object) -> None:
+        loaded.append((name, options["data_dir"]))
+        assert not Path("runs").exists()
+
+    monkeypatch.setattr("harness.data.load_images", load)
+    monkeypatch.setattr("harness.jobs.train_jobs", lambda jobs, settings: {("good", 0): "the test has no time"})
+    write_grid(good="epochs = 1", other="epochs = 2")
+    code, _, err = run_main("report", *FLAGS, "--data", "real", "--data-dir", "elsewhere")
+    assert code == 1
+    assert loaded == [("mnist", Path("elsewhere"))]
+    assert "good, seed 0: failed: the test has no time" in err and "other, seed 0: missing: not trained" in err
+
+
+def test_only_chooses_rows_by_script_or_name(run_main, written):
+    for only, count in (("cnn", 7), ("rnn", 12), ("gru-adam-lr0.001", 1), ("cnn, rnn-adam-lr0.01", 8)):
+        shutil.copy(PROJECT / "experiments.toml", "grid.toml")
+        assert run_main("report", *FLAGS, "--no-train", "--seeds", "2", "--only", only)[0] == 1
+        results, others = written[-1]
+        assert len(results) == count
+        assert len(others["problems"]) == 2 * count
+
+
+def test_slow_precision_is_warned_of(run_main, monkeypatch):
+    monkeypatch.setattr("harness.jobs.train_jobs", lambda jobs, settings: {})
+    write_grid(good="epochs = 1")
+    for has_bf16, warnings in ((True, 0), (False, 1)):
+        monkeypatch.setattr("harness.train.cpu_has_bf16", lambda has_bf16=has_bf16: has_bf16)
+        _, _, err = run_main("report", *FLAGS, "--precision", "bf16")
+        assert err.count("warning: this CPU has no bf16 arithmetic") == warnings
+
+
+def test_help_and_wrong_flags_are_answered_without_importing_torch():
+    for argument, code in (("--help", 0), ("--seeds=0", 2)):
+        command = [sys.executable, "-X", "importtime", str(PROJECT / "report.py"), argument]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert ended.returncode == code
+        imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if "import time:" in line}
+        assert "harness.flags" in imported
+        assert not imported & {"torch", "torchvision", "numpy", "matplotlib", "tensorboard"}
+        assert code or "exit code: 0 if every wanted run" in ended.stdout
