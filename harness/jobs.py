@@ -298,7 +298,9 @@ def _table(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job],
             line += f"  {'–':>9}  {'–':>8}  {'–':>7}"
         left = _seconds_left(job, jobs, under_way=True)
         lines.append(f"{line}  {'?' if left is None else duration(left):>7}")
-    return [*lines, f"{len(ended)} of {len(jobs)} runs done; {_time_left(running, waiting, ended, slots)}"]
+    failed = sum(job.process is None or job.process.returncode not in (0, EXIT_DIVERGED) for job in ended)
+    done = f"{len(ended)} of {len(jobs)} runs done" + (f" ({failed} failed)" if failed else "")
+    return [*lines, f"{done}; {_time_left(running, waiting, ended, slots)}"]
 
 
 def _time_left(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job], slots: int) -> str:
