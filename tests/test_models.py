@@ -230,6 +230,23 @@ def test_lenet_is_the_composition_of_its_published_layers(activation: str) -> No
         torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_pooling_before_the_relu_in_training_changes_no_bit(precision: torch.dtype) -> None:
+    model = build_model(lenet(image_size=12), seed=5)
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(20, 1, 12, 12, generator=generator), torch.arange(20) % 10
+    images[:5] = 0.0  # windows without a single largest value
+    results = []
+    for features in (model._pooled_first, model.features):
+        model.zero_grad()
+        with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
+            logits = model.classifier(features(images))
+        F.cross_entropy(logits.float(), labels).backward()
+        results.append([logits, *(parameter.grad.clone() for parameter in model.parameters())])
+    for first, second in zip(*results, strict=True):
+        assert torch.equal(first, second)
+
+
 def test_convolution_is_a_sum_of_shifted_pixels() -> None:
     """One pixel of the first feature map of a single-pixel image, by hand: the filter, mirrored about that pixel."""
     model = build_model(lenet(image_size=8), seed=2)
