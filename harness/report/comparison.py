@@ -1,0 +1,273 @@
+"""The report's comparisons beyond the grid's own rows: the CNN on MNIST beside the recurrent cells, bf16 beside fp32.
+
+Their runs are found in the runs folder by config, never by name.
+"""
+
+import contextlib
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.flags import RESULT_FLAGS
+from harness.grid import RowRuns, Run
+from harness.report import charts
+from harness.report.document import Block, Code, Figure, Heading, paragraph, table
+from harness.report.measures import (
+    CELLS,
+    best,
+    bests,
+    cell_name,
+    counted,
+    last,
+    listed,
+    seconds_an_epoch,
+    setting,
+    short_setting,
+    spread,
+)
+from harness.report.names import Names
+from harness.report.statistics import Sample, weighted_sum
+from harness.run_folder import METRICS_HEADER, EpochMetrics, read_config
+
+FIRST_ROWS = "first_rows.csv"
+
+
+def complete_runs(folder: Path) -> list[Run]:
+    """The complete runs of one experiment's folder, in the order of their seeds; what is no run is passed over."""
+    runs = []
+    for file in sorted(folder.glob("*/config.json")):
+        with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError):
+            config = read_config(file.parent)
+            seed = config["flags"]["seed"]
+            if config.get("status") == "complete" and isinstance(seed, int):
+                runs.append(Run(file.parent, seed, "complete", config, _history(file.parent / "metrics.csv")))
+    return sorted(runs, key=lambda run: (run.seed, run.path.name))
+
+
+def _history(path: Path) -> list[EpochMetrics]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [EpochMetrics(int(row["epoch"]), *(float(row[name]) for name in METRICS_HEADER[1:])) for row in rows]
+
+
+def _signature(run: Run, *without: str) -> tuple:
+    """What makes two runs the same but for the flags left out."""
+    flags = run.config["flags"]
+    settings = tuple((flag, str(flags.get(flag))) for flag in RESULT_FLAGS if flag not in without)
+    return run.config.get("experiment"), settings
+
+
+# -- the CNN on MNIST --------------------------------------------------------------------------------------------------
+
+
+def versus_cnn(recurrent: Sequence[RowRuns], runs_dir: Path, names: Names) -> list[Block]:
+    """Measured where the original only asserts: the CNN and the three cells on the same images."""
+    blocks: list[Block] = [Heading(2, "Comparison with the CNN", "comparison")]
+    if names.synthetic:
+        blocks.append(paragraph("Not measured on synthetic images: there the two scripts see different ones."))
+        return blocks
+    blocks.append(
+        paragraph(
+            "The original lists similarities and differences of the two kinds of network. Two of them can be measured on "
+            "MNIST: what either does with an image of which only a part is known, and what accuracy costs."
+        )
+    )
+    cnn = _cnn_runs(runs_dir / "cnn_mnist", recurrent)
+    networks = _networks(cnn, recurrent)
+    if not cnn:
+        blocks.append(_how_to("The CNN has not been trained on MNIST yet."))
+    blocks += _first_rows(networks, recurrent)
+    if cnn:
+        blocks += _costs(networks)
+    blocks.append(
+        paragraph(
+            "What cannot be measured here, in short. Both are trained by gradient descent on the same loss. A "
+            "convolutional network with linear layers at its end takes images of one size, a recurrent one takes "
+            "sequences of any length. The CNN shares its weights over places, the recurrent network over time steps."
+        )
+    )
+    return blocks
+
+
+def _how_to(what: str) -> Block:
+    return paragraph(what, " ", Code("python report.py"), " does it, once, after the grid's runs are complete.")
+
+
+def _cnn_runs(folder: Path, recurrent: Sequence[RowRuns]) -> list[Run]:
+    """The CNN's runs on MNIST: of one setting, preferably with the epochs, optimizer and rate of a recurrent row."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in complete_runs(folder):
+        groups.setdefault(_signature(run, "seed"), []).append(run)
+
+    def rank(runs: list[Run]) -> tuple:
+        return bool(_matching(runs[0], recurrent)), len(runs), -runs[0].config["flags"].get("epochs", 0)
+
+    return max(groups.values(), key=rank, default=[])
+
+
+def _matching(cnn: Run, recurrent: Sequence[RowRuns]) -> list[RowRuns]:
+    """The rows with the CNN run's optimizer, rate and epochs."""
+    flags = cnn.config["flags"]
+    return [
+        row for row in recurrent if all(setting(row, flag) == flags.get(flag) for flag in ("optimizer", "lr", "epochs"))
+    ]
+
+
+def _networks(cnn: Sequence[Run], recurrent: Sequence[RowRuns]) -> list[tuple[str, Sequence[Run]]]:
+    """(label, complete runs): the CNN, then each cell in its largest hidden size at the CNN's other settings."""
+    networks: list[tuple[str, Sequence[Run]]] = [("CNN", cnn)] if cnn else []
+    rows = _matching(cnn[0], recurrent) if cnn else [row for row in recurrent if _csv_runs(row)]
+    found = {str(setting(row, "cell")) for row in rows}
+    for cell in (*CELLS, *sorted(found - set(CELLS))):
+        of_cell = [row for row in rows if str(setting(row, "cell")) == cell and row.complete]
+        if of_cell:
+            row = max(of_cell, key=lambda row: (bool(_csv_runs(row)), _size(row), len(row.complete)))
+            size = setting(row, "hidden_size")
+            label = cell_name(cell) + (f", {short_setting('hidden_size', size)}" if size is not None else "")
+            networks.append((label, row.complete))
+    return networks
+
+
+def _size(row: RowRuns) -> int:
+    size = setting(row, "hidden_size")
+    return size if isinstance(size, int) else 0
+
+
+def _csv_runs(row: RowRuns) -> list[Run]:
+    return [run for run in row.complete if (run.path / "figures" / FIRST_ROWS).is_file()]
+
+
+def _first_rows(networks: Sequence[tuple[str, Sequence[Run]]], recurrent: Sequence[RowRuns]) -> list[Block]:
+    lines, seeds = [], set()
+    for label, runs in networks:
+        run = next((run for run in runs if (run.path / "figures" / FIRST_ROWS).is_file()), None)
+        if run:
+            counts, accuracies = read_first_rows(run.path / "figures" / FIRST_ROWS)
+            lines.append((label, counts, accuracies))
+            seeds.add(run.seed)
+    if not lines:
+        return [_how_to("The test on the first rows of each image has not been made yet.")] if recurrent else []
+    title = "Test accuracy from the first k rows of each MNIST image"
+    caption = (
+        "Trained on whole images. A recurrent network reads only the first k rows as its k steps; the CNN sees zeros "
+        f"below row k. One run each, seed {listed([str(seed) for seed in sorted(seeds)])}."
+    )
+    svg = charts.lines_chart(title, "rows seen, k", "test accuracy", lines)
+    blocks: list[Block] = [Figure("first-rows.svg", svg, title, (caption,), 826)]
+    level = 0.9
+    reached = []
+    for label, counts, accuracies in lines:
+        enough = [count for count, accuracy in zip(counts, accuracies, strict=True) if accuracy >= level]
+        reached.append(f"{label}: {enough[0] if enough else 'never'}")
+    blocks.append(paragraph(f"Rows needed for a test accuracy of {level:g}: {'; '.join(reached)}."))
+    return blocks
+
+
+def read_first_rows(path: Path) -> tuple[list[int], list[float]]:
+    """Columns `rows` and `accuracy`; UserError if they are not there."""
+    try:
+        lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        counts, accuracies = [int(line["rows"]) for line in lines], [float(line["accuracy"]) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{path} does not hold the columns rows and accuracy; delete it and run report.py") from error
+    if not lines:
+        raise UserError(f"{path} is empty; delete it and run report.py")
+    return counts, accuracies
+
+
+def _costs(networks: Sequence[tuple[str, Sequence[Run]]]) -> list[Block]:
+    """Accuracy, parameters and time of each network at equal epochs."""
+    lines = []
+    for label, runs in networks:
+        flags = runs[0].config["flags"]
+        parameters = runs[0].config.get("parameters")
+        seconds = seconds_an_epoch(runs)
+        lines.append(
+            (
+                label,
+                str(len(runs)),
+                spread(Sample(tuple(best(run, "test_accuracy") for run in runs)), "test_accuracy"),
+                spread(Sample(tuple(last(run, "test_accuracy") for run in runs)), "test_accuracy"),
+                f"{parameters:,}" if isinstance(parameters, int) else "–",
+                f"{seconds:.1f}" if math.isfinite(seconds) else "–",
+                str(flags.get("precision", "–")),
+                f"{runs[0].config.get('threads', '–')}",
+            )
+        )
+    header = ("network", "runs", "test accuracy, best", "last", "parameters", "s/epoch", "precision", "threads")
+    flags = networks[0][1][0].config["flags"]
+    same = ", ".join(short_setting(flag, flags[flag]) for flag in ("optimizer", "lr", "epochs") if flag in flags)
+    return [
+        paragraph(f"The same images, the same number of epochs ({same}); seconds are the median over all epochs."),
+        table(header, lines),
+    ]
+
+
+# -- precision ---------------------------------------------------------------------------------------------------------
+
+
+def precision_agreement(rows: Sequence[RowRuns], runs_dir: Path, names: Names) -> list[Block]:
+    """Rows that were also run in another precision: means side by side. Nothing if there are none."""
+    lines, differ = [], []
+    folders = {run.path.parent.name for row in rows for run in row.complete}
+    elsewhere: dict[tuple, list[Run]] = {}
+    for folder in sorted(folders):
+        for run in complete_runs(runs_dir / folder):
+            elsewhere.setdefault(_signature(run, "seed", "precision"), []).append(run)
+    for row in rows:
+        if not row.complete:
+            continue
+        precision = row.complete[0].config["flags"].get("precision")
+        same = elsewhere.get(_signature(row.complete[0], "seed", "precision"), [])
+        for other in sorted({str(run.config["flags"].get("precision")) for run in same} - {str(precision)}):
+            runs = _one_a_seed(run for run in same if str(run.config["flags"].get("precision")) == other)
+            for figure in ("test_accuracy", "test_loss"):
+                ours, theirs = bests(row, figure), Sample(tuple(best(run, figure) for run in runs))
+                difference = weighted_sum([ours, theirs], [1, -1])
+                if difference.interval is None:
+                    told = "one seed: no interval"
+                else:
+                    low, high = difference.interval
+                    told = f"{low:+.4f} … {high:+.4f}".replace("-", "−")
+                    if difference.sign:
+                        differ.append(f"{row.row.name} ({figure.replace('_', ' ')})")
+                lines.append(
+                    (
+                        row.row.name,
+                        figure.replace("_", " "),
+                        f"{precision}: {spread(ours, figure)} (n = {ours.n})",
+                        f"{other}: {spread(theirs, figure)} (n = {theirs.n})",
+                        f"{difference.value:+.4f}".replace("-", "−"),
+                        told,
+                    )
+                )
+    if not lines:
+        return []
+    judged = sum(1 for line in lines if "no interval" not in line[-1])
+    blocks: list[Block] = [Heading(2, names.marked("Precision"), "precision")]
+    text = "Rows that were run in both precisions; best figures, mean ± standard deviation over seeds. "
+    if judged and not differ:
+        text += (
+            f"All {counted(judged, 'difference')} lie within the spread over seeds: "
+            if judged > 1
+            else "The difference lies within the spread over seeds: "
+        )
+        text += "Welch's 95 % interval contains 0."
+    elif judged:
+        text += (
+            f"{judged - len(differ)} of {counted(judged, 'difference')} lie within the spread over seeds (Welch's 95 % "
+            f"interval contains 0); not so {listed(differ)}."
+        )
+    else:
+        text += "With a single seed nothing can be said about the spread."
+    blocks.append(paragraph(text))
+    header = ("row", "figure", "this report", "the other precision", "difference", "95 % interval")
+    blocks.append(table(header, lines, left=(0, 1)))
+    return blocks
+
+
+def _one_a_seed(runs: Iterable[Run]) -> list[Run]:
+    return list({run.seed: run for run in runs}.values())

@@ -1,0 +1,220 @@
+"""What the report concludes, computed from the runs: which setting is best, and which cell trains more steadily.
+
+Each sentence is chosen by the numbers; none of them presumes how they come out.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from harness.grid import RowRuns
+from harness.report import charts
+from harness.report.document import Block, Figure, Link, Paragraph, Strong, paragraph, table
+from harness.report.measures import (
+    CELLS,
+    bests,
+    cell_name,
+    counted,
+    listed,
+    setting,
+    sort_key,
+    spread,
+    varied_flags,
+    worst_drops,
+)
+from harness.report.names import Names
+from harness.report.statistics import Estimate, Sample, weighted_sum
+
+
+def best_setting(rows: Sequence[RowRuns], names: Names) -> Paragraph:
+    """Which row has the best mean test accuracy, and whether that is more than chance."""
+    ranked = sorted(
+        ((sample, row) for row in rows if (sample := bests(row, "test_accuracy"))), key=lambda each: -each[0].mean
+    )
+    if not ranked:
+        return paragraph("No run is complete yet, so no setting can be called the best.")
+    accuracy, first = ranked[0]
+    loss = bests(first, "test_loss")
+    parts = [
+        "The best setting is ",
+        Strong(names.title(first)),
+        f": testing loss {spread(loss, 'test_loss')} and testing accuracy {spread(accuracy, 'test_accuracy')}",
+        f" (best over the epochs, {counted(accuracy.n, 'run')}).",
+    ]
+    lowest = min((bests(row, "test_loss").mean, row.row.name) for _, row in ranked)
+    if lowest[1] != first.row.name:
+        other = next(row for _, row in ranked if row.row.name == lowest[1])
+        parts.append(
+            f" By testing loss it is {names.title(other)} instead, with {spread(bests(other, 'test_loss'), 'test_loss')}."
+        )
+    if len(ranked) > 1:
+        second, runner_up = ranked[1]
+        difference = weighted_sum([accuracy, second], [1, -1])
+        parts.append(
+            f" The next by accuracy, {names.title(runner_up)}, has {spread(second, 'test_accuracy')}: a difference of "
+            f"{difference.value:.4f}"
+        )
+        if difference.interval is None:
+            parts.append("; a single seed of either cannot tell that from chance.")
+        else:
+            low, high = difference.interval
+            told = "cannot explain" if difference.sign > 0 else "can explain"
+            parts.append(f" [{low:.4f}, {high:.4f}], which the spread over seeds {told}.")
+    absent = [row.row.name for row in rows if not row.complete]
+    if absent:
+        parts.append(f" Not judged, for want of a complete run: {listed(absent)}.")
+    return paragraph(*parts)
+
+
+def stability(rows: Sequence[RowRuns], names: Names) -> list[Block]:
+    """How steadily each cell trains: spread over seeds and the worst drop of test accuracy from epoch to epoch."""
+    measured = [row for row in rows if worst_drops(row)]
+    if not measured:
+        return []
+    blocks: list[Block] = [
+        paragraph(
+            "How stable is training? Two numbers a row: the standard deviation over seeds of the best test accuracy, and "
+            "the worst drop, by how much test accuracy fell from one epoch to the next at worst (mean over the row's "
+            "runs, and the largest of them)."
+        )
+    ]
+    lines = []
+    for row in measured:
+        accuracy, drops = bests(row, "test_accuracy"), worst_drops(row)
+        lost = sum(1 for run in row.runs.values() if run.status == "diverged")
+        lines.append(
+            (
+                Link(row.row.name, f"#{names.anchor(row)}"),
+                str(drops.n),
+                "–" if accuracy.sd is None else f"{accuracy.sd:.4f}",
+                spread(drops, "drop"),
+                f"{max(drops.values):.4f}",
+                str(lost),
+            )
+        )
+    header = ("row", "runs", "sd of best test accuracy", "worst drop, mean ± sd", "largest drop", "diverged")
+    blocks.append(table(header, lines))
+    cells = _by_cell(measured)
+    shared = _shared_settings(measured, cells)
+    estimates = {cell: _cell_drop(shared[cell]) for cell in cells if shared.get(cell)}
+    blocks.append(_figure(measured, estimates, names))
+    blocks += _verdict(measured, shared, estimates)
+    return blocks
+
+
+def _by_cell(rows: Sequence[RowRuns]) -> list[str]:
+    found = {str(setting(row, "cell")) for row in rows if setting(row, "cell") is not None}
+    return [*(cell for cell in CELLS if cell in found), *sorted(found - set(CELLS))]
+
+
+def _shared_settings(rows: Sequence[RowRuns], cells: Sequence[str]) -> dict[str, list[RowRuns]]:
+    """Each cell's rows in the settings that every cell has, in the same order; all its rows if there is one cell."""
+    flags = varied_flags(rows)
+    by_cell: dict[str, dict[tuple, RowRuns]] = {cell: {} for cell in cells}
+    for row in rows:
+        if str(setting(row, "cell")) in by_cell:
+            by_cell[str(setting(row, "cell"))][tuple(sort_key(setting(row, flag)) for flag in flags)] = row
+    common = set.intersection(*(set(settings) for settings in by_cell.values())) if by_cell else set()
+    return {cell: [settings[key] for key in sorted(common)] for cell, settings in by_cell.items()}
+
+
+def _cell_drop(rows: Sequence[RowRuns]) -> Estimate:
+    """The mean over settings of the mean worst drop; chance is that of the seeds alone."""
+    return weighted_sum([worst_drops(row) for row in rows], [1 / len(rows)] * len(rows))
+
+
+def _figure(rows: Sequence[RowRuns], estimates: dict[str, Estimate], names: Names) -> Figure:
+    lines = []
+    for row in rows:
+        drops = worst_drops(row)
+        lines.append(charts.Dots(row.row.name, drops.values, drops.mean if drops.n > 1 else None))
+    for cell, estimate in estimates.items():
+        interval = estimate.interval and (max(estimate.interval[0], 0.0), estimate.interval[1])
+        lines.append(charts.Dots(cell_name(cell), (), estimate.value, interval, colour=charts.THIRD, strong=True))
+    title = names.marked("Worst drop of test accuracy from one epoch to the next")
+    legend = {"values": "a run", "mean": "mean"}
+    caption = "Each dot is a run; to the right is less stable."
+    if estimates:
+        legend |= {"interval": "95 % interval of the mean"} if any(each.interval for each in estimates.values()) else {}
+        caption += (
+            " In bold: the mean over the settings that all cells share, with its 95 % interval where there is one."
+        )
+    panel = charts.DotPanel("", tuple(lines), "worst drop (logarithmic axis)", "drop", legend)
+    return Figure("stability.svg", charts.dot_chart(title, [panel]), title, (caption,), 826)
+
+
+def _verdict(rows: Sequence[RowRuns], shared: dict[str, list[RowRuns]], estimates: dict[str, Estimate]) -> list[Block]:
+    """The original's claim as numbers: each cell's mean worst drop, and the differences between the cells."""
+    if not estimates:
+        return [paragraph("No setting was run with every cell, so the cells are not compared.")]
+    lines = []
+    for cell, estimate in estimates.items():
+        runs = sum(len(row.complete) for row in shared[cell])
+        interval = (
+            "–" if estimate.interval is None else f"{max(0, estimate.interval[0]):.4f} … {estimate.interval[1]:.4f}"
+        )
+        deviations = [accuracy.sd for row in shared[cell] if (accuracy := bests(row, "test_accuracy")).sd is not None]
+        typical = math.sqrt(math.fsum(sd**2 for sd in deviations) / len(deviations)) if deviations else None
+        lines.append(
+            (
+                cell_name(cell),
+                str(len(shared[cell])),
+                str(runs),
+                f"{estimate.value:.4f}",
+                interval,
+                "–" if typical is None else f"{typical:.4f}",
+            )
+        )
+    header = ("cell", "settings", "runs", "worst drop, mean", "95 % interval", "sd over seeds, root mean square")
+    blocks: list[Block] = [table(header, lines)]
+    if len(estimates) < 2:
+        return blocks
+    ranked = sorted(estimates, key=lambda cell: estimates[cell].value)
+    order = ", ".join(f"{cell_name(cell)} {estimates[cell].value:.4f}" for cell in ranked)
+    blocks.append(
+        paragraph(
+            Strong(f"By the mean worst drop {cell_name(ranked[0])} is the most stable and "),
+            Strong(f"{cell_name(ranked[-1])} the least"),
+            f" ({order}; {counted(len(shared[ranked[0]]), 'setting')} that all cells share). Intervals are Welch's, with "
+            "the settings fixed and the seeds as the only source of chance.",
+        )
+    )
+    sentences = []
+    for less, more in itertools.combinations(ranked, 2):
+        difference = _difference(shared[more], shared[less])
+        name = f"{cell_name(more)} − {cell_name(less)}: {difference.value:+.4f}".replace("-", "−")
+        if difference.interval is None:
+            sentences.append((f"{name}; a single seed gives no interval.",))
+            continue
+        low, high = (f"{end:+.4f}".replace("-", "−") for end in difference.interval)
+        told = "larger by more than chance" if difference.sign > 0 else "not to be told from chance with these seeds"
+        sentences.append((f"{name} [{low}, {high}], {told}.",))
+    blocks.append(paragraph("Differences of the mean worst drop: ", " ".join(text for (text,) in sentences)))
+    blocks += _original_claim(shared)
+    return blocks
+
+
+def _difference(more: Sequence[RowRuns], less: Sequence[RowRuns]) -> Estimate:
+    samples: list[Sample] = [worst_drops(row) for row in (*more, *less)]
+    return weighted_sum(samples, [1 / len(more)] * len(more) + [-1 / len(less)] * len(less))
+
+
+def _original_claim(shared: dict[str, list[RowRuns]]) -> list[Block]:
+    if not shared.get("rnn"):
+        return []
+    verdicts = {1: "holds", -1: "is contradicted", 0: "is neither confirmed nor refuted"}
+    parts = []
+    for cell in ("lstm", "gru"):
+        if shared.get(cell):
+            difference = _difference(shared["rnn"], shared[cell])
+            if difference.interval is None:
+                verdict = f"{'fits' if difference.value > 0 else 'does not fit'} our single seed"
+            else:
+                verdict = verdicts[difference.sign]
+                if difference.sign == 0 and difference.value != 0:
+                    verdict += f" (our means point {'its way' if difference.value > 0 else 'the other way'})"
+            parts.append(f"for {cell_name(cell)} it {verdict}")
+    if not parts:
+        return []
+    claim = "The original says that LSTM and GRU are more stable than RNN. By the worst drop, "
+    return [paragraph(claim, Strong(listed(parts)), ".")]
