@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +141,13 @@ def read_events(path: Path) -> Iterator[Event]:
             return
         yield event
         position = end + 4
+
+
+def write_events(path: Path, events: Iterable[Event]) -> None:
+    """Write a whole events file, atomically: the version record, then these events. UserError if it cannot be."""
+    events = list(events)
+    head = Event(wall_time=events[0].wall_time if events else 0.0, file_version="brain.Event:2")
+    write_atomically(path, b"".join(_framed(event.SerializeToString()) for event in (head, *events)))
 
 
 def find_events(folder: Path) -> Path:

@@ -217,7 +217,7 @@ def _machine(runs: Sequence) -> str:
 
     seconds = sum(epoch.seconds for run in runs for epoch in run.history)
     return (
-        f"Device {of('device')}, {of('threads')} threads a run, PyTorch {of('torch')}, Python {of('python')}. The epochs "
+        f"Device {of('device')}, threads a run: {of('threads')}, PyTorch {of('torch')}, Python {of('python')}. The epochs "
         f"of the complete runs add up to {seconds / 3600:.1f} hours, on a machine that may have had other work."
     )
 

@@ -253,7 +253,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         _scale(axes, panel.log, values)
 
 
-_ERRORS = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0001)
+_ERRORS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0001)
 _SMALLEST = 1e-4  # share of errors or drop of accuracy: one image of ten thousand
 
 
@@ -277,8 +277,11 @@ def _scale(axes: Axes, log: str, values: Sequence[float], *, horizontal: bool = 
     margin = max(0.06 * (high - low), 0.03)
     low, high = low - margin, high + margin
     places = [(place, tick) for tick in ticks if low <= (place := _on_scale(tick, log)) <= high]
-    while len(places) > (9 if horizontal else 7):
-        places = places[::2]
+    room, kept = (high - low) / (12 if horizontal else 9), []
+    for place, tick in sorted(places, reverse=log == "accuracy"):  # from the end where the good ones are
+        if not kept or abs(place - kept[-1][0]) >= room:
+            kept.append((place, tick))
+    places = kept
     axis = axes.xaxis if horizontal else axes.yaxis
     axis.set_major_locator(FixedLocator([place for place, _ in places]))
     names = {round(place, 9): f"{tick:.10g}" for place, tick in places}

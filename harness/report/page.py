@@ -87,7 +87,6 @@ def _part(part: Part) -> str:
 
 
 _STYLE = """
-body { max-width: 960px; }
 h1 { font-size: 1.75rem; }
 h3, h4 { margin: 2rem 0 .5rem; overflow-wrap: anywhere; }
 h3 { font-size: 1.125rem; }

@@ -5,6 +5,7 @@ A family is all rows of one script: the CNN's or the recurrent networks'.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from harness.grid import FIGURES, RowRuns
 from harness.report import charts
@@ -57,7 +58,9 @@ def row_section(row: RowRuns, problems: Sequence, names: Names, level: int) -> l
     blocks.append(paragraph(Code(row.row.name), ". ", *_state(row)))
     if row.row.note.strip():
         blocks.append(remark("Note: ", row.row.note))
-    blocks += [remark(text) for text in problem_sentences(row, problems)]
+    sentences = problem_sentences(row, problems)
+    if sentences:
+        blocks.append(remark(" ".join(sentences)))
     figure = _curves(row, names)
     if figure:
         blocks.append(figure)
@@ -113,7 +116,7 @@ def _curves(row: RowRuns, names: Names) -> Figure | None:
                 curves.append(charts.Curve(split, colour, tuple(values), style, row.row.printed.get(figure)))
             else:  # of different lengths: each run by itself
                 curves += [charts.Curve(split, colour, (each,), style, row.row.printed.get(figure)) for each in values]
-        panels.append(charts.Panel(quantity, tuple(curves), label))
+        panels.append(charts.Panel("", tuple(curves), label))
     title = names.title(row)
     count = len(row.complete)
     if count > 1:
@@ -193,14 +196,15 @@ def overview_figure(families: Sequence[tuple[str, Sequence[RowRuns]]], names: Na
                 interval = max(interval[0], 0.0), min(interval[1], 1.0)
             mean = sample.mean if sample and sample.n > 1 else None
             lines.append(charts.Dots(row.row.name, sample.values if sample else (), mean, interval, printed))
-        label = "best test accuracy (axis logarithmic in the share of errors)"
-        panels.append(charts.DotPanel(title, tuple(lines), label, "accuracy", {}))
+        scale = accuracy_scale(rows)
+        label = "best test accuracy" + (" (axis logarithmic in the share of errors)" if scale else "")
+        panels.append(charts.DotPanel(title, tuple(lines), label, scale))
     legend = {"values": "a run of ours"}
     if several:
         legend |= {"mean": "mean", "interval": "95 % prediction interval"}
     if any(row.row.printed.get("test_accuracy") is not None for _, rows in families for row in rows):
         legend["reference"] = "original"
-    panels[0] = charts.DotPanel(panels[0].title, panels[0].lines, panels[0].xlabel, "accuracy", legend)
+    panels[0] = replace(panels[0], names=legend)
     title = names.marked("Best test accuracy of every row")
     parts = ["Each dot is a run, its best test accuracy over the epochs"]
     if several:
@@ -212,6 +216,12 @@ def overview_figure(families: Sequence[tuple[str, Sequence[RowRuns]]], names: Na
         parts.append("; the diamond is what the original printed for its single run")
     caption: Text = ("".join(parts) + ".",)
     return Figure("overview.svg", charts.dot_chart(title, panels), title, caption, 826)
+
+
+def accuracy_scale(rows: Sequence[RowRuns]) -> str:
+    """ "accuracy", an axis logarithmic in the share of errors, where accuracies crowd near 1; else "", linear."""
+    top = max((sample.mean for row in rows if (sample := bests(row, "test_accuracy"))), default=0.0)
+    return "accuracy" if top > 0.95 else ""
 
 
 def multiples(family: str, rows: Sequence[RowRuns], names: Names) -> list[Figure]:
@@ -226,7 +236,8 @@ def multiples(family: str, rows: Sequence[RowRuns], names: Names) -> list[Figure
         return cell_name(value) if of_cells else described(down, value)
 
     def column_name(row: RowRuns) -> str:
-        texts = [short_setting(flag, setting(row, flag)) for flag in across]
+        first = sorted(across, key=lambda flag: flag != "optimizer")
+        texts = [short_setting(flag, setting(row, flag)) for flag in first]
         return ", ".join(texts) or "all rows"
 
     def place(row: RowRuns) -> tuple:
@@ -240,8 +251,7 @@ def multiples(family: str, rows: Sequence[RowRuns], names: Names) -> list[Figure
     across_names = list(dict.fromkeys(column_of[key] for key in sorted(column_of)))
     figures = []
     for quantity, ylabel in (("accuracy", "accuracy"), ("loss", "cross-entropy")):
-        top = max((sample.mean for row in rows if (sample := bests(row, "test_accuracy"))), default=0.0)
-        log = "loss" if quantity == "loss" else "accuracy" if top > 0.95 else ""
+        log = "loss" if quantity == "loss" else accuracy_scale(rows)
         panels: dict[tuple[str, str], charts.Panel] = {}
         for row in ordered:
             key = row_name(row), column_name(row)
@@ -265,6 +275,7 @@ def multiples(family: str, rows: Sequence[RowRuns], names: Names) -> list[Figure
         caption = (
             f"{'Optimizers' if not of_cells else 'Cells'} from top to bottom, other settings from left to right, all "
             f"panels on the same axes{scale.get(log, '')}."
+            + (" h is the hidden size." if "hidden_size" in across else "")
             + (" Mean over seeds; the band is ± one standard deviation." if several else "")
         )
         svg = charts.small_multiples(title, down_names, across_names, panels)

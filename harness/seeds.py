@@ -1,0 +1,110 @@
+"""Runs that differ only in their seed as one curve with a band in TensorBoard: `tensorboard --logdir runs/seeds`.
+
+TensorBoard has margin charts in its Custom Scalars tab but nothing that fills them; this does. For every row of a grid
+with several complete seeds it writes an events file, runs/seeds/<row>/, which is never read as a run.
+"""
+
+import contextlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+from harness.errors import UserError
+from harness.events import EPOCH_TAGS, write_events
+from harness.files import make_folder
+from harness.grid import RowRuns, Run
+from harness.report.statistics import Sample
+
+FOLDER = "seeds"
+_SUFFIX = "seeds"  # of our files' names, where a run's events file has the machine
+
+
+def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path) -> list[Path]:
+    """Write runs_dir/seeds/<row>/ for every row with at least two complete seeds; their events files are returned.
+
+    Each holds, at step = epoch, the four tags of a run (their mean over the seeds, so that it stands beside the runs'
+    own curves) and `seeds/<tag>/mean`, `/lower`, `/upper` (mean ± sample standard deviation). The first also holds the
+    one layout of the Custom Scalars tab. Aggregates of rows that have none any more are deleted. The same runs give the
+    same bytes. UserError if something cannot be written or deleted.
+    """
+    folder = runs_dir / FOLDER
+    rows = [row for row in results if len(row.complete) > 1]
+    written = []
+    for row in rows:
+        wall_time = _wall_time(row.complete)
+        events = [_event(wall_time, 0, _layout_summary())] if not written else []
+        events += _aggregate(row.complete, wall_time)
+        make_folder(folder / row.row.name)
+        # The runs' own time in the name: a TensorBoard that is open notices a new file, not one replaced.
+        path = folder / row.row.name / f"events.out.tfevents.{wall_time:010d}.{_SUFFIX}"
+        write_events(path, events)
+        written.append(path)
+    _delete_others(folder, written)
+    return written
+
+
+def _aggregate(runs: Sequence[Run], wall_time: int) -> list[Event]:
+    """An event an epoch that all the runs have."""
+    events = []
+    for epochs in zip(*(run.history for run in runs), strict=False):
+        values = {}
+        for tag in EPOCH_TAGS:
+            sample = Sample(tuple(getattr(epoch, tag.replace("/", "_")) for epoch in epochs))
+            mean, sd = sample.mean, sample.sd
+            values |= {tag: mean, f"{FOLDER}/{tag}/mean": mean}
+            values |= {f"{FOLDER}/{tag}/lower": mean - sd, f"{FOLDER}/{tag}/upper": mean + sd}
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        events.append(_event(wall_time + epochs[0].epoch, epochs[0].epoch, summary))
+    return events
+
+
+def _event(wall_time: float, step: int, summary: Summary) -> Event:
+    return Event(wall_time=wall_time, step=step, summary=summary)
+
+
+def _layout_summary() -> Summary:
+    """The layout of the Custom Scalars tab: a margin chart a tag, all in one category."""
+    charts = [
+        layout_pb2.Chart(
+            title=f"{tag}: mean ± sd over seeds",
+            margin=layout_pb2.MarginChartContent(
+                series=[
+                    layout_pb2.MarginChartContent.Series(
+                        value=f"{FOLDER}/{tag}/mean", lower=f"{FOLDER}/{tag}/lower", upper=f"{FOLDER}/{tag}/upper"
+                    )
+                ]
+            ),
+        )
+        for tag in EPOCH_TAGS
+    ]
+    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="seeds", chart=charts)])
+    tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()], tensor_shape=TensorShapeProto())
+    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME)
+    value = Summary.Value(tag=metadata.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=SummaryMetadata(plugin_data=plugin))
+    return Summary(value=[value])
+
+
+def _wall_time(runs: Sequence[Run]) -> int:
+    """When the newest of the runs was begun, in seconds since 1970, as its events file's name has it; else 0."""
+    names = [path.name for run in runs for path in run.path.glob("events.out.tfevents.*")]
+    times = [int(found[1]) for name in names if (found := re.match(r"events\.out\.tfevents\.(\d{1,10})\.", name))]
+    return max(times, default=0)
+
+
+def _delete_others(folder: Path, kept: Sequence[Path]) -> None:
+    """Delete our earlier events files, and the folders that are empty then."""
+    for path in sorted(folder.glob(f"*/events.out.tfevents.*.{_SUFFIX}")):
+        if path not in kept:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise UserError(f"cannot delete {path}: {error.strerror}") from error
+            with contextlib.suppress(OSError):  # something else is in it
+                path.parent.rmdir()
