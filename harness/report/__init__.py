@@ -1,8 +1,8 @@
 """The report: from the runs of a grid to README.md, a self-contained index.html and figures/, without any training.
 
 `write_report` says what is in it and in which order; `measures` reads figures off runs, `statistics` compares them,
-`rows`, `conclusions`, `inside` and `comparison` make the sections, `charts` draws, `document` is what the two renderers,
-`markdown` and `page`, are given.
+`rows`, `conclusions`, `inside` and `comparison` make the sections, `charts` draws, `document` is what the
+two renderers, `markdown` and `page`, are given.
 """
 
 import os
@@ -58,8 +58,8 @@ def write_report(
 ) -> None:
     """Write README.md, index.html and figures/ into `out`; the same runs give the same bytes.
 
-    `precision` and `data` are what report.py was asked for, `command` how it was called. Raises UserError if `out` holds
-    a README.md or index.html that is no report, or if something cannot be read or written. Pictures are written before
+    `precision` and `data` are what report.py was asked for, `command` how it was called. Raises UserError if `out`
+    holds a README.md or index.html that is no report, or if something cannot be read or written. Pictures are written before
     the pages that show them, and those of an earlier report that no page shows any more are deleted.
     """
     earlier = _earlier_figures(out)
@@ -194,8 +194,8 @@ def _how_made(
         blocks.append(paragraph(*parts, "."))
     blocks.append(
         paragraph(
-            "Train figures are running means over the epoch while the weights change, test figures are of the whole test "
-            "set after it; loss is mean cross-entropy. ",
+            "Train figures are running means over the epoch while the weights change, test figures are of the whole "
+            "test set after it; loss is mean cross-entropy. ",
             "Best is the best over the epochs, each figure by itself, as in the original's tables. An epoch chosen by "
             "its test figures makes them optimistic, so the last epoch stands beside it. Ours are mean ± standard "
             "deviation over seeds (n − 1 in the denominator). The original's figures are of single runs: each is held "
@@ -217,8 +217,8 @@ def _machine(runs: Sequence) -> str:
 
     seconds = sum(epoch.seconds for run in runs for epoch in run.history)
     return (
-        f"Device {of('device')}, threads a run: {of('threads')}, PyTorch {of('torch')}, Python {of('python')}. The epochs "
-        f"of the complete runs add up to {seconds / 3600:.1f} hours, on a machine that may have had other work."
+        f"Device {of('device')}, threads a run: {of('threads')}, PyTorch {of('torch')}, Python {of('python')}. The "
+        f"epochs of the complete runs add up to {seconds / 3600:.1f} hours, on a machine that may have had other work."
     )
 
 

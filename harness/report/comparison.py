@@ -26,6 +26,7 @@ from harness.report.measures import (
     seconds_an_epoch,
     setting,
     short_setting,
+    signed,
     spread,
 )
 from harness.report.names import Names
@@ -71,8 +72,8 @@ def versus_cnn(recurrent: Sequence[RowRuns], runs_dir: Path, names: Names) -> li
         return blocks
     blocks.append(
         paragraph(
-            "The original lists similarities and differences of the two kinds of network. Two of them can be measured on "
-            "MNIST: what either does with an image of which only a part is known, and what accuracy costs."
+            "The original lists similarities and differences of the two kinds of network. Two of them can be measured "
+            "on MNIST: what either does with an image of which only a part is known, and what accuracy costs."
         )
     )
     cnn = _cnn_runs(runs_dir / "cnn_mnist", recurrent)
@@ -231,7 +232,7 @@ def precision_agreement(rows: Sequence[RowRuns], runs_dir: Path, names: Names) -
                     told = "one seed: no interval"
                 else:
                     low, high = difference.interval
-                    told = f"{low:+.4f} … {high:+.4f}".replace("-", "−")
+                    told = f"{signed(low)} … {signed(high)}"
                     if difference.sign:
                         differ.append(f"{row.row.name} ({figure.replace('_', ' ')})")
                 lines.append(
@@ -240,7 +241,7 @@ def precision_agreement(rows: Sequence[RowRuns], runs_dir: Path, names: Names) -
                         figure.replace("_", " "),
                         f"{precision}: {spread(ours, figure)} (n = {ours.n})",
                         f"{other}: {spread(theirs, figure)} (n = {theirs.n})",
-                        f"{difference.value:+.4f}".replace("-", "−"),
+                        signed(difference.value),
                         told,
                     )
                 )
@@ -251,11 +252,9 @@ def precision_agreement(rows: Sequence[RowRuns], runs_dir: Path, names: Names) -
     text = "Rows that were run in both precisions; best figures, mean ± standard deviation over seeds. "
     if judged and not differ:
         text += (
-            f"All {counted(judged, 'difference')} lie within the spread over seeds: "
-            if judged > 1
-            else "The difference lies within the spread over seeds: "
+            f"Each of the {counted(judged, 'difference')} of means lies within the spread over seeds: Welch's 95 % "
+            "interval contains 0."
         )
-        text += "Welch's 95 % interval contains 0."
     elif judged:
         text += (
             f"{judged - len(differ)} of {counted(judged, 'difference')} lie within the spread over seeds (Welch's 95 % "

@@ -17,6 +17,7 @@ from harness.report.measures import (
     counted,
     listed,
     setting,
+    signed,
     sort_key,
     spread,
     varied_flags,
@@ -44,9 +45,8 @@ def best_setting(rows: Sequence[RowRuns], names: Names) -> Paragraph:
     lowest = min((bests(row, "test_loss").mean, row.row.name) for _, row in ranked)
     if lowest[1] != first.row.name:
         other = next(row for _, row in ranked if row.row.name == lowest[1])
-        parts.append(
-            f" By testing loss it is {names.title(other)} instead, with {spread(bests(other, 'test_loss'), 'test_loss')}."
-        )
+        its_loss = spread(bests(other, "test_loss"), "test_loss")
+        parts.append(f" By testing loss it is {names.title(other)} instead, with {its_loss}.")
     if len(ranked) > 1:
         second, runner_up = ranked[1]
         difference = weighted_sum([accuracy, second], [1, -1])
@@ -59,7 +59,7 @@ def best_setting(rows: Sequence[RowRuns], names: Names) -> Paragraph:
         else:
             low, high = difference.interval
             told = "cannot explain" if difference.sign > 0 else "can explain"
-            parts.append(f" [{low:.4f}, {high:.4f}], which the spread over seeds {told}.")
+            parts.append(f" [{signed(low)}, {signed(high)}], which the spread over seeds {told}.")
     absent = [row.row.name for row in rows if not row.complete]
     if absent:
         parts.append(f" Not judged, for want of a complete run: {listed(absent)}.")
@@ -73,9 +73,9 @@ def stability(rows: Sequence[RowRuns], names: Names) -> list[Block]:
         return []
     blocks: list[Block] = [
         paragraph(
-            "How stable is training? Two numbers a row: the standard deviation over seeds of the best test accuracy, and "
-            "the worst drop, by how much test accuracy fell from one epoch to the next at worst (mean over the row's "
-            "runs, and the largest of them)."
+            "How stable is training? Two numbers a row: the standard deviation over seeds of the best test accuracy, "
+            "and the worst drop, by how much test accuracy fell from one epoch to the next at worst (mean over the "
+            "row's runs, and the largest of them)."
         )
     ]
     lines = []
@@ -173,20 +173,20 @@ def _verdict(rows: Sequence[RowRuns], shared: dict[str, list[RowRuns]], estimate
     order = ", ".join(f"{cell_name(cell)} {estimates[cell].value:.4f}" for cell in ranked)
     blocks.append(
         paragraph(
-            Strong(f"By the mean worst drop {cell_name(ranked[0])} is the most stable and "),
-            Strong(f"{cell_name(ranked[-1])} the least"),
-            f" ({order}; {counted(len(shared[ranked[0]]), 'setting')} that all cells share). Intervals are Welch's, with "
-            "the settings fixed and the seeds as the only source of chance.",
+            "By the mean worst drop ",
+            Strong(f"{cell_name(ranked[0])} is the most stable and {cell_name(ranked[-1])} the least"),
+            f" ({order}; {counted(len(shared[ranked[0]]), 'setting')} that all cells share). Intervals are Welch's, "
+            "with the settings fixed and the seeds as the only source of chance.",
         )
     )
     sentences = []
     for less, more in itertools.combinations(ranked, 2):
         difference = _difference(shared[more], shared[less])
-        name = f"{cell_name(more)} − {cell_name(less)}: {difference.value:+.4f}".replace("-", "−")
+        name = f"{cell_name(more)} − {cell_name(less)}: {signed(difference.value)}"
         if difference.interval is None:
             sentences.append((f"{name}; a single seed gives no interval.",))
             continue
-        low, high = (f"{end:+.4f}".replace("-", "−") for end in difference.interval)
+        low, high = map(signed, difference.interval)
         told = "larger by more than chance" if difference.sign > 0 else "not to be told from chance with these seeds"
         sentences.append((f"{name} [{low}, {high}], {told}.",))
     blocks.append(paragraph("Differences of the mean worst drop: ", " ".join(text for (text,) in sentences)))

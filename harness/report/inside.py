@@ -1,4 +1,4 @@
-"""The report's look inside the CNN: what visualize.py kept in a run's figures/, and the paper whose methods those are."""
+"""The report's look inside the CNN: what visualize.py kept in a run's figures/, and the paper it follows."""
 
 import csv
 import io
@@ -21,13 +21,13 @@ PAPER = Link("arXiv 1311.2901", "https://arxiv.org/abs/1311.2901")
 PICTURES = {
     "filters_conv1": (
         "Filters of the first convolution",
-        "Each square is one filter. Mid-gray is weight zero; black and white are the largest absolute weight, one scale "
-        "for all. Edges and blobs of opposite sign are what a network for natural images usually learns first.",
+        "Each square is one filter. Mid-gray is weight zero; black and white are the largest absolute weight, one "
+        "scale for all. Edges and blobs of opposite sign are what a network for natural images usually learns first.",
     ),
     "activations": (
         "Activations of ReLU1 and ReLU2 over the test set",
-        "Histograms of the activations above zero, and each feature map's mean and share of zeros. A dead map is zero at "
-        "every position of every test image.",
+        "Left, each feature map's mean and standard deviation; a cross marks a dead map, which is zero at every "
+        "position of every test image. Right, how often activations above zero have which size.",
     ),
     "deconvnet_conv1": (
         "Deconvnet, first convolution",
@@ -51,8 +51,8 @@ PICTURES = {
     "invariance": (
         "Invariance to shift, scale and rotation",
         "How far the feature vector moves from that of the untransformed image, as a share of its length, at the first "
-        "and at the last hidden layer, and the probability of the true class. Thin lines are the images shown, the thick "
-        "line is the mean of random test images. A flat low curve is invariance.",
+        "and at the last hidden layer, and the probability of the true class. Thin lines are the images shown, the "
+        "thick line is the mean of random test images. A flat low curve is invariance.",
     ),
     "occlusion": (
         "Occlusion",
@@ -63,8 +63,8 @@ PICTURES = {
     "correspondence": (
         "Correspondence",
         "Hide the same part in different images and compare how the features change: the Hamming distance of the signs "
-        "of the change, smaller is more consistent. If the network related parts, the bar of the critical cell would be "
-        "lower than those of random cells.",
+        "of the change, smaller is more consistent. If the network related parts, the bar of the critical cell would "
+        "be lower than those of random cells.",
     ),
 }
 
@@ -179,9 +179,9 @@ def paper(shown: dict[str, str]) -> list[Block]:
     items = (
         (
             "Deconvnet (section 2.1). One activation of one feature map is followed back to the pixels by undoing the "
-            "network layer by layer: unpool, putting each value where the maximum was, as remembered in switches during "
-            "the forward pass; rectify, as the features were rectified; filter, with the transposed filters of the "
-            "layer. No training is involved; the result shows which structure in that image caused the activation.",
+            "network layer by layer: unpool, putting each value where the maximum was, as remembered in switches "
+            "during the forward pass; rectify, as the features were rectified; filter, with the transposed filters of "
+            "the layer. No training is involved; the result shows which structure in that image caused the activation.",
             *see("deconvnet_conv1", "deconvnet_conv2"),
         ),
         (
@@ -189,14 +189,14 @@ def paper(shown: dict[str, str]) -> list[Block]:
             *see("evolution_conv1", "evolution_conv2"),
         ),
         (
-            "Invariance (figure 5). Small shifts, scalings and rotations change the first layer's features strongly and "
-            "the top layer's little; invariance to rotation is weak.",
+            "Invariance (figure 5). Small shifts, scalings and rotations change the first layer's features strongly "
+            "and the top layer's little; invariance to rotation is weak.",
             *see("invariance"),
         ),
         (
-            "Architecture (section 4.1). In the filters of Krizhevsky et al.'s network they saw dead filters, a lack of "
-            "middle frequencies and aliasing from the stride of 4; with first filters of 7×7 in place of 11×11 and a "
-            "stride of 2 the network (now called ZFNet) also made fewer errors on ImageNet 2012.",
+            "Architecture (section 4.1). In the filters of Krizhevsky et al.'s network they saw dead filters, a lack "
+            "of middle frequencies and aliasing from the stride of 4; with first filters of 7×7 in place of 11×11 and "
+            "a stride of 2 the network (now called ZFNet) also made fewer errors on ImageNet 2012.",
             *see("filters_conv1"),
         ),
         (
@@ -221,9 +221,9 @@ def paper(shown: dict[str, str]) -> list[Block]:
         paragraph(
             "Zeiler and Fergus, Visualizing and Understanding Convolutional Networks (",
             PAPER,
-            "), ask why large convolutional networks do so well on ImageNet and how to make them better. Their answer is "
-            "to look: they project the activity of any feature back to the pixels and so see what each layer responds "
-            "to, diagnose the architecture with it, and test what the network depends on.",
+            "), ask why large convolutional networks do so well on ImageNet and how to make them better. Their answer "
+            "is to look: they project the activity of any feature back to the pixels and so see what each layer "
+            "responds to, diagnose the architecture with it, and test what the network depends on.",
         ),
         Bullets(items),
     ]

@@ -185,12 +185,15 @@ def number(value: float) -> str:
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
-def rounded(value: float, figure: str, like: float | None = None) -> str:
-    """With four decimals; a loss near zero with five. `like`: the number whose size decides, by default the value."""
+def rounded(value: float, figure: str) -> str:
+    """With four decimals, a loss near zero with five."""
     if not math.isfinite(value):
         return "–"
-    size = abs(value if like is None else like)
-    return f"{value:.5f}" if figure.endswith("loss") and size < 0.1 else f"{value:.4f}"
+    return f"{value:.{_decimals(value, figure)}f}"
+
+
+def _decimals(size: float, figure: str) -> int:
+    return 5 if figure.endswith("loss") and abs(size) < 0.1 else 4
 
 
 def signed(value: float) -> str:
@@ -198,22 +201,28 @@ def signed(value: float) -> str:
 
 
 def spread(sample: Sample | None, figure: str) -> str:
-    """`mean ± standard deviation`, or the single value."""
+    """`mean ± standard deviation`, or the single value; a deviation that would round to 0 gets one decimal more."""
     if sample is None:
         return "–"
     mean = rounded(sample.mean, figure)
-    return mean if sample.sd is None else f"{mean} ± {rounded(sample.sd, figure, like=sample.mean)}"
+    if sample.sd is None or not math.isfinite(sample.sd):
+        return mean
+    decimals = _decimals(sample.mean, figure)
+    return f"{mean} ± {sample.sd:.{decimals + (0 < sample.sd < 0.5 * 10**-decimals)}f}"
 
 
 def interval_text(interval: tuple[float, float] | None, figure: str) -> str:
-    """`low … high`, cut off where no such figure can lie (below 0; an accuracy above 1)."""
+    """`low … high`, with a decimal more than the figures have, so that one at the very end is seen on its side.
+
+    Cut off where no such figure can lie: below 0, or an accuracy above 1.
+    """
     if interval is None:
         return "–"
-    low, high = interval
+    low, high = max(interval[0], 0.0), interval[1]
     if figure.endswith("accuracy"):
-        low, high = max(low, 0.0), min(high, 1.0)
-    like = (low + high) / 2
-    return f"{rounded(max(low, 0.0), figure, like)} … {rounded(high, figure, like)}"
+        high = min(high, 1.0)
+    decimals = _decimals((low + high) / 2, figure) + (1 if figure.endswith("accuracy") else 0)
+    return f"{low:.{decimals}f} … {high:.{decimals}f}"
 
 
 def counted(count: int, noun: str) -> str:

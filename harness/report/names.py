@@ -1,4 +1,4 @@
-"""What rows are called in the report: titles, anchors, file names; and the mark that synthetic data puts on them all."""
+"""What rows are called in the report: titles, anchors, file names; and the mark of synthetic data on them all."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The report's blocks as one HTML page that needs no other file: every picture is embedded, nothing is fetched or run."""
+"""The report's blocks as one HTML page that needs no other file: every picture is in it, nothing is fetched or run."""
 
 import base64
 import html

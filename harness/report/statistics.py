@@ -62,7 +62,8 @@ def prediction_interval(sample: Sample, level: float = LEVEL) -> tuple[float, fl
 def weighted_sum(samples: Sequence[Sample], weights: Sequence[float], level: float = LEVEL) -> Estimate:
     """Σ weight · mean of independent samples, with Welch's interval (degrees of freedom after Satterthwaite, 1946).
 
-    Weights (1, -1) give the difference of two means, weights 1/k the mean over k settings with seeds as the only chance.
+    Weights (1, -1) give the difference of two means, weights 1/k the mean over k settings, the seeds being
+    the only chance.
     A sample of one value, whose variance is unknown, leaves no interval.
     """
     value = math.fsum(weight * sample.mean for sample, weight in zip(samples, weights, strict=True))
