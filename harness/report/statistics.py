@@ -3,6 +3,7 @@
 Written out because the project has no SciPy. Everything is for small samples: a handful of seeds a row.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Sequence
@@ -79,6 +80,7 @@ def weighted_sum(samples: Sequence[Sample], weights: Sequence[float], level: flo
     return Estimate(value, (value - reach, value + reach))
 
 
+@functools.cache
 def t_quantile(probability: float, degrees: float) -> float:
     """The quantile of Student's t distribution; `probability` in (0, 1), `degrees` of freedom above 0, any real number.
 

@@ -1,0 +1,427 @@
+"""What report.py writes: README.md, index.html and figures/, of whole and of broken grids, in words that fit both."""
+
+import base64
+import html.parser
+import json
+import os
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_grids import Problem, cell_row, cnn_row, row_runs, run, write_run
+
+from harness.errors import UserError
+from harness.grid import RowRuns
+from harness.report import charts, write_report
+from harness.run_folder import EpochMetrics
+
+HOSTILE = "<b>R&D</b> *x* _y_ | `z` [l](u) $a$ <script>alert(1)</script>"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., tuple[str, str]]:
+    """Write a report into tmp_path/report -> (README.md, index.html)."""
+
+    def call(results: list[RowRuns], problems: tuple = (), **changes: object) -> tuple[str, str]:
+        arguments = {
+            "problems": list(problems),
+            "grid": Path("grid.toml"),
+            "runs_dir": tmp_path / "runs",
+            "out": tmp_path / "report",
+            "precision": "fp32",
+            "data": "real",
+            "command": "python report.py --no-train",
+        }
+        write_report(results, **(arguments | changes))
+        return tuple((tmp_path / "report" / name).read_text(encoding="utf-8") for name in ("README.md", "index.html"))
+
+    return call
+
+
+@pytest.fixture
+def quick_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the charts by empty ones, for tests of words and numbers: Matplotlib takes most of the time."""
+    for name in ("curve_chart", "small_multiples", "dot_chart", "lines_chart"):
+        monkeypatch.setattr(charts, name, lambda *_: b'<svg xmlns="http://www.w3.org/2000/svg"/>')
+
+
+class Page(html.parser.HTMLParser):
+    """Tags and text of a page; complains about tags that are not closed in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.sources, self.ids, self.targets, self.tags, self.text, self._open = [], [], [], set(), "", []
+        self.feed(page)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.tags.add(tag)
+        self.sources += [values["src"]] if "src" in values else []
+        self.ids += [values["id"]] if "id" in values else []
+        self.targets += [values["href"]] if tag == "a" else []
+        if tag not in ("meta", "link", "img"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def small_grid(folder: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> list[RowRuns]:
+    printed = {"test_loss": 0.4, "test_accuracy": 0.85}
+    cnn = (
+        cnn_row("cnn-a", printed=printed, note="a remark"),
+        cnn_row("cnn-b", flags={"optimizer": "adagrad", "lr": 0.01}),
+    )
+    cells = [cell_row(cell, printed=printed) for cell in ("rnn", "gru")]
+    return [row_runs(row, seeds, folder) for row in (*cnn, *cells)]
+
+
+def test_the_sections_are_the_originals_in_its_order(write, quick_charts, tmp_path):
+    readme, page = write(small_grid(tmp_path / "runs"))
+    headings = re.findall(r"^##? (.+)$", readme, re.MULTILINE)
+    assert headings == [
+        *("Assignment 2, regenerated: CNN with CIFAR10 and RNN with MNIST", "Overview", "CNN with CIFAR10"),
+        *("Visualization", "Paper Understanding", "RNN with MNIST", "Comparison with the CNN"),
+        *("Where it agrees, and where not", "What was tried"),
+    ]
+    parsed = Page(page)
+    assert [each for each in headings[1:] if each not in parsed.text] == []
+    assert "a remark" in readme and "a remark" in parsed.text
+    assert len(set(parsed.ids)) == len(parsed.ids)
+    inner = {target[1:] for target in parsed.targets if target.startswith("#")}
+    assert inner <= set(parsed.ids) and len(inner) > 10
+
+
+def test_tables_hold_the_mean_the_deviation_and_the_interval_of_the_runs(write, quick_charts, tmp_path):
+    results = small_grid(tmp_path / "runs")
+    readme, _ = write(results)
+    values = np.array([max(epoch.test_accuracy for epoch in each.history) for each in results[0].complete])
+    mean, sd = values.mean(), values.std(ddof=1)
+    reach = 4.302653 * sd * np.sqrt(4 / 3)  # t(2; 0.975)
+    inside = abs(0.85 - mean) <= reach
+    (line,) = re.findall(r"^\| Test, best accuracy \| 0\.85 .*$", readme.split('id="row-cnn-b"')[0], re.MULTILINE)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2] == f"{mean:.4f} ± {sd:.4f}"
+    low, high = map(float, cells[4].split(" … "))
+    assert (low, high) == (pytest.approx(max(0, mean - reach), abs=2e-5), pytest.approx(min(1, mean + reach), abs=2e-5))
+    assert cells[5].startswith("inside" if inside else "outside")
+
+
+def test_pictures_of_the_readme_are_there_and_those_of_the_page_are_in_it(write, tmp_path):
+    readme, page = write(small_grid(tmp_path / "runs"))
+    named = re.findall(r"\]\((figures/[^)]+)\)", readme)
+    there = {f"figures/{path.name}" for path in (tmp_path / "report" / "figures").iterdir()}
+    assert set(named) == there and len(named) == len(there) >= 8
+    parsed = Page(page)
+    assert len(parsed.sources) == len(named)
+    for name, source in zip(named, parsed.sources, strict=True):
+        kind, data = source.split(",", 1)
+        assert kind == "data:image/svg+xml;base64"
+        content = base64.b64decode(data)
+        assert content == (tmp_path / "report" / name).read_bytes()
+        ElementTree.fromstring(content)
+    assert "script" not in parsed.tags
+    assert not re.search(r"(?:src|href)=\"(?:https?:)?//(?!arxiv\.org)", page)
+
+
+def test_writing_again_gives_the_same_bytes_and_takes_away_what_is_no_longer_shown(write, quick_charts, tmp_path):
+    results = small_grid(tmp_path / "runs", (0, 1))
+    write(results)
+    folder = tmp_path / "report"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    own = folder / "figures" / "mine.png"
+    own.write_bytes(b"the user's")
+    write(results)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path != own} == before
+    write(results[:1])
+    left = {path.name for path in (folder / "figures").iterdir()}
+    assert "mine.png" in left and "row-cnn-a.svg" in left
+    assert "row-rnn-a.svg" not in left and "stability.svg" not in left
+
+
+def test_a_file_that_is_no_report_is_not_replaced(write, quick_charts, tmp_path):
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "README.md").write_text("# my project")
+    with pytest.raises(UserError, match="was not written by report"):
+        write(small_grid(tmp_path / "runs", (0,)))
+    assert (tmp_path / "report" / "README.md").read_text() == "# my project"
+    assert len(list((tmp_path / "report").iterdir())) == 1
+
+
+def test_missing_failed_and_diverged_runs_are_shown_with_what_is_there(write, quick_charts, tmp_path):
+    folder = tmp_path / "runs"
+    gone = RowRuns(cnn_row("gone", printed={"test_loss": 1.0}), {}, (0, 1))
+    row = cnn_row("half")
+    half = RowRuns(row, {0: run(row, 0, folder), 1: run(row, 1, folder, status="interrupted")}, (0, 1))
+    row = cell_row("rnn", "wild")
+    epochs = [EpochMetrics(1, 2.0, 0.3, 2.1, 0.2, 1.0), EpochMetrics(2, float("nan"), 0.1, float("nan"), 0.1, 1.0)]
+    wild = RowRuns(row, {0: run(row, 0, folder, status="diverged", epochs=epochs)}, (0, 1))
+    problems = (
+        Problem("gone", 0, "missing", "not trained yet"),
+        Problem("gone", 1, "missing", ""),
+        Problem("half", 1, "failed", "it ended with exit code 1: no space left."),
+        Problem("wild", 0, "diverged", "its loss is not finite after epoch 2"),
+        Problem("wild", 1, "missing", "not trained yet"),
+    )
+    readme, page = write([gone, half, wild], problems)
+    for text in (
+        "Seed 0 is missing: not trained yet. Seed 1 is missing.",
+        "Seed 1 failed: it ended with exit code 1: no space left. Mean and standard deviation are over",
+        "Seed 0 diverged: its loss is not finite after epoch 2. Seed 1 is missing: not trained yet.",
+        "No complete run of the 2 seeds asked for.",
+        "3 runs missing, 1 run failed and 1 run diverged",
+        "Not judged, for want of a complete run: gone.",
+        "Without a complete run of ours beside it yet: 1 printed figure.",
+        "3 rows, 1 of 6 runs complete; 0 to 1 complete seeds a row.",
+    ):
+        assert text in readme and text in Page(page).text
+    assert "figures/row-half.svg" in readme and "figures/row-wild.svg" in readme and "row-gone.svg" not in readme
+    assert "nan" not in readme.replace("finance", "")
+
+
+def test_a_grid_without_any_run_is_a_report_all_the_same(write, quick_charts):
+    rows = cnn_row("a", printed={"test_loss": 1.0}), cell_row("gru")
+    readme, _ = write([RowRuns(row, {}, (0,)) for row in rows])
+    assert readme.count("No run is complete yet, so no setting can be called the best.") == 2
+    assert write([])[0].startswith("<!-- written by report.py")
+
+
+def test_one_seed_is_called_so_and_only_subtracted(write, quick_charts, tmp_path):
+    readme, _ = write(small_grid(tmp_path / "runs", (0,)))
+    assert " ± " not in re.sub(r"mean ± [a-z(t]+", "", readme)
+    assert readme.count("ours − original: ") == 12  # two printed figures of three rows, there and in the last table
+    assert "lie in the interval" not in readme
+    assert "6 figures can only be subtracted" in readme
+    assert "A single run." in readme
+
+
+def test_without_printed_figures_nothing_is_said_of_an_original(write, quick_charts, tmp_path):
+    rows = [cnn_row("a"), cnn_row("b", flags={"optimizer": "sgd", "lr": 0.1})]
+    readme, _ = write([row_runs(row, (0, 1), tmp_path / "runs") for row in rows])
+    assert "Where it agrees" not in readme and "What was tried" not in readme and "Assignment" not in readme
+    assert "RNN" not in re.sub(r"(?s)## Paper Understanding.*", "", readme)
+    recurrent, _ = write([row_runs(cell_row("lstm"), (0, 1), tmp_path / "runs")])
+    assert "Visualization" not in recurrent and "# RNN with MNIST" in recurrent
+
+
+def test_synthetic_images_are_named_in_every_title(write, tmp_path):
+    rows = cnn_row("a", flags={"data": "synthetic"}), cell_row("gru", flags={"cell": "gru", "data": "synthetic"})
+    results = [row_runs(row, (0, 1), tmp_path / "runs") for row in rows]
+    readme, _ = write(results, data="synthetic")
+    assert readme.split("\n# ")[1].split("\n")[0].endswith("(synthetic)")
+    titles = re.findall(r"^###+ (.*)$", readme, re.MULTILINE)
+    assert all("synthetic" in title for title in titles if title not in ("Side by side", "GRU"))
+    pictures = [path.read_text(encoding="utf-8") for path in (tmp_path / "report" / "figures").glob("*.svg")]
+    assert len(pictures) >= 8 and all("synthetic" in picture for picture in pictures)
+    assert "Not measured on synthetic images" in readme
+
+
+def test_names_notes_and_titles_are_text_not_markup(write, quick_charts, tmp_path):
+    row = cnn_row("a$^$ b#", title=HOSTILE, note="1. first\n# not a heading " + HOSTILE, printed={"test_loss": 0.5})
+    twin = cnn_row("A$^$ B#", title="twin")  # the same file name but for its case
+    readme, page = write(
+        [row_runs(each, (0, 1), tmp_path / "runs") for each in (row, twin)], command=f"python `{HOSTILE}"
+    )
+    parsed = Page(page)
+    assert "script" not in parsed.tags and "b" not in parsed.tags
+    assert parsed.text.count(HOSTILE) >= 4
+    (heading,) = re.findall(r"^### (.*alert.*)$", readme, re.MULTILINE)
+    tags = "&lt;script&gt;alert(1)&lt;/script&gt;"
+    assert heading == r"&lt;b&gt;R&amp;D&lt;/b&gt; \*x\* \_y\_ \| \`z\` \[l\](u) \$a\$ " + tags
+    assert r"> Note: 1. first # not a heading &lt;b&gt;R&amp;D" in readme
+    spans = [line for line in readme.split("\n") if "<script" in line or "<b>" in line]
+    assert spans == [f"- Written by ``python `{HOSTILE}`` from the grid `grid.toml`."]  # in a code span, as it is
+    assert not re.search(r"^# not a heading", readme, re.MULTILINE)
+    names = sorted(path.name for path in (tmp_path / "report" / "figures").glob("row-*"))
+    assert names == ["row-a-b-2.svg", "row-a-b.svg"]
+    rules = [line for line in readme.split("\n") if line.startswith("| ---")]
+    assert rules
+    for block in re.findall(r"(?:^\|.*\n)+", readme, re.MULTILINE):  # every line of a table has the same cells
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.strip().split("\n")}) == 1
+
+
+def test_pictures_of_visualize_py_and_the_statistics_of_the_relus_are_taken_up(write, quick_charts, tmp_path):
+    results = small_grid(tmp_path / "runs", (0, 1))
+    figures = results[1].runs[0].path / "figures"
+    figures.mkdir(parents=True)
+    Image.new("RGB", (40, 30), "red").save(figures / "filters_conv1.png")
+    Image.new("RGB", (40, 30), "red").save(figures / "occlusion.png")
+    header = "activations,mean,std,report mean,report std,share of zeros,dead maps,always-on maps\n"
+    (figures / "activations.csv").write_text(header + "ReLU1,0.08845,0.1618,0.0657,0.1373,0.494,0,29\n")
+    readme, page = write(results)
+    assert "| ReLU1 | 0.0657 | 0.0885 | 0.1373 | 0.1618 | 49.4 % | 0 |" in readme
+    assert "seed 0, at its best test accuracy" in readme and "the row cnn-b" in readme
+    assert Image.open(tmp_path / "report" / "figures" / "inside-filters-conv1.png").size == (40, 30)
+    assert sum(source.startswith("data:image/png") for source in Page(page).sources) == 2
+    paper = readme.split("## Paper Understanding")[1].split("\n## ")[0]
+    assert "(#inside-occlusion)" in paper and "(#inside-deconvnet" not in paper
+    shutil.rmtree(figures)
+    assert "python visualize.py" in write(results)[0].split("## Visualization")[1].split("\n## ")[0]
+
+
+def test_the_cnn_on_mnist_is_found_by_config_and_compared_at_equal_epochs(write, quick_charts, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(charts, "lines_chart", lambda *arguments: drawn.append(arguments[-1]) or b"<svg/>")
+    folder = tmp_path / "runs"
+    results = [row_runs(cell_row(cell), (0, 1), folder) for cell in ("rnn", "lstm", "gru")]
+    assert "has not been trained on MNIST yet" in write(results)[0]
+    cnn = cnn_row("any", flags={"data": "mnist", "optimizer": "adam", "lr": 0.001})
+    for seed in (0, 1):
+        made = run(cnn, seed, folder)
+        made.config["parameters"] = 1_234_567
+        write_run(made)
+    for network, scale in ((folder / "cnn_mnist" / "any-s0", 1.0), (results[2].runs[0].path, 0.9)):
+        (network / "figures").mkdir(parents=True)
+        lines = [f"{k},{scale * k / 28},1.5\n" for k in range(1, 29)]
+        (network / "figures" / "first_rows.csv").write_text("rows,accuracy,loss\n" + "".join(lines))
+    readme, _ = write(results)
+    assert "Rows needed for a test accuracy of 0.9: CNN: 26; GRU, h128: 28." in readme
+    (line,) = re.findall(r"^\| CNN \|.*$", readme, re.MULTILINE)
+    accuracies = [
+        max(epoch.test_accuracy for epoch in each.history) for each in (run(cnn, 0, folder), run(cnn, 1, folder))
+    ]
+    assert f"| {np.mean(accuracies):.4f} ± {np.std(accuracies, ddof=1):.4f} |" in line and "| 1,234,567 |" in line
+    assert [len(re.findall(rf"^\| {cell}, h128 \|", readme, re.MULTILINE)) for cell in ("RNN", "LSTM", "GRU")] == [
+        1,
+        1,
+        1,
+    ]
+    assert [(label, counts[0], counts[-1], shares[13]) for label, counts, shares in drawn[-1]] == [
+        ("CNN", 1, 28, 0.5),
+        ("GRU, h128", 1, 28, 0.45),
+    ]
+    (results[2].runs[0].path / "figures" / "first_rows.csv").write_text("k\n1\n")
+    with pytest.raises(UserError, match=r"first_rows\.csv does not hold"):
+        write(results)
+
+
+def test_the_other_precision_is_compared_where_there_are_runs_of_it(write, quick_charts, tmp_path):
+    results = [row_runs(cell_row("gru"), (0, 1, 2), tmp_path / "runs")]
+    assert "## Precision" not in write(results)[0]
+    for seed, shift in ((0, 0.0), (1, 0.001), (2, 0.002)):
+        epochs = [EpochMetrics(1, 0.1, 0.9, 0.2, 0.1 + shift, 1.0)]  # far from the row's
+        other = run(results[0].row, seed, tmp_path / "runs", precision="bf16", epochs=epochs)
+        path = other.path.with_name(f"gru-bf16-s{seed}")
+        write_run(type(other)(path, seed, "complete", other.config, epochs))
+    for each in results[0].complete:
+        write_run(each)
+    readme, _ = write(results)
+    section = readme.split("## Precision")[1]
+    assert "bf16: 0.1010 ± 0.0010 (n = 3)" in section and "fp32: " in section
+    assert "not so gru-a (test accuracy)" in section
+
+
+def test_a_curve_is_the_mean_and_its_band_one_deviation():
+    means, deviations = charts.mean_and_sd([(1.0, 2.0, 9.0), (3.0, 5.0)])
+    assert means == [2, 3.5]
+    assert deviations == pytest.approx([np.std([1, 3], ddof=1), np.std([2, 5], ddof=1)])
+    assert charts.mean_and_sd([(1.0, 2.0)]) == ([1, 2], [0, 0])
+
+
+def test_pictures_keep_their_text_and_have_colours_for_dark_ground():
+    curve = charts.Curve("test", charts.TEST, ((0.5, 0.25), (0.5, 0.5)), reference=0.123456789)
+    svg = charts.curve_chart("lr 0.00123456 $x$", [charts.Panel("", (curve,), "loss")]).decode()
+    assert ">lr 0.00123456 $x$<" in svg  # not taken for a formula, its digits not cut
+    assert "prefers-color-scheme: dark" in svg
+    light = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", re.sub(r"(?s)<style.*?</style>", "", svg)))
+    twins = set(re.findall(r"\[style\*=\"(?:fill|stroke): (#[0-9a-f]{6})\"\]", svg))
+    assert light <= twins
+
+
+def test_every_chart_is_drawn_the_same_each_time_with_its_labels_in_it():
+    curve = charts.Curve("test", charts.TEST, ((0.5, 0.25), (0.4, 0.5)))
+    dots = charts.Dots("a row", (0.97, 0.98), 0.975, (0.9, 1.0), 0.99)
+    panel = charts.Panel("", (curve,), "loss", "loss")
+
+    def draw() -> list[bytes]:
+        return [
+            charts.curve_chart("one", [panel]),
+            charts.small_multiples("two", ["up", "down"], ["left"], {("up", "left"): panel}),
+            charts.dot_chart("three", [charts.DotPanel("p", (dots,), "x", "accuracy", {"values": "a run"})]),
+            charts.lines_chart("four", "k", "y", [("CNN", [1, 2], [0.5, 0.9]), ("GRU", [1, 2], [0.4, 0.9])]),
+        ]
+
+    first = draw()
+    assert draw() == first
+    labels = (
+        ("one", "test"),
+        ("two", "up", "down", "left", "not in the grid"),
+        ("three", "a row", "a run"),
+        ("CNN", "GRU"),
+    )
+    for svg, wanted in zip(first, labels, strict=True):
+        texts = {text for text in ElementTree.fromstring(svg).itertext() if text.strip()}
+        assert all(any(label in text for text in texts) for label in wanted)
+    ends = [float(y) for y in re.findall(r'y="([\d.]+)"[^>]*>(?:CNN|GRU)<', first[3].decode())]
+    assert abs(ends[0] - ends[1]) >= 10  # two lines that end in one place are named one above the other
+
+
+# -- in a browser ------------------------------------------------------------------------------------------------------
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
+
+# Put into a copy of the page: what went wrong, as text that --dump-dom gives back. `load` comes after all pictures.
+PROBE = """<script>
+const wrong = [];
+addEventListener("error", event => wrong.push(String(event.message || event.target.outerHTML).slice(0, 200)), true);
+addEventListener("load", () => {
+  const broken = [...document.images].filter(image => !image.complete || !image.naturalWidth).length;
+  const root = document.documentElement;
+  const found = {wrong, broken, images: document.images.length, width: innerWidth, page: root.scrollWidth,
+    body: Math.ceil(document.body.getBoundingClientRect().right)};
+  const place = document.createElement("pre");
+  place.id = "probe"; place.textContent = JSON.stringify(found); document.body.append(place);
+});
+</script>"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_is_whole_in_chromium_and_no_wider_than_the_window(write, tmp_path, width):
+    """In an iframe of this width: Chromium's own window cannot be made as narrow as a phone on every system."""
+    results = small_grid(tmp_path / "runs")
+    results.append(
+        row_runs(cnn_row("long", title="a_title_without_any_space_" * 8, note="x" * 300), (0,), tmp_path / "runs")
+    )
+    _, page = write(results, command="python report.py --grid " + "folder/" * 40)
+    (tmp_path / "probed.html").write_text(page.replace("<head>", "<head>" + PROBE), encoding="utf-8")
+    frame = f'<iframe src="probed.html" style="width:{width}px;height:900px;border:0"></iframe>'
+    report = (
+        "<script>addEventListener('load', () => { document.body.append(Object.assign(document.createElement('pre'), "
+        "{id: 'answer', textContent: frames[0].document.getElementById('probe').textContent})); });</script>"
+    )
+    (tmp_path / "frame.html").write_text(f"<!doctype html><body>{frame}{report}</body>", encoding="utf-8")
+    command = [
+        *(
+            CHROMIUM,
+            "--headless",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+        ),
+        *("--disable-component-update", "--disable-sync", "--allow-file-access-from-files", "--enable-logging=stderr"),
+        *(f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000", "--virtual-time-budget=20000"),
+        *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
+        *("--dump-dom", (tmp_path / "frame.html").as_uri()),
+    ]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    found = re.search(r'<pre id="answer">(.*?)</pre>', answer.stdout)
+    assert found, answer.stderr[-2000:]
+    probe = json.loads(found[1].replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">"))
+    assert probe["wrong"] == [] and probe["broken"] == 0
+    assert probe["images"] >= 8
+    assert probe["width"] == width and probe["page"] <= width and probe["body"] <= width
+    assert "CONSOLE" not in answer.stderr
