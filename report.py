@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import cnn_cifar10
 import rnn_mnist
+import visualize
 from harness.errors import Interrupted, UserError, run_script
 from harness.flags import Help, Parser, thread_count
 
@@ -31,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("what to run")
     group.add_argument("--grid", type=Path, help="TOML file of the rows (default: the project's experiments.toml)")
-    group.add_argument("--only", help="train and report these rows only: cnn, rnn or rows' names, with commas between")
+    group.add_argument("--only", help="train these rows only: cnn, rnn or rows' names, with commas between")
     group.add_argument(
         "--seeds", type=thread_count, default=1, help="runs of each row: seeds 0, 1, … below this number"
     )
@@ -77,22 +78,28 @@ def report(flags: argparse.Namespace, command: str) -> int:
     from harness.grid import find_runs, load_grid, problems_of
 
     parsers = {name: script.make_parser() for name, script in SCRIPTS.items()}
-    data = None if flags.data == "real" else flags.data
-    rows = chosen_rows(load_grid(flags.grid, parsers), flags)
+    grid = load_grid(flags.grid, parsers)
+    chosen = chosen_rows(grid.rows, flags)
     if flags.out.exists() and not flags.out.is_dir():
         raise UserError(f"--out {flags.out} is a file; the report needs a folder")
 
-    def find(*, quiet: bool = False) -> "list[RowRuns]":
+    def find(rows: "Sequence[Row]", data: str | None, *, quiet: bool = False) -> "list[RowRuns]":
         seeds = range(flags.seeds)
         return find_runs(rows, flags.runs_dir, parsers, seeds=seeds, precision=flags.precision, data=data, quiet=quiet)
 
-    results, failures = find(), {}
+    data = None if flags.data == "real" else flags.data
+    results, failures = find(grid.rows, data), {}
     if not flags.no_train:
-        failures = train_missing(results, parsers, flags)
-        results = find(quiet=True)
+        failures = train_missing([each for each in results if each.row in chosen], parsers, flags, data)
+        results = find(grid.rows, data, quiet=True)
+        if grid.comparison and chosen == grid.rows and data is None:
+            failures |= train_missing(find([grid.comparison], "mnist"), parsers, flags, "mnist")
+            keep_first_rows_of(find([grid.comparison], "mnist", quiet=True), results, flags)
+        look_inside(results, flags)
     problems = problems_of(results, failures)
 
     from harness.report import write_report
+    from harness.seeds import write_seed_aggregates
 
     write_report(
         results,
@@ -103,10 +110,14 @@ def report(flags: argparse.Namespace, command: str) -> int:
         precision=flags.precision,
         data=flags.data,
         command=command,
+        count_parameters=count_parameters,
     )
+    write_seed_aggregates(results, flags.runs_dir)
     print(f"the report is in {flags.out}")
-    tell_problems(problems, wanted=len(rows) * flags.seeds)
-    return EXIT_INCOMPLETE if problems else 0
+    names = {row.name for row in chosen}
+    wanted = [problem for problem in problems if problem.row in names]
+    tell_problems(wanted, wanted=len(chosen) * flags.seeds)
+    return EXIT_INCOMPLETE if wanted else 0
 
 
 def chosen_rows(rows: "list[Row]", flags: argparse.Namespace) -> "list[Row]":
@@ -129,13 +140,16 @@ def _word_of(row: "Row", words: dict[str, str]) -> str:
 
 
 def train_missing(
-    results: "list[RowRuns]", parsers: dict[str, argparse.ArgumentParser], flags: argparse.Namespace
+    results: "list[RowRuns]", parsers: dict[str, argparse.ArgumentParser], flags: argparse.Namespace, data: str | None
 ) -> dict[tuple[str, int], str]:
-    """Train what is missing; returns why a run failed, by row name and seed. UserError if there are no images."""
+    """Train what is missing; returns why a run failed, by row name and seed. UserError if there are no images.
+
+    `data` is what --data says to the scripts, None their own default.
+    """
+    from harness.data import load_images
     from harness.jobs import Settings, plan_jobs, train_jobs
     from harness.train import choose_device, cpu_has_bf16
 
-    data = None if flags.data == "real" else flags.data
     settings = Settings(
         PROJECT, flags.runs_dir, flags.data_dir, flags.precision, data=data, device=flags.device, jobs=flags.jobs
     )
@@ -147,18 +161,59 @@ def train_missing(
         print(
             "warning: this CPU has no bf16 arithmetic, which will be slow; --precision fp32 is faster", file=sys.stderr
         )
-    if data is None:
-        fetch_images({job.row.script for job in jobs}, parsers, flags.data_dir)
+    if data != "synthetic":  # fetched here once, and not by two runs at a time
+        for script in sorted({job.row.script for job in jobs}):
+            load_images(SCRIPTS[script].DATA[data or parsers[script].get_default("data")], data_dir=flags.data_dir)
     print(f"{len(jobs)} run{'s' * (len(jobs) != 1)} to train, into {flags.runs_dir}", flush=True)
     return train_jobs(jobs, settings)
 
 
-def fetch_images(scripts: set[str], parsers: dict[str, argparse.ArgumentParser], data_dir: Path) -> None:
-    """Load the scripts' image sets once, so that what is missing is fetched here, and not by two runs at a time."""
-    from harness.data import load_images
+def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", flags: argparse.Namespace) -> None:
+    """Once the networks to compare are trained: how much of an image each needs, of its first seed, kept in its folder.
 
-    for script in sorted(scripts):
-        load_images(SCRIPTS[script].DATA[parsers[script].get_default("data")], data_dir=data_dir)
+    Compared are the CNN on MNIST and those recurrent rows that have its optimizer, lr and epochs. What has no
+    checkpoint any more, as the reference runs of this repository, is left as it is.
+    """
+    from harness.data import load_images
+    from harness.first_rows import FILE, keep_first_rows
+    from models import build_model
+
+    cnn = next((each.complete[0] for each in comparison if each.complete), None)
+    if not cnn:
+        return
+    alike = [cnn.config["flags"][name] for name in ("optimizer", "lr", "epochs")]
+    cells = [
+        run
+        for each in results
+        if each.row.script == rnn_mnist.__name__
+        for run in each.complete[:1]
+        if [run.config["flags"][name] for name in ("optimizer", "lr", "epochs")] == alike
+    ]
+    runs = [run.path for run in (cnn, *cells) if (run.path / "best.pt").exists() and not (run.path / FILE).exists()]
+    if runs:
+        images = load_images("mnist", data_dir=flags.data_dir)
+        for run in runs:
+            print(f"testing {run} on the first rows of each image", flush=True)
+            keep_first_rows(run, images, build_model)
+
+
+def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
+    """Draw what the report shows of a CNN: visualize.py on the first seed of the best row, kept in its folder."""
+    rows = [each for each in results if each.row.script == cnn_cifar10.__name__ and each.complete]
+    if not rows:
+        return
+    best = max(rows, key=lambda each: max(metrics.test_accuracy for metrics in each.complete[0].history))
+    folder = best.complete[0].path
+    if (folder / "best.pt").exists() and not (folder / "figures" / "index.html").exists():
+        print(f"looking inside {folder}", flush=True)
+        visualize.main([str(folder / "best.pt"), "--data-dir", str(flags.data_dir)])
+
+
+def count_parameters(config: dict) -> int:
+    """How many numbers the network of a run's config learns. ValueError if the config describes none."""
+    from models import build_model
+
+    return sum(parameter.numel() for parameter in build_model(config).parameters())
 
 
 def tell_problems(problems: "list[Problem]", *, wanted: int) -> None:

@@ -5,11 +5,12 @@ one seed. `parsers`, which most functions here take, maps the name of each scrip
 """
 
 import argparse
+import contextlib
 import csv
 import math
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,8 +79,16 @@ class Problem:
     text: str
 
 
-def load_grid(path: Path, parsers: Parsers) -> list[Row]:
-    """The rows of a grid file, in its order, each checked by its script's own parser.
+@dataclass(frozen=True)
+class Grid:
+    """What a grid file holds: its rows in order, and the CNN that is trained on MNIST for comparison, if it asks."""
+
+    rows: list[Row]
+    comparison: Row | None
+
+
+def load_grid(path: Path, parsers: Parsers) -> Grid:
+    """The content of a grid file, each row checked by its script's own parser.
 
     Raises UserError, in one sentence that names the file and the row, for anything that is not as experiments.toml
     describes it: what could not be trained must be said before hours of training, not after.
@@ -91,8 +100,8 @@ def load_grid(path: Path, parsers: Parsers) -> list[Row]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     for key in content:
-        if key != "row":
-            raise UserError(f"{path}: unknown key {key!r}; a grid consists of [[row]] tables")
+        if key not in ("row", "comparison"):
+            raise UserError(f"{path}: unknown key {key!r}; a grid consists of [[row]] tables and one [comparison]")
     tables = content.get("row", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UserError(f"{path}: 'row' must be tables, each under a line [[row]]")
@@ -102,15 +111,36 @@ def load_grid(path: Path, parsers: Parsers) -> list[Row]:
     for number, table in enumerate(tables, start=1):
         name = table.get("name")
         label = f"row {name!r}" if isinstance(name, str) and name else f"row {number}"
-        try:
+        with _named(path, label):
             row = _read_row(table, parsers)
             _check_new(row, rows, parsers)
-        except UserError as error:
-            raise UserError(f"{path}, {label}: {error}") from error
-        except ValueError as error:  # Python refuses to print a whole number of thousands of digits
-            raise UserError(f"{path}, {label}: a number in it is absurdly long") from error
         rows.append(row)
-    return rows
+    comparison = None
+    if "comparison" in content:
+        with _named(path, "comparison"):
+            comparison = _read_comparison(content["comparison"], parsers)
+    return Grid(rows, comparison)
+
+
+@contextlib.contextmanager
+def _named(path: Path, label: str) -> Iterator[None]:
+    """Put the file and the row before what is wrong with it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}, {label}: {error}") from error
+    except ValueError as error:  # Python refuses to print a whole number of thousands of digits
+        raise UserError(f"{path}, {label}: a number in it is absurdly long") from error
+
+
+def _read_comparison(table: object, parsers: Parsers) -> Row:
+    if not isinstance(table, dict) or table.keys() != {"flags"} or not isinstance(table["flags"], dict):
+        raise UserError("it must be a table with one key, flags")
+    script = SCRIPT_WORDS["cnn"]
+    flags = _read_flags(table["flags"], script, parsers[script])
+    if flags.get("channels") == "rgb":
+        raise UserError("channels rgb needs colour images, and MNIST has none")
+    return Row("cnn-mnist", script, flags, "the CNN on MNIST")
 
 
 def _read_row(table: dict, parsers: Parsers) -> Row:

@@ -20,7 +20,7 @@ HEADER = "epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds\n"
 def load(text: str | bytes) -> list:
     file = Path("grid.toml")
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return load_grid(file, PARSERS)
+    return load_grid(file, PARSERS).rows
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def empty_folder(in_project):
 
 
 def test_the_reports_grid_has_the_originals_nineteen_rows():
-    rows = load_grid(PROJECT / "experiments.toml", PARSERS)
+    rows = load_grid(PROJECT / "experiments.toml", PARSERS).rows
     assert len(rows) == 19
     assert [row.script for row in rows] == ["cnn_cifar10"] * 7 + ["rnn_mnist"] * 12
     best = next(row for row in rows if row.name == "gru-adam-lr0.001")
