@@ -417,7 +417,7 @@ def test_page_is_whole_in_chromium_and_no_wider_than_the_window(write, tmp_path,
         *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
         *("--dump-dom", (tmp_path / "frame.html").as_uri()),
     ]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     found = re.search(r'<pre id="answer">(.*?)</pre>', answer.stdout)
     assert found, answer.stderr[-2000:]
     probe = json.loads(found[1].replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">"))
