@@ -44,7 +44,12 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--jobs", type=thread_count, help="runs side by side, which share the cores (default: one a core)"
     )
-    group.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the runs: bf16 is faster")
+    group.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp32"),
+        default="auto",
+        help="auto: bf16 for cnn rows, fp32 for rnn rows",
+    )
     group.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda, mps or cpu"
     )
@@ -157,7 +162,7 @@ def train_missing(
     if not jobs:
         return {}
     device = choose_device(flags.device)
-    if flags.precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+    if any(job.flags["precision"] == "bf16" for job in jobs) and device.type == "cpu" and not cpu_has_bf16():
         print(
             "warning: this CPU has no bf16 arithmetic, which will be slow; --precision fp32 is faster", file=sys.stderr
         )

@@ -23,6 +23,7 @@ FIGURES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")  # what
 
 FINISHED = ("complete", "diverged")  # a run of this status is not trained on
 STATUSES = (*FINISHED, "running", "interrupted")
+AUTO_PRECISION = {"cnn_cifar10": "bf16", "rnn_mnist": "fp32"}  # what --precision auto means for a script's rows
 SCRIPT_WORDS = {"cnn": "cnn_cifar10", "rnn": "rnn_mnist"}  # what --only calls all rows of a script
 
 _ROW_KEYS = {"name": str, "script": str, "flags": dict, "title": str, "printed": dict, "note": str}
@@ -239,9 +240,11 @@ def _shown(value: object) -> str:
 def wanted_flags(row: Row, parsers: Parsers, *, seed: int, precision: str, data: str | None) -> dict:
     """The value of each of the script's result-changing flags in a run of this row and seed.
 
-    `data` is what --data says; None is the script's own default, the real set.
+    `precision` is what --precision says; `data` what --data does, None being the script's own default, the real set.
     """
     parser = parsers[row.script]
+    if precision == "auto":
+        precision = AUTO_PRECISION[row.script]
     wanted = {name: parser.get_default(name) for name in _row_flags(parser)} | row.flags
     return wanted | {"data": data or parser.get_default("data"), "precision": precision, "seed": seed}
 

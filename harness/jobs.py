@@ -184,7 +184,7 @@ def _free_folder(folder: Path, taken: set[Path]) -> Path:
 def command(job: Job, settings: Settings, threads: int) -> list[str]:
     """The script's command line. A run that has a checkpoint keeps the threads recorded there, for the same bits."""
     words = [sys.executable, str(settings.scripts / f"{job.row.script}.py"), *flag_words(job.row.flags)]
-    common = {"seed": job.seed, "precision": settings.precision}
+    common = {"seed": job.seed, "precision": job.flags["precision"]}
     common |= {"runs_dir": settings.runs_dir, "data_dir": settings.data_dir, "resume": True}
     if settings.data:
         common["data"] = settings.data

@@ -1,6 +1,7 @@
 """The grid: what experiments.toml may say, and how a row's runs are found."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,9 @@ def test_row_takes_what_it_leaves_out_from_the_script():
         "seed": 4,
     }
     assert wanted_flags(row, PARSERS, seed=0, precision="fp32", data="synthetic")["data"] == "synthetic"
+    assert wanted_flags(row, PARSERS, seed=0, precision="auto", data=None)["precision"] == "fp32"
+    cnn = replace(row, script="cnn_cifar10", flags={})
+    assert wanted_flags(cnn, PARSERS, seed=0, precision="auto", data=None)["precision"] == "bf16"
 
 
 @pytest.mark.parametrize(

@@ -166,8 +166,9 @@ def test_folder_that_a_kill_left_without_a_run_is_used(settings):
 
 
 def test_flags_of_the_report_reach_the_script(settings):
+    settings = replace(settings, device="cuda", precision="bf16")
     (job,) = plan(settings, CNN, seeds=(7,))
-    words = command(job, replace(settings, device="cuda", precision="bf16"), 3)
+    words = command(job, settings, 3)
     assert words[:2] == [sys.executable, str(settings.scripts / "cnn_cifar10.py")]
     assert set(words[2:]) == {
         *("--epochs=1", "--augment", "--seed=7", "--precision=bf16", "--data=synthetic", "--device=cuda", "--resume"),

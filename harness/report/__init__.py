@@ -7,7 +7,7 @@ two renderers, `markdown` and `page`, are given.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -55,10 +55,12 @@ def write_report(
     precision: str,
     data: str,
     command: str,
+    count_parameters: Callable[[dict], int],
 ) -> None:
     """Write README.md, index.html and figures/ into `out`; the same runs give the same bytes.
 
-    `precision` and `data` are what report.py was asked for, `command` how it was called. Pictures are written
+    `precision` and `data` are what report.py was asked for, `command` how it was called; `count_parameters` tells a
+    network's size from its run's config. Pictures are written
     before the pages that show them, and those of an earlier report that no page shows any more are deleted. Raises
     UserError if `out` holds a README.md or index.html that is no report, or if something cannot be read or written.
     """
@@ -72,6 +74,7 @@ def write_report(
         precision=precision,
         data=data,
         command=command,
+        count_parameters=count_parameters,
     )
     figures = {block.name: block.content for block in blocks if isinstance(block, Figure)}
     pages = {"README.md": render_markdown(blocks, MARKER), "index.html": render_page(blocks, MARKER)}
@@ -97,6 +100,7 @@ def compose(
     precision: str,
     data: str,
     command: str,
+    count_parameters: Callable[[dict], int],
 ) -> list[Block]:
     """The whole report as blocks, in the original's order."""
     synthetic = data == "synthetic" or (bool(results) and all(dataset(row) == "synthetic" for row in results))
@@ -130,7 +134,7 @@ def compose(
             for row in rows:
                 blocks += row_section(row, problems, names, 4)
         blocks += _side_by_side(multiples(title, recurrent, names), "rnn")
-        blocks += versus_cnn(recurrent, runs_dir, names)
+        blocks += versus_cnn(recurrent, runs_dir, names, count_parameters)
     blocks += agreement(families, names)
     blocks += precision_agreement(results, runs_dir, names)
     if printed:

@@ -7,7 +7,7 @@ import contextlib
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from harness.errors import UserError
@@ -64,7 +64,9 @@ def _signature(run: Run, *without: str) -> tuple:
 # -- the CNN on MNIST --------------------------------------------------------------------------------------------------
 
 
-def versus_cnn(recurrent: Sequence[RowRuns], runs_dir: Path, names: Names) -> list[Block]:
+def versus_cnn(
+    recurrent: Sequence[RowRuns], runs_dir: Path, names: Names, count_parameters: Callable[[dict], int]
+) -> list[Block]:
     """Measured where the original only asserts: the CNN and the three cells on the same images."""
     blocks: list[Block] = [Heading(2, "Comparison with the CNN", "comparison")]
     if names.synthetic:
@@ -82,7 +84,7 @@ def versus_cnn(recurrent: Sequence[RowRuns], runs_dir: Path, names: Names) -> li
         blocks.append(_how_to("The CNN has not been trained on MNIST yet."))
     blocks += _first_rows(networks, recurrent)
     if cnn:
-        blocks += _costs(networks)
+        blocks += _costs(networks, count_parameters)
     blocks.append(
         paragraph(
             "What cannot be measured here, in short. Both are trained by gradient descent on the same loss. A "
@@ -179,12 +181,15 @@ def read_first_rows(path: Path) -> tuple[list[int], list[float]]:
     return counts, accuracies
 
 
-def _costs(networks: Sequence[tuple[str, Sequence[Run]]]) -> list[Block]:
+def _costs(networks: Sequence[tuple[str, Sequence[Run]]], count_parameters: Callable[[dict], int]) -> list[Block]:
     """Accuracy, parameters and time of each network at equal epochs."""
     lines = []
     for label, runs in networks:
         flags = runs[0].config["flags"]
-        parameters = runs[0].config.get("parameters")
+        try:
+            parameters = f"{count_parameters(runs[0].config):,}"
+        except ValueError:  # a config that describes no network
+            parameters = "–"
         seconds = seconds_an_epoch(runs)
         lines.append(
             (
@@ -192,7 +197,7 @@ def _costs(networks: Sequence[tuple[str, Sequence[Run]]]) -> list[Block]:
                 str(len(runs)),
                 spread(Sample(tuple(best(run, "test_accuracy") for run in runs)), "test_accuracy"),
                 spread(Sample(tuple(last(run, "test_accuracy") for run in runs)), "test_accuracy"),
-                f"{parameters:,}" if isinstance(parameters, int) else "–",
+                parameters,
                 f"{seconds:.1f}" if math.isfinite(seconds) else "–",
                 str(flags.get("precision", "–")),
                 f"{runs[0].config.get('threads', '–')}",

@@ -1,12 +1,13 @@
-"""Measure this project's training loop side by side with the loop that courses hand out; writes a Markdown table.
+"""Measure this project's training loop side by side with what one would use instead; writes a Markdown table.
 
-    python benchmarks/course_loop.py --rounds 3 --networks cnn,lstm,gru,rnn --fraction 0.1
+    python benchmarks/peers.py --rounds 5 --fraction 0.08 --keras path/to/python
 
-The course's loop: a torchvision dataset with transforms, a DataLoader without workers, eager fp32, a plain optimizer,
-and loss and accuracy read after every step. Ours: the set in memory as one tensor, batches cut and normalised whole, a
-fused optimizer, sums read once an epoch; in fp32 and in bf16. Network, first weights, batch size, optimizer and its
-settings are the same. Run it on an otherwise idle machine; the rounds are interleaved, so that what slows the machine
-for a while slows all three. Needs the real image sets, and Linux or macOS.
+The course's loop: a torchvision dataset with transforms, a DataLoader without workers, PyTorch's own layers in eager
+fp32, a plain optimizer, loss and accuracy read after every step. Keras: `fit` on arrays in memory (keras_loop.py), run
+by an interpreter that has Keras and TensorFlow. Ours: harness.train's loop, in fp32 and in bf16. The network, batch
+size, optimizer and its settings are the same. Each loop is a process of its own, which waits while another is measured;
+the rounds are interleaved, so that what slows the machine for a while slows all of them. The limit is the fastest large
+matrix product, measured in the same rounds. Needs the real image sets, Linux or macOS, and an otherwise idle machine.
 """
 
 import argparse
@@ -24,6 +25,10 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 # PyTorch and our own modules are imported inside functions: a child process reports its parent's memory as its own peak
 # if that is larger, so the parent must be small while it measures memory. That also keeps --help quick.
@@ -32,7 +37,7 @@ sys.path.insert(0, str(PROJECT))
 
 BATCH_SIZE = 64
 WARM_UP_STEPS = 5
-LOOPS = ("course, fp32", "ours, fp32", "ours, bf16")
+LOOPS = {"course": "course, fp32", "keras": "Keras, fp32", "fp32": "ours, fp32", "bf16": "ours, bf16"}
 FIRST_BATCH = "first batch"  # what a child process prints when it has one
 
 
@@ -76,12 +81,16 @@ class Start:
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.serve:
+        serve(arguments.serve, NETWORKS[arguments.networks[0]], arguments)
+        return
     if arguments.child:
         run_child(arguments.child, NETWORKS[arguments.networks[0]], arguments.data_dir, arguments.fraction)
         return
     starts = measure_starts(arguments)
-    timings = {name: measure_network(NETWORKS[name], arguments) for name in arguments.networks}
-    text = render(arguments, timings, starts)
+    with tempfile.TemporaryDirectory() as arguments.scratch:
+        measured = {name: measure_network(name, arguments) for name in arguments.networks}
+    text = render(arguments, measured, starts)
     arguments.out.write_text(text)
     print(f"{text}\nwritten to {arguments.out}")
 
@@ -90,12 +99,14 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="how often each loop is measured")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each loop is measured")
     parser.add_argument("--networks", type=_network_list, default="cnn,lstm,gru,rnn", help="which, and in which order")
-    parser.add_argument("--fraction", type=float, default=0.1, help="of the training images that a pass is timed over")
+    parser.add_argument("--fraction", type=float, default=0.08, help="of the training images that a pass is timed over")
+    parser.add_argument("--keras", help="a Python interpreter that has Keras and TensorFlow (default: without Keras)")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the image sets")
-    parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks" / "course_loop.md", help="the table")
+    parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks" / "peers.md", help="the table")
     parser.add_argument("--child", choices=("course", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=("course", "fp32", "bf16", "peak"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rounds < 1 or not 0 < arguments.fraction <= 1:
         parser.error("--rounds is at least 1, --fraction above 0 and at most 1")
@@ -130,14 +141,37 @@ def course_loader(network: Network, data_dir: Path, *, train: bool = True) -> It
     return DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=train)
 
 
+def course_model(network: Network) -> "nn.Module":
+    """The network of PyTorch's own layers, called as a course does."""
+    from torch import nn
+
+    from models import build_model
+
+    if "cell" not in network.model:
+        model = build_model({"model": network.model}, seed=0)
+        return nn.Sequential(model.features, model.classifier)
+    layers = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            sizes = network.model["input_size"], network.model["hidden_size"]
+            self.recurrent = layers[network.model["cell"]](*sizes, batch_first=True)
+            self.fc = nn.Linear(network.model["hidden_size"], network.model["classes"])
+
+        def forward(self, images: "Tensor") -> "Tensor":
+            outputs, _ = self.recurrent(images.squeeze(1))  # (batch, rows, hidden)
+            return self.fc(outputs[:, -1])
+
+    return Classifier()
+
+
 def course_trainer(network: Network) -> Callable[[Iterator], None]:
     """A function that trains a new model on the batches it is handed, as a course's notebook does."""
     import torch
     import torch.nn.functional as F
 
-    from models import build_model
-
-    model = build_model({"model": network.model}, seed=0)
+    model = course_model(network)
     kind = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam}[network.optimizer]
     optimizer = kind(model.parameters(), lr=network.lr)
 
@@ -156,27 +190,32 @@ def course_trainer(network: Network) -> Callable[[Iterator], None]:
     return train
 
 
-def time_course(network: Network, loader: Iterator, steps: int) -> Timing:
-    """Time `steps` steps of the course's loop, and the making of as many batches without training."""
-    train = course_trainer(network)
+def prepare_course(network: Network, arguments: argparse.Namespace) -> Callable[[], Timing]:
+    """A function that times some steps of the course's loop, and the making of as many batches without training."""
+    loader, train = course_loader(network, arguments.data_dir), course_trainer(network)
+    steps = _steps(len(loader.dataset), arguments.fraction)
     train(itertools.islice(loader, WARM_UP_STEPS))
     scale = len(loader) / steps
-    epoch = _seconds(lambda: train(itertools.islice(loader, steps)))
-    data = _seconds(lambda: _exhaust(itertools.islice(loader, steps)))
-    return Timing(epoch * scale, data * scale)
+
+    def measure() -> Timing:
+        epoch = _seconds(lambda: train(itertools.islice(loader, steps)))
+        return Timing(epoch * scale, _seconds(lambda: _exhaust(itertools.islice(loader, steps))) * scale)
+
+    return measure
 
 
 # -- this project's loop -----------------------------------------------------------------------------------------------
 
 
-def time_ours(network: Network, images: object, steps: int, precision: str) -> Timing:
-    """Time `steps` steps of harness.train's loop, and the making of as many batches without training."""
+def prepare_ours(network: Network, arguments: argparse.Namespace, precision: str) -> Callable[[], Timing]:
+    """A function that times some steps of harness.train's loop, and the making of as many batches without training."""
     import torch
 
-    from harness.data import EpochOrder, train_batches
-    from harness.train import make_optimizer, train_epoch
+    from harness.data import EpochOrder, load_images, train_batches
+    from harness.train import keep_freed_memory, make_optimizer, train_epoch
     from models import build_model
 
+    keep_freed_memory()  # as harness.train.train does
     device = torch.device("cpu")
     flags = Namespace(
         optimizer=network.optimizer,
@@ -187,9 +226,12 @@ def time_ours(network: Network, images: object, steps: int, precision: str) -> T
         batch_size=BATCH_SIZE,
         precision=precision,
     )
+    images = load_images(network.images, data_dir=arguments.data_dir)
     model = build_model({"model": network.model}, seed=0).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(flags, model, device)
     generator = torch.Generator().manual_seed(0)
+    steps = _steps(len(images.train), arguments.fraction)
+    scale = -(-len(images.train) // BATCH_SIZE) / steps
 
     def train(steps: int) -> None:
         few = images.first(steps * BATCH_SIZE)
@@ -201,32 +243,118 @@ def time_ours(network: Network, images: object, steps: int, precision: str) -> T
         _exhaust(train_batches(few, EpochOrder.draw(len(few.train), generator, augment=False), BATCH_SIZE))
 
     train(WARM_UP_STEPS)
-    scale = _steps_an_epoch(images) / steps
-    return Timing(_seconds(lambda: train(steps)) * scale, _seconds(make_batches) * scale)
+    return lambda: Timing(_seconds(lambda: train(steps)) * scale, _seconds(make_batches) * scale)
 
 
-def _steps_an_epoch(images: object) -> int:
-    return -(-len(images.train) // BATCH_SIZE)
+def _steps(images: int, fraction: float) -> int:
+    return max(1, int(images * fraction) // BATCH_SIZE)  # whole batches
+
+
+# -- the limit ---------------------------------------------------------------------------------------------------------
+
+
+def training_flops(model: dict) -> float:
+    """Floating-point operations of a training step on one image, a multiply-add counted as two.
+
+    Each layer's product forward, and two as large backward: for its weights' gradient and, except in the first layer,
+    for its inputs'. Elementwise work, which is a hundredth of it, is left out.
+    """
+    if model["name"] == "RecurrentClassifier":
+        gates = {"rnn": 1, "gru": 3, "lstm": 4}[model["cell"]]
+        inputs, hidden, steps = model["input_size"], model["hidden_size"], model["input_size"]
+        first = steps * gates * hidden * inputs
+        others = steps * gates * hidden * hidden + hidden * model["classes"]
+    else:
+        side = model["image_size"]
+        first = side**2 * 32 * 25 * model["channels"]
+        others = (side // 2) ** 2 * 64 * 25 * 32 + 64 * (side // 4) ** 2 * 1024 + 1024 * model["classes"]
+    return 2.0 * (2 * first + 3 * others)
+
+
+def prepare_peak(dtype: str) -> Callable[[], float]:
+    """A function that measures the fastest of some large matrix products, in operations a second."""
+    import torch
+
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    sizes = (512, 1024, 1536)
+    pairs = [(torch.randn(size, size).to(kind), torch.randn(size, size).to(kind)) for size in sizes]
+
+    def measure() -> float:
+        best = 0.0
+        for left, right in pairs:
+            for _ in range(6):
+                best = max(best, 2 * len(left) ** 3 / _seconds(lambda a=left, b=right: a @ b))
+        return best
+
+    measure()
+    return measure
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
-def measure_network(network: Network, arguments: argparse.Namespace) -> dict[str, list[Timing]]:
-    """One Timing a round for each of LOOPS, the rounds interleaved."""
+def serve(loop: str, network: Network, arguments: argparse.Namespace) -> None:
+    """In a process of its own: get ready, then measure once for every line on standard input."""
+    if loop == "peak":
+        peaks = [prepare_peak(dtype) for dtype in ("fp32", "bf16")]
+        measure = lambda: [peak() for peak in peaks]  # noqa: E731
+    else:
+        ready = prepare_course(network, arguments) if loop == "course" else prepare_ours(network, arguments, loop)
+        measure = lambda: list(vars(ready()).values())  # noqa: E731
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(*measure(), flush=True)
+
+
+def measure_network(name: str, arguments: argparse.Namespace) -> dict[str, list[list[float]]]:
+    """A list of numbers a round for each of LOOPS (s an epoch, s for its batches) and for "peak" (fp32, bf16)."""
+    common = ["--networks", name, "--data-dir", arguments.data_dir, "--fraction", arguments.fraction]
+    commands = {loop: [sys.executable, __file__, "--serve", loop, *common] for loop in (*LOOPS, "peak")}
+    if arguments.keras:
+        commands["keras"] = [
+            arguments.keras,
+            Path(__file__).with_name("keras_loop.py"),
+            *keras_arguments(name, arguments),
+        ]
+    else:
+        del commands["keras"]
+    measured = {loop: [] for loop in commands}
+    with contextlib.ExitStack() as stack:
+        children = {}
+        for loop, command in commands.items():
+            words = [str(word) for word in command]
+            child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            stack.callback(child.kill)
+            children[loop] = child
+            while "ready" not in (line := child.stdout.readline()):
+                if not line:
+                    sys.exit(f"error: the loop {loop!r} of {name} did not start")
+        for number in range(1, arguments.rounds + 1):
+            for loop, child in children.items():
+                child.stdin.write("measure\n")
+                child.stdin.flush()
+                measured[loop].append([float(word) for word in child.stdout.readline().split()])
+            seconds = ", ".join(f"{LOOPS[loop]} {measured[loop][-1][0]:.1f} s" for loop in LOOPS if loop in measured)
+            print(f"{name:4}  round {number}/{arguments.rounds}: {seconds}", flush=True)
+    return measured
+
+
+def keras_arguments(name: str, arguments: argparse.Namespace) -> list:
+    """What keras_loop.py needs: the network, and a file of normalised images in its layout, in the scratch folder."""
+    import numpy as np
+
     from harness.data import load_images
 
-    loader = course_loader(network, arguments.data_dir)
+    network = NETWORKS[name]
     images = load_images(network.images, data_dir=arguments.data_dir)
-    steps = max(1, int(len(images.train) * arguments.fraction) // BATCH_SIZE)  # whole batches
-    timings = {name: [] for name in LOOPS}
-    for number in range(1, arguments.rounds + 1):
-        timings["course, fp32"].append(time_course(network, loader, steps))
-        timings["ours, fp32"].append(time_ours(network, images, steps, "fp32"))
-        timings["ours, bf16"].append(time_ours(network, images, steps, "bf16"))
-        seconds = ", ".join(f"{name} {timings[name][-1].epoch:.1f} s" for name in LOOPS)
-        print(f"{network.model.get('cell', 'cnn'):4}  round {number}/{arguments.rounds}: {seconds}", flush=True)
-    return timings
+    steps = _steps(len(images.train), arguments.fraction)
+    few = images.first(steps * BATCH_SIZE).train
+    inputs = images.normalise(few.images).numpy()  # (n, 1, height, width)
+    inputs = inputs.transpose(0, 2, 3, 1) if name == "cnn" else inputs[:, 0]
+    path = Path(arguments.scratch) / f"{name}.npz"
+    np.savez(path, inputs=np.ascontiguousarray(inputs), labels=few.labels.numpy())
+    scale = -(-len(images.train) // BATCH_SIZE) / steps
+    return [name, path, network.optimizer, network.lr, BATCH_SIZE, scale]
 
 
 def measure_starts(arguments: argparse.Namespace) -> dict[tuple[str, str], list[Start]]:
@@ -294,9 +422,7 @@ def _run_course(network: Network, data_dir: Path, fraction: float) -> None:
     test_loader = course_loader(network, data_dir, train=False)
     steps = max(1, int(len(loader.dataset) * fraction) // BATCH_SIZE)
     train(_announced(itertools.islice(loader, steps)))
-    from models import build_model
-
-    model = build_model({"model": network.model}, seed=0).eval()
+    model = course_model(network).eval()
     with torch.no_grad():
         for inputs, _ in test_loader:
             model(inputs)
@@ -325,34 +451,47 @@ def _exhaust(batches: Iterator) -> None:
 
 def render(
     arguments: argparse.Namespace,
-    timings: dict[str, dict[str, list[Timing]]],
+    measured: dict[str, dict[str, list[list[float]]]],
     starts: dict[tuple[str, str], list[Start]],
 ) -> str:
     """The Markdown page: the machine, the epochs' table, the starts' table."""
+    keras = " --keras PYTHON" if arguments.keras else ""
     lines = [
-        "# The course's loop and ours, side by side",
+        "# This project's loop beside what one would use instead",
         "",
-        f"Written by `benchmarks/course_loop.py --rounds {arguments.rounds} --networks {','.join(arguments.networks)} "
-        f"--fraction {arguments.fraction:g}`, which says what the two loops are.",
+        f"Written by `benchmarks/peers.py --rounds {arguments.rounds} --networks {','.join(arguments.networks)} "
+        f"--fraction {arguments.fraction:g}{keras}`, which says what the loops are.",
         "",
-        *_machine(),
+        *_machine(arguments),
         "",
         f"Seconds are for the training pass of one epoch, batch {BATCH_SIZE}, **extrapolated** from "
         f"{arguments.fraction:.0%} of the images (whole batches); the median of {arguments.rounds} interleaved rounds. "
-        "Times faster: course ÷ ours in the same round, median (smallest to largest). Data: making the batches alone, "
-        "as a share of the pass.",
+        "Times faster: the course's loop ÷ this one in the same round, median (smallest to largest). Data: making the "
+        "batches alone, as a share of the pass. Limit: the operations of the pass's matrix products and convolutions "
+        "(a multiply-add is two) ÷ its seconds, as a share of the fastest large matrix product of the same round in "
+        "the same precision.",
         "",
-        "| network | loop | s an epoch | times faster than the course's | data |",
-        "|---|---|---:|---:|---:|",
+        "| network | loop | s an epoch | times faster than the course's | data | of the limit |",
+        "|---|---|---:|---:|---:|---:|",
     ]
-    for name, loops in timings.items():
-        for loop in LOOPS:
-            epochs = [timing.epoch for timing in loops[loop]]
-            share = statistics.median(timing.data / timing.epoch for timing in loops[loop])
-            faster = [course.epoch / ours for course, ours in zip(loops["course, fp32"], epochs, strict=True)]
+    for name, loops in measured.items():
+        network = NETWORKS[name]
+        operations = training_flops(network.model) * {"cifar10": 50_000, "mnist": 60_000}[network.images]
+        for loop, title in LOOPS.items():
+            if loop not in loops:
+                continue
+            epochs = [numbers[0] for numbers in loops[loop]]
+            share = statistics.median(numbers[1] / numbers[0] for numbers in loops[loop])
+            faster = [course[0] / mine for course, mine in zip(loops["course"], epochs, strict=True)]
             spread = f"{statistics.median(faster):.2f} ({min(faster):.2f} to {max(faster):.2f})"
-            spread = "1" if loop.startswith("course") else spread
-            lines.append(f"| {name} | {loop} | {statistics.median(epochs):.1f} | {spread} | {share:.1%} |")
+            spread = "1" if loop == "course" else spread
+            peaks = [peak[loop == "bf16"] for peak in loops["peak"]]
+            limit = statistics.median(operations / mine / peak for mine, peak in zip(epochs, peaks, strict=True))
+            data = "" if loop == "keras" else f"{share:.1%}"
+            lines.append(f"| {name} | {title} | {statistics.median(epochs):.1f} | {spread} | {data} | {limit:.0%} |")
+    peaks = [peak for loops in measured.values() for peak in loops["peak"]]
+    fp32, bf16 = (statistics.median(peak[which] for peak in peaks) / 1e9 for which in (0, 1))
+    lines += ["", f"The fastest large matrix product: {fp32:.0f} GFLOP/s in fp32, {bf16:.0f} in bf16 (medians)."]
     lines += [
         "",
         "A whole process in fp32, with the files in the system's cache: seconds from its start to the first training "
@@ -369,18 +508,25 @@ def render(
     return "\n".join(lines) + "\n"
 
 
-def _machine() -> list[str]:
+def _machine(arguments: argparse.Namespace) -> list[str]:
     import torch
     import torchvision
 
     from harness.train import cpu_has_bf16
 
     bf16 = "with" if cpu_has_bf16() else "without"
+    keras = ""
+    if arguments.keras:
+        versions = (
+            "import keras, tensorflow; print(f'Keras {keras.__version__} on TensorFlow {tensorflow.__version__}')"
+        )
+        answer = subprocess.run([arguments.keras, "-c", versions], capture_output=True, text=True, check=True)
+        keras = f", {answer.stdout.strip()}"
     return [
         f"- {datetime.date.today().isoformat()}; {_cpu_name()}, {os.cpu_count()} cores, {bf16} bf16 arithmetic; "
         f"{torch.get_num_threads()} threads",
         f"- Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}, "
-        f"{platform.system()} {platform.machine()}",
+        f"{platform.system()} {platform.machine()}{keras}",
     ]
 
 

@@ -1,0 +1,58 @@
+"""The Keras side of peers.py: the same networks, trained by `fit` on arrays in memory.
+
+    python benchmarks/keras_loop.py NETWORK IMAGES.npz OPTIMIZER LR BATCH_SIZE SCALE
+
+Run by peers.py with an interpreter that has Keras and TensorFlow; imports nothing of this project. Prints "ready", then
+for every line on standard input the seconds of one pass over the images times SCALE, and a 0.
+"""
+
+import os
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from keras import layers
+
+
+def network(name: str) -> keras.Model:
+    if name == "cnn":
+        parts = [
+            keras.Input((32, 32, 1)),
+            layers.Conv2D(32, 5, padding="same", activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Conv2D(64, 5, padding="same", activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dense(1024, activation="tanh"),
+        ]
+    else:
+        cell = {"rnn": layers.SimpleRNN, "lstm": layers.LSTM, "gru": layers.GRU}[name]
+        parts = [keras.Input((28, 28)), cell(128)]
+    return keras.Sequential([*parts, layers.Dense(10)])
+
+
+def main() -> None:
+    name, path, optimizer, lr, batch_size, scale = sys.argv[1:]
+    content = np.load(path)
+    inputs, labels = content["inputs"], content["labels"]
+    model = network(name)
+    kind = {"adam": keras.optimizers.Adam, "adagrad": keras.optimizers.Adagrad}[optimizer]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(kind(learning_rate=float(lr)), loss=loss, metrics=["accuracy"])
+
+    def train() -> float:
+        started = time.perf_counter()
+        model.fit(inputs, labels, batch_size=int(batch_size), epochs=1, verbose=0)
+        return time.perf_counter() - started
+
+    train()  # traces the graph
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(train() * float(scale), 0.0, flush=True)
+
+
+if __name__ == "__main__":
+    main()
