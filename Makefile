@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	@echo "What the CNN has learnt: open $(DEMO_CNN)/figures/index.html in a browser."
 
 report: $(VENV)/.installed
-	$(PYTHON) report.py --no-train
+	$(PYTHON) report.py --no-train --seeds 3
 
 test: $(VENV)/.installed-dev
 	$(PYTHON) -m ruff check .

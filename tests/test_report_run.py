@@ -41,7 +41,7 @@ sys.exit(run_script(report.main))
 """
 FLAGS = ("--grid", "grid.toml", "--data", "synthetic", "--precision", "fp32", "--device", "cpu")
 TINY = 'cell = "rnn", hidden_size = 8, batch_size = 20'
-LONG = 200  # epochs of a few milliseconds: there is time to interrupt
+LONG = 40  # epochs of some tens of milliseconds: there is time to interrupt
 
 posix = pytest.mark.skipif(os.name == "nt", reason="sends signals")
 
@@ -85,6 +85,10 @@ def status_of(run: Path) -> str:
 def metrics_of(run: Path) -> list[str]:
     file = run / "metrics.csv"
     return file.read_text().splitlines()[1:] if file.exists() else []
+
+
+def without_seconds(rows: list[str]) -> list[str]:
+    return [row.rpartition(",")[0] for row in rows]
 
 
 def state_of(run: Path) -> dict[str, tuple]:
@@ -134,12 +138,14 @@ def test_killed_report_continues_and_finishes_nothing_twice(run_main, written):
 
     code, out, err = run_main("report", *FLAGS)
     assert (code, err) == (0, "")
-    assert f"long, seed 0: epoch {len(epochs) + 1:3}/{LONG} " in out
-    assert f"epoch {len(epochs):3}/{LONG} " not in out and "short" not in out
+    assert f"long, seed 0: epoch {len(epochs) + 1:2}/{LONG} " in out
+    # metrics.csv may have been an epoch ahead of the checkpoint, and that epoch is trained again.
+    assert f"epoch {len(epochs) - 1:2}/{LONG} " not in out and "short" not in out
     assert "all 2 runs are complete" in out
     assert state_of(short) == before
     assert runs() == sorted((short, long))
-    assert metrics_of(long)[: len(epochs)] == epochs and len(metrics_of(long)) == LONG
+    assert without_seconds(metrics_of(long))[: len(epochs)] == without_seconds(epochs)
+    assert len(metrics_of(long)) == LONG
 
     results, others = written[-1]
     assert [(result.row.name, [run.path for run in result.complete]) for result in results] == [
