@@ -41,7 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with open_run(flags, experiment=f"cnn_{flags.data}") as run:
         flags = run.flags
-        images = load_images(DATA[flags.data], data_dir=flags.data_dir, channels=flags.channels, mirror=flags.mirror)
+        with run.ranks.main_first():  # which downloads
+            images = load_images(
+                DATA[flags.data], data_dir=flags.data_dir, channels=flags.channels, mirror=flags.mirror
+            )
         channels, image_size = images.train.images.shape[1:3]
         description = {
             "name": "LeNet5",

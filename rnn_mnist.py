@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with open_run(flags, experiment=f"rnn_{flags.data}") as run:
         flags = run.flags
-        images = load_images(DATA[flags.data], data_dir=flags.data_dir, mirror=flags.mirror)
+        with run.ranks.main_first():  # which downloads
+            images = load_images(DATA[flags.data], data_dir=flags.data_dir, mirror=flags.mirror)
         description = {
             "name": "RecurrentClassifier",
             "cell": flags.cell,

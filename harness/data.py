@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.distributed import ALONE, Ranks
 from harness.download import fetch_cifar10, fetch_mnist
 from harness.errors import UserError
 from harness.synthetic import draw_digits, draw_shapes
@@ -63,7 +64,10 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
     def first(self, count: int) -> "Split":
-        return Split(self.images[:count], self.labels[:count])
+        return self.part(slice(count))
+
+    def part(self, here: slice) -> "Split":
+        return Split(self.images[here], self.labels[here])
 
 
 @dataclass(frozen=True)
@@ -126,14 +130,16 @@ class EpochOrder:
         return EpochOrder(move(self.indices), move(self.flips), move(self.shifts))
 
 
-def train_batches(images: ImageSet, order: EpochOrder, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def train_batches(
+    images: ImageSet, order: EpochOrder, batch_size: int, ranks: Ranks = ALONE
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (inputs, labels) over the train split in the given order; the last batch may be smaller.
 
-    Inputs are float32 (batch, channels, height, width), normalised.
+    Inputs are float32 (batch, channels, height, width), normalised; of several ranks each gets its share.
     """
     split = images.train
-    for start in range(0, len(split), batch_size):
-        here = slice(start, start + batch_size)
+    for share in ranks.shares(len(split), batch_size):
+        here = share.here
         chosen = order.indices[here]
         pixels = split.images[chosen]
         if order.flips is not None:

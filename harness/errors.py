@@ -36,9 +36,14 @@ class Interrupted(BaseException):
         self.message = "interrupted before training began; nothing was written"
 
 
-def _interrupt(signum: int, frame: object) -> None:
-    for each in (signal.SIGINT, signal.SIGTERM):  # one is enough: the second must not break into the tidying-up
+def ignore_interruptions() -> None:
+    """From now on let SIGINT and SIGTERM pass: one is enough, and a second must not break into the tidying-up."""
+    for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    ignore_interruptions()
     raise Interrupted(signum)
 
 
@@ -47,8 +52,11 @@ def run_script(main: Callable[[], int]) -> int:
 
     An interruption ends the process here, with 130 after Ctrl-C and 143 after SIGTERM.
     """
+    from harness.distributed import prepare_process  # which needs this file
+
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, _interrupt)
+    prepare_process()
     if os.environ.pop(STOP_WITH_STDIN, None):
         stdin = os.dup(0)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what this script starts (git) has no business with it
@@ -60,7 +68,7 @@ def run_script(main: Callable[[], int]) -> int:
         return EXIT_BAD_INPUT
     except Interrupted as interruption:
         print(f"\n{interruption.message}", file=sys.stderr)
-        _leave(128 + interruption.signum)
+        leave(128 + interruption.signum)
 
 
 def _stop_at_end_of(descriptor: int) -> None:
@@ -70,7 +78,7 @@ def _stop_at_end_of(descriptor: int) -> None:
     _thread.interrupt_main(signal.SIGTERM)
 
 
-def _leave(code: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
     """End the process now: everything is tidied up, and taking PyTorch down in order can take seconds."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.distributed import launcher
 from harness.errors import UserError
 
 DEFAULT_SNAPSHOTS = "1,2,5,10,20,50,100"
@@ -178,7 +179,7 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     typed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(flags), absent)))
     flags.given = frozenset(name for name, value in vars(typed).items() if value is not absent)
     flags.parser = parser
-    flags.command = ["python", sys.argv[0], *argv]
+    flags.command = [*launcher(), sys.argv[0], *argv]
     return flags
 
 

@@ -30,6 +30,7 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
+from harness.distributed import ALONE, Ranks, join
 from harness.errors import Interrupted, UserError
 from harness.files import FolderLock, make_folder, write_atomically
 from harness.flags import MAY_CHANGE, RESULT_FLAGS, recorded_flags, resume_command, resumed_flags, run_name
@@ -64,13 +65,15 @@ class RunFolder:
     """A run's folder, locked for this process while it is open.
 
     `flags` are the flags to train with (the recorded ones, when resuming), `checkpoint` is what last.pt holds or None,
-    `config` is what config.json will hold. Nothing is written before `begin`.
+    `config` is what config.json will hold. Nothing is written before `begin`. Of several `ranks` that train the run,
+    only the main one locks and writes the folder; for the others all that does nothing.
     """
 
-    def __init__(self, path: Path, experiment: str, flags: argparse.Namespace) -> None:
+    def __init__(self, path: Path, experiment: str, flags: argparse.Namespace, ranks: Ranks = ALONE) -> None:
         self.path = path
         self.experiment = experiment
         self.flags = flags
+        self.ranks = ranks
         self.config: dict = {}
         self.recorded_config: dict | None = None
         self.recorded_status: str | None = None
@@ -123,6 +126,20 @@ class RunFolder:
         if self.flags.threads is None and type(threads) is int and 1 <= threads <= 4096:
             self.flags.threads = threads
 
+    def taken_up(self) -> dict:
+        """What the main rank found and the others must know; `take_up` is the other end."""
+        return {
+            "flags": recorded_flags(self.flags),
+            "recorded_config": self.recorded_config,
+            "recorded_status": self.recorded_status,
+            "checkpoint": self.checkpoint,
+        }
+
+    def take_up(self, found: dict) -> None:
+        self.flags = argparse.Namespace(**vars(self.flags) | found["flags"])
+        self.recorded_config, self.recorded_status = found["recorded_config"], found["recorded_status"]
+        self.checkpoint = found["checkpoint"]
+
     @property
     def recorded_seconds(self) -> float:
         """The wall-clock seconds that the resumed run had taken by its checkpoint; 0 without one."""
@@ -134,6 +151,26 @@ class RunFolder:
         before = self.recorded_config
         if before and before.get("dataset") != dataset:
             raise UserError(f"cannot resume {self.path}: it was trained on {before.get('dataset')}, this is {dataset}")
+        if self.ranks.main:
+            self._make_ready()
+        config = {
+            "experiment": self.experiment,
+            "flags": recorded_flags(self.flags),
+            "model": model,
+            "dataset": dataset,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": importlib.metadata.version("torchvision"),
+            "device": device,
+            "threads": threads,
+            "ranks": self.ranks.count,
+            "git_commit": _git_commit(),
+            "status": "running",
+            "wall_seconds": self.recorded_seconds,
+        }
+        self.write_config(config)  # a failure here leaves self.config empty: nothing has begun
+
+    def _make_ready(self) -> None:
         make_folder(self.path)
         if not self._lock.held:
             self.lock()
@@ -145,26 +182,11 @@ class RunFolder:
             _sweep(self.path)
         except OSError as error:
             raise UserError(f"cannot delete {error.filename}: {error.strerror}") from error
-        config = {
-            "experiment": self.experiment,
-            "flags": recorded_flags(self.flags),
-            "model": model,
-            "dataset": dataset,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "torchvision": importlib.metadata.version("torchvision"),
-            "device": device,
-            "threads": threads,
-            "git_commit": _git_commit(),
-            "status": "running",
-            "wall_seconds": self.recorded_seconds,
-        }
-        self.write_config(config)  # a failure here leaves self.config empty: nothing has begun
 
     def write_config(self, changes: dict | None = None) -> None:
         """Write config.json; `changes` to the config count from when they are on the disk."""
         config = self.config | (changes or {})
-        write_atomically(self.path / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        self._write("config.json", (json.dumps(config, indent=2) + "\n").encode())
         self.config = config
 
     def write_metrics(self, history: list[EpochMetrics]) -> None:
@@ -172,14 +194,18 @@ class RunFolder:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(METRICS_HEADER)
         writer.writerows(history)
-        write_atomically(self.path / "metrics.csv", text.getvalue().encode())
+        self._write("metrics.csv", text.getvalue().encode())
 
     def write_checkpoint(self, name: str, content: dict) -> None:
         """Write `content` (tensors and plain values) as `name`, with the format number and the run's config."""
         make_folder((self.path / name).parent)
         buffer = io.BytesIO()  # through memory: torch.save to a path hides what the disk said
         torch.save({"format": CHECKPOINT_FORMAT, "config": self.config, **content}, buffer)
-        write_atomically(self.path / name, buffer.getvalue())
+        self._write(name, buffer.getvalue())
+
+    def _write(self, name: str, content: bytes) -> None:
+        if self.ranks.main:
+            write_atomically(self.path / name, content)
 
     def finish(self, wall_seconds: float) -> None:
         """Record that the run is complete."""
@@ -200,27 +226,26 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
     in it, or if what it holds cannot be resumed. An interruption or a failed write while it is open is recorded as
     status `interrupted`, and the message gets the command that continues.
     """
-    if flags.dry_run:
-        with tempfile.TemporaryDirectory(prefix="dry-run-") as folder:
-            yield RunFolder(Path(folder) / "run", experiment, flags)
-        return
+    ranks = join()
     path = flags.runs_dir / experiment / (flags.name or run_name(flags))
-    run = RunFolder(path, experiment, flags)
-    there = has_run(path)
-    if there and not (flags.resume or flags.overwrite):
-        raise _folder_exists(path)
+    if not ranks.main:
+        with ranks.together():
+            run = RunFolder(path, experiment, flags, ranks)
+            run.take_up(ranks.tell(None))
+            yield run
+        return
+    if flags.dry_run:
+        with tempfile.TemporaryDirectory(prefix="dry-run-") as folder, ranks.together():
+            run = RunFolder(Path(folder) / "run", experiment, flags, ranks)
+            ranks.tell(run.taken_up())
+            yield run
+        return
+    run = RunFolder(path, experiment, flags, ranks)
     try:
-        if there:
-            run.lock()
-            if flags.resume:
-                run.read_record()
-        elif flags.resume:
-            print(f"{path} holds no run yet: starting at epoch 1")
-            for shorter in () if flags.name else _shorter_runs(path.parent, flags):
-                print(
-                    f"note: --name {shorter} --epochs {flags.epochs} --resume would continue that shorter run instead"
-                )
-        yield run
+        with ranks.together():
+            _find_run(run)
+            ranks.tell(run.taken_up())
+            yield run
     except Interrupted as interruption:
         if run.config:
             _record_interruption(run)
@@ -235,6 +260,22 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
         raise
     finally:
         run.unlock()
+
+
+def _find_run(run: RunFolder) -> None:
+    """Lock the folder if it holds a run, and take up what is to be resumed."""
+    path, flags = run.path, run.flags
+    there = has_run(path)
+    if there and not (flags.resume or flags.overwrite):
+        raise _folder_exists(path)
+    if there:
+        run.lock()
+        if flags.resume:
+            run.read_record()
+    elif flags.resume:
+        print(f"{path} holds no run yet: starting at epoch 1")
+        for shorter in () if flags.name else _shorter_runs(path.parent, flags):
+            print(f"note: --name {shorter} --epochs {flags.epochs} --resume would continue that shorter run instead")
 
 
 def _record_interruption(run: RunFolder) -> None:

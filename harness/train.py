@@ -11,7 +11,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from harness.data import EpochOrder, ImageSet, test_batches, train_batches
+from harness.distributed import ALONE, Ranks
 from harness.errors import EXIT_DIVERGED, UserError
 from harness.events import BEST_TAGS, CONFUSION_TAG, EPOCH_TAGS, FILTERS_TAG, HPARAMS, MISTAKES_TAG, EventsFile
 from harness.flags import recorded_flags, snapshot_epochs
@@ -48,10 +49,11 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     """Train (or continue) the run to its last epoch and return the script's exit code.
 
     `description` becomes `config["model"]`, from which `build_model(config, seed=…)` makes the network. Returns 0, or 3
-    if a loss became NaN or infinite. Raises UserError if the checkpoint to resume does not fit.
+    if a loss became NaN or infinite. Raises UserError if the checkpoint to resume does not fit. Of several ranks each
+    comes here and computes on its share of every batch; what they write and print is the main rank's.
     """
-    flags = run.flags
-    device = choose_device(flags.device)
+    flags, ranks = run.flags, run.ranks
+    device = ranks.own_device(choose_device(flags.device))
     keep_freed_memory()
     if flags.threads:
         torch.set_num_threads(flags.threads)
@@ -79,22 +81,25 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     run.begin(model=description, dataset=dataset, device=str(device), threads=torch.get_num_threads())
     _print_head(run, images, state, device)
 
-    events = EventsFile.open(run.path, _hparams(run), epoch=state.epoch)
-    with contextlib.closing(events):
+    model = ranks.parallel(state.model)
+    events = EventsFile.open(run.path, _hparams(run), epoch=state.epoch) if ranks.main else None
+    with contextlib.closing(events) if events else contextlib.nullcontext():
         run.write_metrics(state.history)  # cut back to the checkpoint's epoch, as the events just were
         wall_before, started = run.config["wall_seconds"], time.perf_counter()
         for epoch in range(state.epoch + 1, flags.epochs + 1):
             order = EpochOrder.draw(len(images.train), state.generator, augment=getattr(flags, "augment", False))
-            metrics = _one_epoch(state, images, order, epoch, flags, device)
+            metrics = _one_epoch(state, model, images, order, epoch, run, device)
             state.history.append(metrics)
             run.config["wall_seconds"] = round(wall_before + time.perf_counter() - started, 3)
             if not metrics.finite:
                 run.config["status"] = "diverged"
-            _save_epoch(run, state, events, metrics)
+            if ranks.main:
+                _save_epoch(run, state, events, metrics)
             if not metrics.finite:
                 print(f"diverged: the loss of epoch {epoch} is not finite; the run stops here", file=sys.stderr)
                 return EXIT_DIVERGED
-        _finish_events(events, state, images, flags, device)
+        if ranks.main:
+            _finish_events(events, state, images, flags, device)
     run.finish(wall_before + time.perf_counter() - started)
     _print_summary(run, state.history, run.config["wall_seconds"])
     return 0
@@ -107,6 +112,7 @@ def train_epoch(
     order: EpochOrder,
     flags: Namespace,
     show: Callable[[int, Tensor], None],
+    ranks: Ranks = ALONE,
 ) -> tuple[float, float]:
     """One pass over the train split; returns the running mean loss a sample and the accuracy, as the weights changed.
 
@@ -116,32 +122,35 @@ def train_epoch(
     model.train()
     device = images.train.labels.device
     totals = torch.zeros(2, dtype=_exact_dtype(device), device=device)  # summed loss, correct answers
-    for inputs, labels in train_batches(images, order, flags.batch_size):
+    shares = ranks.shares(len(images.train), flags.batch_size)  # alone: the whole batches
+    for share, (inputs, labels) in zip(shares, train_batches(images, order, flags.batch_size, ranks), strict=True):
         with autocast(device, flags.precision):
             logits = model(inputs)
         loss = F.cross_entropy(logits.float(), labels)
         optimizer.zero_grad()
-        loss.backward()
+        share.backward(loss)
         if flags.clip_grad_norm:
             nn.utils.clip_grad_norm_(model.parameters(), flags.clip_grad_norm)
         optimizer.step()
         with torch.no_grad():
-            totals[0] += loss * len(labels)
-            totals[1] += (logits.argmax(dim=1) == labels).sum()
-        show(len(labels), totals)
-    loss_sum, correct = totals.tolist()
+            totals[0] += loss * share.count
+            totals[1] += (logits.argmax(dim=1) == labels)[: share.count].sum()
+        show(share.count, totals)
+    loss_sum, correct = ranks.sum(totals).tolist()
     return loss_sum / len(images.train), correct / len(images.train)
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: ImageSet, precision: str) -> tuple[float, float]:
+def evaluate(model: nn.Module, images: ImageSet, precision: str, ranks: Ranks = ALONE) -> tuple[float, float]:
     """Mean loss a sample and accuracy over the whole test split, in evaluation mode."""
-    logits = predict(model, images, precision)
-    labels = images.test.labels
+    share = ranks.share(0, len(images.test))
+    part = replace(images, test=images.test.part(share.here))
+    logits = predict(model, part, precision)[: share.count]
+    labels = part.test.labels[: share.count]
     losses = F.cross_entropy(logits, labels, reduction="none")
     totals = torch.stack([losses.sum(dtype=_exact_dtype(losses.device)), (logits.argmax(dim=1) == labels).sum()])
-    loss_sum, correct = totals.tolist()
-    return loss_sum / len(labels), correct / len(labels)
+    loss_sum, correct = ranks.sum(totals).tolist()
+    return loss_sum / len(images.test), correct / len(images.test)
 
 
 @torch.no_grad()
@@ -261,16 +270,24 @@ def _check_alike(given: dict, expected: dict) -> None:
 
 
 def _one_epoch(
-    state: State, images: ImageSet, order: EpochOrder, epoch: int, flags: Namespace, device: torch.device
+    state: State,
+    model: nn.Module,
+    images: ImageSet,
+    order: EpochOrder,
+    epoch: int,
+    run: RunFolder,
+    device: torch.device,
 ) -> EpochMetrics:
-    """Train and test once, show it, and return the epoch's row."""
+    """Train and test once, show it, and return the epoch's row; `model` is the state's, as the ranks train it."""
+    flags, ranks = run.flags, run.ranks
     started = time.perf_counter()
-    with _Progress(f"epoch {epoch}/{flags.epochs}", len(images.train)) as progress:
+    own = sum(share.count for share in ranks.shares(len(images.train), flags.batch_size))
+    with _Progress(f"epoch {epoch}/{flags.epochs}", own) as progress:
         train_loss, train_accuracy = train_epoch(
-            state.model, state.optimizer, images, order.to(device), flags, progress.update
+            model, state.optimizer, images, order.to(device), flags, progress.update, ranks
         )
     trained = time.perf_counter()
-    test_loss, test_accuracy = evaluate(state.model, images, flags.precision)
+    test_loss, test_accuracy = evaluate(state.model, images, flags.precision, ranks)
     ended = time.perf_counter()
     width = len(str(flags.epochs))
     print(
@@ -371,8 +388,8 @@ def _exact_dtype(device: torch.device) -> torch.dtype:
 
 def _note_other_machine(run: RunFolder, device: torch.device) -> None:
     now = {"threads": torch.get_num_threads(), "device": str(device), "torch": str(torch.__version__)}
-    for name, value in now.items():
-        recorded = run.recorded_config.get(name)
+    for name, value in (now | {"ranks": run.ranks.count}).items():
+        recorded = run.recorded_config.get(name, 1 if name == "ranks" else None)  # older runs do not say: one
         if recorded != value:
             print(f"note: {name} {value} instead of the recorded {recorded}; bits may differ from a run at one go")
 
@@ -383,6 +400,7 @@ def _print_head(run: RunFolder, images: ImageSet, state: State, device: torch.de
         f"{type(state.model).__name__}, {parameters:,} parameters, on {images.name} "
         f"({len(images.train):,} train and {len(images.test):,} test images), {device}, {run.flags.precision}, "
         f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() != 1)}"
+        + (f" on each of {run.ranks.count} ranks" if run.ranks.count > 1 else "")
     )
     if run.kept:
         print(
