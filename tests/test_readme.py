@@ -33,10 +33,15 @@ def inline_commands(text: str) -> list[list[str]]:
 
 
 def script_of(words: list[str]) -> str | None:
-    """The script of ours that a command starts, if it does."""
-    if words[0] == "python" and words[1].removesuffix(".py") in SCRIPTS:
-        return words[1].removesuffix(".py")
-    return None
+    """The script of ours that a command starts, if it does, by itself or on several ranks."""
+    place = {"python": 1, "torchrun": 2}.get(words[0])
+    script = words[place].removesuffix(".py") if place else None
+    return script if script in SCRIPTS else None
+
+
+def flags_of(words: list[str]) -> list[str]:
+    """The flags that a command gives to the script; what follows `torchrun` first is torchrun's."""
+    return words[3 if words[0] == "torchrun" else 2 :]
 
 
 COMMANDS = shell_commands(README)
@@ -55,7 +60,7 @@ def test_commands_are_found_in_every_form() -> None:
 @pytest.mark.parametrize("words", TRAININGS, ids=" ".join)
 @pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
 def test_training_command_runs(words: list[str], run_main: Callable, read_flags: Callable, in_project: Path) -> None:
-    script, typed = script_of(words), words[2:]
+    script, typed = script_of(words), flags_of(words)  # of several ranks, one does here
     read_flags(script, *typed)  # as it stands, no flag of it is refused
     code, out, err = run_main(script, *typed, *SHORT, "--runs-dir", in_project / "runs")
     assert (code, err) == (0, "") or (code == 0 and err.startswith("warning: this CPU has no bf16"))
@@ -66,12 +71,13 @@ def test_training_command_runs(words: list[str], run_main: Callable, read_flags:
 def test_commands_in_the_prose_have_only_flags_that_exist(read_flags: Callable) -> None:
     for words in inline_commands(README):
         if script_of(words):
-            read_flags(script_of(words), *words[2:])
+            read_flags(script_of(words), *flags_of(words))
 
 
 def test_flags_named_in_the_prose_exist(read_flags: Callable) -> None:
     known = {option for script in SCRIPTS for option in read_flags(script).parser._option_string_actions}
     known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', (PROJECT / "visualize.py").read_text(encoding="utf-8")))
+    known |= {"--max-restarts"}  # torchrun's own
     for option in re.findall(r"`(--[a-z-]+)", README):
         assert option in known, option
 

@@ -1,0 +1,217 @@
+"""One run on several ranks: torchrun's own launcher on this machine, against the same run in one process.
+
+A start of torchrun takes seconds for each rank, so there are few, each on a few images and checked in several ways.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PROJECT
+from killed_runs import SMALL, make_runs_small, metrics_of, weights_of
+
+from harness.distributed import ALONE, Ranks, launcher
+
+# Trains a script on a few images. The rank that the variable KILL names sends itself SIGKILL as epoch 2 begins.
+RANK_SCRIPT = f"""
+import importlib, os, signal, sys
+sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
+import killed_runs
+from harness.data import EpochOrder
+from harness.errors import run_script
+killed_runs.make_runs_small()
+draw, epochs = EpochOrder.draw, []
+def draw_or_die(*given, **named):
+    epochs.append(1)
+    if len(epochs) == 2 and os.environ["RANK"] == os.environ.get("KILL"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw(*given, **named)
+EpochOrder.draw = draw_or_die
+sys.argv = sys.argv[1:]
+sys.exit(run_script(importlib.import_module(sys.argv[0]).main))
+"""
+
+# 40 train images make batches of 19, 19 and 2; 20 test images. No share is even on 3 ranks, and the last has an empty.
+# SGD, because a first step of Adam or Adagrad is ±lr even where a gradient is nothing but rounding.
+SGD = ("--optimizer", "sgd", "--lr", "0.1", "--momentum", "0.9", "--clip-grad-norm", "0.5")
+CNN = ("--data", "synthetic", "--batch-size", "19", "--augment", *SGD, "--device", "cpu")
+RNN = ("--data", "synthetic", "--hidden-size", "6", "--batch-size", "19", "--device", "cpu")
+
+needs_gloo = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="this build of PyTorch has no torch.distributed with gloo",
+)
+
+
+@pytest.fixture(autouse=True)
+def small_runs(monkeypatch: pytest.MonkeyPatch, in_project: Path) -> None:
+    make_runs_small(monkeypatch.setattr)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+
+
+def run_ranks(count: int, script: str, *flags: str, kill: int | None = None) -> subprocess.CompletedProcess:
+    """Train on `count` ranks as `torchrun` does; with `kill`, that rank is killed as epoch 2 begins."""
+    file = Path("rank_script.py")
+    file.write_text(RANK_SCRIPT, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", str(file)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({} if kill is None else {"KILL": str(kill)})
+    return subprocess.run(
+        [*command, script, *flags], env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+def only_run(runs_dir: str = "runs") -> Path:
+    (config,) = Path(runs_dir).glob("*/*/config.json")
+    return config.parent
+
+
+def config_of(run: Path) -> dict:
+    return json.loads((run / "config.json").read_text(encoding="utf-8"))
+
+
+def assert_close_runs(run: Path, whole: Path) -> None:
+    """The metrics and weights of `run` are those of `whole` to what the order of summing up leaves."""
+    (header, *rows), (header_whole, *rows_whole) = metrics_of(run), metrics_of(whole)
+    assert header == header_whole
+    assert len(rows) == len(rows_whole)
+    for row, row_whole in zip(rows, rows_whole, strict=True):
+        assert list(map(float, row)) == pytest.approx(list(map(float, row_whole)), abs=2e-5)
+    weights, weights_whole = weights_of(run / "last.pt"), weights_of(whole / "last.pt")
+    assert weights.keys() == weights_whole.keys()
+    for name, value in weights.items():
+        torch.testing.assert_close(value, weights_whole[name], rtol=1e-4, atol=1e-5)
+
+
+def own_lines(stderr: str) -> list[str]:
+    """What the ranks said: standard error without torchrun's log, its traceback and the report that ends with it."""
+    own = re.split(r"^Traceback \(most recent call last\):\n  File \"<frozen runpy>\"", stderr, flags=re.MULTILINE)[0]
+    return [line for line in own.splitlines() if line and "torch/distributed/elastic" not in line.replace("\\", "/")]
+
+
+@needs_gloo
+def test_three_ranks_then_two_equal_one_process(run_main: Callable) -> None:
+    assert run_main("cnn_cifar10", *CNN, "--epochs", "1", "--runs-dir", "one")[0] == 0
+    done = run_ranks(3, "cnn_cifar10", *CNN, "--epochs", "1", "--name", "run")
+    assert (done.returncode, own_lines(done.stderr)) == (0, [])
+    assert done.stdout.count("epoch 1/1 ") == 1
+    assert "on each of 3 ranks" in done.stdout.splitlines()[0]
+    run = only_run()
+    assert (config_of(run)["ranks"], config_of(only_run("one"))["ranks"]) == (3, 1)
+    assert_close_runs(run, only_run("one"))
+
+    done = run_ranks(2, "cnn_cifar10", *CNN, "--epochs", "2", "--name", "run", "--resume")
+    assert (done.returncode, own_lines(done.stderr)) == (0, [])
+    assert "continuing after epoch 1" in done.stdout
+    assert "ranks 2 instead of the recorded 3" in done.stdout
+    assert (config_of(run)["ranks"], config_of(run)["status"]) == (2, "complete")
+    assert run_main("cnn_cifar10", *CNN, "--epochs", "2", "--runs-dir", "two")[0] == 0
+    assert_close_runs(run, only_run("two"))
+
+
+@needs_gloo
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_killed_rank_ends_the_job_and_the_folder_resumes(run_main: Callable) -> None:
+    done = run_ranks(2, "rnn_mnist", *RNN, "--epochs", "2", "--name", "run", kill=1)
+    assert done.returncode != 0
+    (said,) = own_lines(done.stderr)
+    again = " ".join(["rnn_mnist", *RNN, "--epochs 2 --name run --resume"])
+    assert said == f"interrupted; continue with: torchrun --nproc-per-node=2 {again}"
+    assert re.search(r"rank +: 1 .*\n +exitcode +: -9", done.stderr)
+    assert re.search(r"rank +: 0 .*\n +exitcode +: 143", done.stderr)
+    run = only_run()
+    assert config_of(run)["status"] == "interrupted"
+    assert len(metrics_of(run)) == 2  # the header and epoch 1
+    assert run_main("rnn_mnist", *RNN, "--epochs", "2", "--name", "run", "--resume")[0] == 0
+    assert run_main("rnn_mnist", *RNN, "--epochs", "2", "--runs-dir", "whole")[0] == 0
+    assert_close_runs(run, only_run("whole"))
+
+
+@needs_gloo
+def test_error_of_the_user_is_one_sentence_and_every_rank_s_exit_code(run_main: Callable) -> None:
+    assert run_main("rnn_mnist", *RNN, "--epochs", "1", "--name", "run")[0] == 0
+    before = {file: file.read_bytes() for file in only_run().iterdir()}
+    done = run_ranks(2, "rnn_mnist", *RNN, "--epochs", "1", "--name", "run")
+    assert done.returncode != 0
+    (said,) = own_lines(done.stderr)
+    assert said.startswith("error: ") and "exists already" in said
+    assert re.findall(r"exitcode +: (-?\d+)", done.stderr) == ["2", "2"]
+    assert done.stdout == ""
+    assert {file: file.read_bytes() for file in only_run().iterdir()} == before
+
+
+# -- without processes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize(("images", "batch_size"), [(40, 19), (40, 40), (5, 64), (9, 2), (1, 1)])
+def test_shares_of_every_batch_cover_it_once(ranks: int, images: int, batch_size: int) -> None:
+    by_rank = [list(Ranks(rank, ranks).shares(images, batch_size)) for rank in range(ranks)]
+    starts = list(range(0, images, batch_size))
+    seen = []
+    for start, shares in zip(starts, zip(*by_rank, strict=True), strict=True):
+        batch = min(batch_size, images - start)
+        counts = [share.count for share in shares]
+        assert sum(counts) == batch
+        assert max(counts) - min(counts) <= 1
+        assert sum(share.weight for share in shares) / ranks == pytest.approx(1)  # the mean that is taken over ranks
+        for share in shares:
+            assert share.weight == pytest.approx(share.count * ranks / batch)
+            here = range(images)[share.here]
+            assert len(here) == max(share.count, 1)  # never no image at all
+            assert start <= here[0] and here[-1] < start + batch
+            seen += here[: share.count]
+    assert seen == list(range(images))
+
+
+def test_weighted_gradients_average_to_the_whole_batch_s() -> None:
+    inputs = torch.arange(5.0, dtype=torch.float64)
+    weight = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    for count in (1, 2, 3, 7):  # of seven, two have an empty share
+        gradients = []
+        for rank in range(count):
+            share = Ranks(rank, count).share(0, 5)
+            weight.grad = None
+            share.backward((weight * inputs[share.here]).square().mean())
+            gradients.append(weight.grad.item())
+        # d/dw of the mean of (w x)² is 2 w mean(x²) = 2 · 2 · (0 + 1 + 4 + 9 + 16) / 5
+        assert sum(gradients) / count == pytest.approx(24)
+
+
+def test_one_process_has_everything_and_is_the_main_rank() -> None:
+    assert [share.here for share in ALONE.shares(5, 2)] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert [(share.count, share.weight) for share in ALONE.shares(5, 2)] == [(2, 1), (2, 1), (1, 1)]
+    model, totals = torch.nn.Linear(1, 1), torch.ones(2)
+    assert ALONE.main and ALONE.parallel(model) is model and ALONE.sum(totals) is totals and ALONE.tell(7) == 7
+
+
+def test_continuing_command_names_how_the_process_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launcher() == ["python"]
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert launcher() == ["torchrun", "--nproc-per-node=4"]
+
+
+def test_ranks_without_a_gpu_each_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.errors import UserError
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    with pytest.raises(UserError, match="3 ranks on this machine need a CUDA GPU each and there are 2"):
+        Ranks(0, 3, 0, 3).own_device(torch.device("cuda"))
+    with pytest.raises(UserError, match="--device cpu"):
+        Ranks(0, 2, 0, 2).own_device(torch.device("mps"))
+    assert chosen == []
+    assert Ranks(3, 4, 1, 2).own_device(torch.device("cuda")).type == "cuda"  # the second of the second machine
+    assert chosen == [1]
+    assert Ranks(1, 2, 1, 2).own_device(torch.device("cpu")).type == "cpu"
+
+
+def test_small_sets_have_the_last_batch_that_these_tests_need() -> None:
+    assert SMALL[0] % 19 == 2
