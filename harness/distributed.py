@@ -237,18 +237,16 @@ def join() -> Ranks:
 
     nccl = torch.cuda.is_available() and distributed.is_nccl_available()
     store, rank, count = next(distributed.rendezvous("env://"))
-    with contextlib.suppress(AttributeError):
-        store.set_timeout(WAIT_FOR_MAIN)
-    distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if nccl else "gloo",
-        store=distributed.PrefixStore("group", store),
-        rank=rank,
-        world_size=count,
-        timeout=WAIT_FOR_MAIN,
-    )
+    # The store may be that of an earlier attempt of the job (torchrun --max-restarts), with the addresses of its ranks.
+    store = distributed.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    ranks = Ranks(rank, count, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), store)
+    with ranks._connected():
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if nccl else "gloo", store=store, rank=rank, world_size=count, timeout=WAIT_FOR_MAIN
+        )
     if rank and not nccl:  # gloo tells when the main rank has left, which is the time to go, with its exit code
         ignore_interruptions()
-    return Ranks(rank, count, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), store)
+    return ranks
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

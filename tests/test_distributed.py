@@ -8,15 +8,19 @@ import os
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import PROJECT
 from killed_runs import SMALL, make_runs_small, metrics_of, weights_of
 
+from harness.data import EpochOrder, ImageSet, Split
 from harness.distributed import ALONE, Ranks, launcher
+from harness.train import evaluate, train_epoch
 
 # Trains a script on a few images. The rank that the variable KILL names sends itself SIGKILL as epoch 2 begins.
 RANK_SCRIPT = f"""
@@ -181,6 +185,31 @@ def test_weighted_gradients_average_to_the_whole_batch_s() -> None:
             gradients.append(weight.grad.item())
         # d/dw of the mean of (w x)² is 2 w mean(x²) = 2 · 2 · (0 + 1 + 4 + 9 + 16) / 5
         assert sum(gradients) / count == pytest.approx(24)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_every_image_counts_once_in_the_metrics(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(3)
+    pixels = torch.from_numpy(random.integers(0, 256, (5, 1, 2, 2), dtype=np.uint8))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    with torch.no_grad():
+        logits = model((pixels / 255 - 0.5) / 0.25)
+    right = Split(pixels, logits.argmax(dim=1))  # every answer is right: whichever is left out or counted twice shows
+    images = ImageSet("five", "checksum", ("a", "b", "c"), 0.5, 0.25, right, right)
+    loss = -logits.log_softmax(dim=1).max(dim=1).values.double().mean().item()
+    order = EpochOrder(torch.tensor([3, 1, 4, 0, 2]))
+    flags = Namespace(batch_size=3, precision="fp32", clip_grad_norm=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-30)  # the weights stay
+
+    summed, seen = [], []
+    monkeypatch.setattr(Ranks, "sum", lambda ranks, totals: summed.append(totals) or totals)
+    for rank in range(count):
+        ranks = Ranks(rank, count)
+        train_epoch(model, optimizer, images, order, flags, lambda images, _: seen.append(images), ranks)
+        evaluate(model, images, "fp32", ranks)
+    for totals in (sum(summed[::2]), sum(summed[1::2])):  # of the training passes, of the tests
+        assert totals.tolist() == pytest.approx([5 * loss, 5], rel=1e-6)
+    assert sum(seen) == 5
 
 
 def test_one_process_has_everything_and_is_the_main_rank() -> None:
