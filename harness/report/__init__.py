@@ -60,9 +60,9 @@ def write_report(
     """Write README.md, index.html and figures/ into `out`; the same runs give the same bytes.
 
     `precision` and `data` are what report.py was asked for, `command` how it was called; `count_parameters` tells a
-    network's size from its run's config. Pictures are written
-    before the pages that show them, and those of an earlier report that no page shows any more are deleted. Raises
-    UserError if `out` holds a README.md or index.html that is no report, or if something cannot be read or written.
+    network's size from its run's config. Pictures are written before the pages that show them, and those of an earlier
+    report that no page shows any more are deleted. Raises UserError if `out` holds a README.md or index.html that is no
+    report, or if something cannot be read or written.
     """
     earlier = _earlier_figures(out)
     blocks = compose(

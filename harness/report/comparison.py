@@ -155,7 +155,7 @@ def _first_rows(networks: Sequence[tuple[str, Sequence[Run]]], recurrent: Sequen
         return [_how_to("The test on the first rows of each image has not been made yet.")] if recurrent else []
     title = "Test accuracy from the first k rows of each MNIST image"
     caption = (
-        "Trained on whole images. A recurrent network reads only the first k rows as its k steps; the CNN sees zeros "
+        "Trained on whole images. A recurrent network reads only the first k rows as its k steps; the CNN sees black "
         f"below row k. One run each, seed {listed([str(seed) for seed in sorted(seeds)])}."
     )
     svg = charts.lines_chart(title, "rows seen, k", "test accuracy", lines)
