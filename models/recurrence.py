@@ -24,8 +24,8 @@ def last_hidden_state(layer: nn.RNNBase, steps: Tensor) -> Tensor:
     """
     function = {nn.RNN: _RNN, nn.GRU: _GRU}.get(type(layer))
     if function is None or steps.device.type != "cpu":
-        outputs, _ = layer(steps)  # (steps, batch, hidden)
-        return outputs[-1]
+        _, last = layer(steps)  # (1, batch, hidden), of an LSTM together with its cell state
+        return (last[0] if isinstance(last, tuple) else last).squeeze(0)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else steps.dtype
     weights = [parameter.to(dtype) for parameter in layer.parameters()]
     return function.apply(steps.to(dtype), *weights)
@@ -63,37 +63,34 @@ class _GRU(torch.autograd.Function):
     def forward(ctx: FunctionCtx, steps: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
         count, batch, hidden = len(steps), steps.shape[1], w_hh.shape[1]
         states = steps.new_zeros(count + 1, batch, hidden)  # (T + 1, B, H), the first one zero
-        gates = steps.new_empty(count, batch, 2 * hidden)  # (T, B, 2 H): r and z
-        recurrent = steps.new_empty(count, batch, hidden)  # (T, B, H): W_hn h + b_hn, which r multiplies
-        candidates = torch.empty_like(recurrent)
-        from_input = torch.addmm(b_ih, steps.flatten(0, 1), w_ih.t()).view(count, batch, 3 * hidden)
-        from_input[:, :, : 2 * hidden] += b_hh[: 2 * hidden]
+        # r and z take the sum of their inputs' and their states' products, n needs the two apart: r multiplies one.
+        gates = torch.addmm(b_ih, steps.flatten(0, 1), w_ih.t()).view(count, batch, 3 * hidden)
+        candidates = gates[:, :, 2 * hidden :].contiguous()  # (T, B, H): W_in x + b_in, becomes n
+        gates[:, :, 2 * hidden :] = 0
+        gates += b_hh  # (T, B, 3 H), becomes r, z and W_hn h + b_hn
 
-        w_gates, w_candidate = (weight.t() for weight in w_hh.split((2 * hidden, hidden)))
-        b_candidate = b_hh[2 * hidden :]
-        x_gates, x_candidate = from_input.split((2 * hidden, hidden), dim=2)
-        before, *rest = states.unbind()
-        for state, x_gate, x_n, gate, r, z, h_n, n in _each_step(
-            rest, x_gates, x_candidate, gates, *gates.chunk(2, dim=2), recurrent, candidates
+        w_hidden, (before, *rest) = w_hh.t(), states.unbind()
+        for state, gate, r_and_z, r, z, h_n, n in _each_step(
+            rest, gates, gates[:, :, : 2 * hidden], *gates.chunk(3, dim=2), candidates
         ):
-            torch.addmm(x_gate, before, w_gates, out=gate).sigmoid_()
-            torch.addmm(b_candidate, before, w_candidate, out=h_n)
-            torch.addcmul(x_n, r, h_n, out=n).tanh_()
+            gate.addmm_(before, w_hidden)
+            r_and_z.sigmoid_()
+            n.addcmul_(r, h_n).tanh_()
             before = torch.lerp(n, before, z, out=state)
-        ctx.save_for_backward(steps, w_ih, w_hh, states, gates, recurrent, candidates)
+        ctx.save_for_backward(steps, w_ih, w_hh, states, gates, candidates)
         return before
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, d_state: Tensor) -> tuple[Tensor | None, ...]:
-        steps, w_ih, w_hh, states, gates, recurrent, candidates = ctx.saved_tensors
+        steps, w_ih, w_hh, states, gates, candidates = ctx.saved_tensors
         count, batch, hidden = candidates.shape
-        d_gates = steps.new_empty(count, batch, 3 * hidden)  # (T, B, 3 H): before r, z, and of `recurrent`
+        d_gates = steps.new_empty(count, batch, 3 * hidden)  # (T, B, 3 H): before r, z, and of W_hn h + b_hn
         d_candidates = torch.empty_like(candidates)  # before the tanh
         carried = torch.empty_like(d_state)
         through_sigmoid = torch.ops.aten.sigmoid_backward.grad_input
         through_tanh = torch.ops.aten.tanh_backward.grad_input
-        kept = (states[:-1], *gates.chunk(2, dim=2), recurrent, candidates)
+        kept = (states[:-1], *gates.chunk(3, dim=2), candidates)
         made = (d_gates, *d_gates.chunk(3, dim=2), d_candidates)
         for before, r, z, h_n, n, d_gate, d_r, d_z, d_h_n, d_n in reversed(list(_each_step(*kept, *made))):
             through_sigmoid((before - n).mul_(d_state), z, grad_input=d_z)
