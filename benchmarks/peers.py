@@ -30,6 +30,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from harness.data import ImageSet
+
 # PyTorch and our own modules are imported inside functions: a child process reports its parent's memory as its own peak
 # if that is larger, so the parent must be small while it measures memory. That also keeps --help quick.
 PROJECT = Path(__file__).resolve().parent.parent
@@ -207,11 +209,13 @@ def prepare_course(network: Network, arguments: argparse.Namespace) -> Callable[
 # -- this project's loop -----------------------------------------------------------------------------------------------
 
 
-def prepare_ours(network: Network, arguments: argparse.Namespace, precision: str) -> Callable[[], Timing]:
-    """A function that times some steps of harness.train's loop, and the making of as many batches without training."""
+def our_trainer(
+    network: Network, images: "ImageSet", precision: str, batch_size: int = BATCH_SIZE
+) -> Callable[[int], None]:
+    """A function that trains a new model for some steps by harness.train's loop, each on a whole batch."""
     import torch
 
-    from harness.data import EpochOrder, load_images, train_batches
+    from harness.data import EpochOrder
     from harness.train import keep_freed_memory, make_optimizer, train_epoch
     from models import build_model
 
@@ -223,20 +227,32 @@ def prepare_ours(network: Network, arguments: argparse.Namespace, precision: str
         momentum=0.0,
         weight_decay=0.0,
         clip_grad_norm=0.0,
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         precision=precision,
     )
-    images = load_images(network.images, data_dir=arguments.data_dir)
     model = build_model({"model": network.model}, seed=0).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(flags, model, device)
     generator = torch.Generator().manual_seed(0)
-    steps = _steps(len(images.train), arguments.fraction)
-    scale = -(-len(images.train) // BATCH_SIZE) / steps
 
     def train(steps: int) -> None:
-        few = images.first(steps * BATCH_SIZE)
+        few = images.first(steps * batch_size)
         order = EpochOrder.draw(len(few.train), generator, augment=False)
         train_epoch(model, optimizer, few, order, flags, show=lambda count, totals: None)
+
+    return train
+
+
+def prepare_ours(network: Network, arguments: argparse.Namespace, precision: str) -> Callable[[], Timing]:
+    """A function that times some steps of harness.train's loop, and the making of as many batches without training."""
+    import torch
+
+    from harness.data import EpochOrder, load_images, train_batches
+
+    images = load_images(network.images, data_dir=arguments.data_dir)
+    train = our_trainer(network, images, precision)
+    generator = torch.Generator().manual_seed(0)
+    steps = _steps(len(images.train), arguments.fraction)
+    scale = -(-len(images.train) // BATCH_SIZE) / steps
 
     def make_batches() -> None:
         few = images.first(steps * BATCH_SIZE)
@@ -462,7 +478,7 @@ def render(
         f"Written by `benchmarks/peers.py --rounds {arguments.rounds} --networks {','.join(arguments.networks)} "
         f"--fraction {arguments.fraction:g}{keras}`, which says what the loops are.",
         "",
-        *_machine(arguments),
+        *machine(arguments.keras),
         "",
         f"Seconds are for the training pass of one epoch, batch {BATCH_SIZE}, **extrapolated** from "
         f"{arguments.fraction:.0%} of the images (whole batches); the median of {arguments.rounds} interleaved rounds. "
@@ -508,7 +524,8 @@ def render(
     return "\n".join(lines) + "\n"
 
 
-def _machine(arguments: argparse.Namespace) -> list[str]:
+def machine(keras_python: str | None = None) -> list[str]:
+    """Lines of Markdown: the date, the processor and the versions of what was measured; Keras' if it has a Python."""
     import torch
     import torchvision
 
@@ -516,11 +533,11 @@ def _machine(arguments: argparse.Namespace) -> list[str]:
 
     bf16 = "with" if cpu_has_bf16() else "without"
     keras = ""
-    if arguments.keras:
+    if keras_python:
         versions = (
             "import keras, tensorflow; print(f'Keras {keras.__version__} on TensorFlow {tensorflow.__version__}')"
         )
-        answer = subprocess.run([arguments.keras, "-c", versions], capture_output=True, text=True, check=True)
+        answer = subprocess.run([keras_python, "-c", versions], capture_output=True, text=True, check=True)
         keras = f", {answer.stdout.strip()}"
     return [
         f"- {datetime.date.today().isoformat()}; {_cpu_name()}, {os.cpu_count()} cores, {bf16} bf16 arithmetic; "
