@@ -40,6 +40,7 @@ class Settings:
     precision: str
     data: str | None = None
     device: str = "auto"
+    compile: bool = False
     jobs: int | None = None  # None: one a core
 
 
@@ -168,8 +169,16 @@ def plan_jobs(results: Iterable[RowRuns], parsers: Parsers, settings: Settings) 
             if run and job.resumes:
                 job.history = list(run.history)
             jobs.append(job)
-    # A convolutional network's epoch takes longer than a recurrent one's, so late starters are short ones.
-    return sorted(jobs, key=lambda job: (job.row.script != "cnn_cifar10", len(job.history) - job.epochs))
+    return sorted(jobs, key=_length, reverse=True)
+
+
+def _length(job: Job) -> tuple[bool, int]:
+    """What sorts runs by the time they are likely to take, so that late starters are short ones.
+
+    A convolutional network's epoch takes longer than a recurrent one's; among these, gates and hidden units count.
+    """
+    gates = {"lstm": 4, "gru": 4}.get(job.flags.get("cell"), 1)  # a GRU has three, and takes as long
+    return job.row.script == "cnn_cifar10", (job.epochs - len(job.history)) * gates * job.flags.get("hidden_size", 1)
 
 
 def _free_folder(folder: Path, taken: set[Path]) -> Path:
@@ -193,7 +202,7 @@ def command(job: Job, settings: Settings, threads: int) -> list[str]:
     if job.name:
         common["name"] = job.name
     if not job.resumes:
-        common["threads"] = threads
+        common |= {"threads": threads, "compile": settings.compile}
     return [*words, *flag_words(common)]
 
 

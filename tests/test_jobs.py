@@ -117,6 +117,15 @@ def test_each_missing_run_is_planned_once_the_longest_first(settings):
     assert len({job.folder for job in jobs}) == 6
 
 
+def test_of_recurrent_runs_those_with_more_gates_and_units_come_first(settings):
+    sizes = {"rnn-128": ("rnn", 128), "gru-64": ("gru", 64), "lstm-128": ("lstm", 128)}
+    rows = [
+        replace(RNN, name=name, flags=RNN.flags | {"cell": cell, "hidden_size": size})
+        for name, (cell, size) in sizes.items()
+    ]
+    assert [job.row.name for job in plan(settings, *rows)] == ["lstm-128", "gru-64", "rnn-128"]
+
+
 def test_a_new_run_lies_where_the_script_itself_would_put_it(settings):
     for row in (RNN, CNN):
         (job,) = plan(settings, row, seeds=(3,))
@@ -166,13 +175,13 @@ def test_folder_that_a_kill_left_without_a_run_is_used(settings):
 
 
 def test_flags_of_the_report_reach_the_script(settings):
-    settings = replace(settings, device="cuda", precision="bf16")
+    settings = replace(settings, device="cuda", precision="bf16", compile=True)
     (job,) = plan(settings, CNN, seeds=(7,))
     words = command(job, settings, 3)
     assert words[:2] == [sys.executable, str(settings.scripts / "cnn_cifar10.py")]
     assert set(words[2:]) == {
         *("--epochs=1", "--augment", "--seed=7", "--precision=bf16", "--data=synthetic", "--device=cuda", "--resume"),
-        *("--runs-dir=runs", "--data-dir=data", "--threads=3"),
+        *("--compile", "--runs-dir=runs", "--data-dir=data", "--threads=3"),
     }
 
 
