@@ -53,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda, mps or cpu"
     )
+    group.add_argument("--compile", action="store_true", help="pass --compile to the runs")
 
     group = parser.add_argument_group("folders")
     group.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of all runs")
@@ -156,7 +157,14 @@ def train_missing(
     from harness.train import choose_device, cpu_has_bf16
 
     settings = Settings(
-        PROJECT, flags.runs_dir, flags.data_dir, flags.precision, data=data, device=flags.device, jobs=flags.jobs
+        PROJECT,
+        flags.runs_dir,
+        flags.data_dir,
+        flags.precision,
+        data=data,
+        device=flags.device,
+        compile=flags.compile,
+        jobs=flags.jobs,
     )
     jobs = plan_jobs(results, parsers, settings)
     if not jobs:

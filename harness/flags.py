@@ -36,6 +36,7 @@ RESULT_FLAGS = (*_ALWAYS_NAMED, *_NAMED_IF_CHANGED, "seed")
 # lie on this machine or what to do, and change nothing in the run.
 MAY_CHANGE = ("epochs", "device", "threads")
 _NOT_OF_THE_RUN = ("data_dir", "mirror", "runs_dir", "name", "resume", "overwrite", "dry_run")
+_ADDED_LATER = ("compile",)  # older runs do not record these: they ran with the default
 
 
 class Parser(argparse.ArgumentParser):
@@ -154,6 +155,9 @@ def training_parser(
     group.add_argument(
         "--threads", type=thread_count, help="CPU threads (default: PyTorch's choice; same bits need same)"
     )
+    group.add_argument(
+        "--compile", action="store_true", help="compile the network (torch.compile; on CUDA, into CUDA graphs)"
+    )
 
     group = parser.add_argument_group("run folder")
     group.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of all runs")
@@ -216,6 +220,7 @@ def resumed_flags(flags: argparse.Namespace, recorded: dict) -> argparse.Namespa
     lacks a flag or has a value that could not have been typed.
     """
     run_flags = [name for name in recorded_flags(flags) if name not in _NOT_OF_THE_RUN]
+    recorded = {name: flags.parser.get_default(name) for name in _ADDED_LATER} | recorded
     missing = [option(name) for name in run_flags if name not in recorded]
     if missing:
         raise UserError(f"its record lacks {', '.join(missing)}; another version made it")

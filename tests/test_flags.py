@@ -23,6 +23,7 @@ SHARED_DEFAULTS = {
     "device": "auto",
     "precision": "fp32",
     "threads": None,
+    "compile": False,
     "runs_dir": Path("runs"),
     "name": None,
     "resume": False,
@@ -282,6 +283,14 @@ def test_record_that_lacks_a_flag_is_refused_by_name(read_flags: Callable) -> No
     del record["hidden_size"]
     with pytest.raises(UserError, match="its record lacks --hidden-size; another version made it"):
         resumed_flags(read_flags("rnn_mnist", "--resume"), record)
+
+
+def test_run_of_before_a_flag_was_added_is_resumed_with_its_default(read_flags: Callable) -> None:
+    record = recorded_flags(read_flags("rnn_mnist"))
+    del record["compile"]
+    assert resumed_flags(read_flags("rnn_mnist", "--resume"), record).compile is False
+    with pytest.raises(UserError, match="--compile True differs from the recorded False"):
+        resumed_flags(read_flags("rnn_mnist", "--resume", "--compile"), record)
 
 
 def test_resume_command_repeats_the_flags_and_asks_to_resume_once(read_flags: Callable) -> None:

@@ -1,9 +1,12 @@
 """The training loop against NumPy, its bits from run to run, and what a run prints."""
 
+import contextlib
 import csv
 import json
+import os
 import random
 import re
+import shutil
 import socket
 import tempfile
 from argparse import Namespace
@@ -13,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import start_script
 from torch import nn
 
 from harness.data import EpochOrder, ImageSet, Split
@@ -139,6 +143,21 @@ def test_epoch_equals_numpy(changes: dict, five_images: ImageSet) -> None:
         len(order[i : i + settings.batch_size]) for i in range(0, 5, settings.batch_size)
     ]
     assert shown[-1][1:] == pytest.approx((5 * expected_loss, 5 * expected_accuracy), rel=1e-5)
+
+
+def test_host_reads_nothing_from_the_device_before_an_epoch_ends(
+    five_images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's meta device has no data: to read a number there is an error where a GPU would have the host wait."""
+    monkeypatch.setattr("harness.train.autocast", lambda *_: contextlib.nullcontext())  # which knows no such device
+    meta = torch.device("meta")
+    model = linear_model().to(meta)
+    optimizer = torch.optim.Adam(model.parameters())
+    order = EpochOrder.draw(5, torch.Generator(), augment=False).to(meta)
+    shown = []
+    with pytest.raises(NotImplementedError, match="no data"):  # by the end's reading of loss and accuracy
+        train_epoch(model, optimizer, five_images.to(meta), order, flags(), lambda count, totals: shown.append(count))
+    assert shown == [2, 2, 1]
 
 
 def test_every_setting_of_the_optimizer_leads_elsewhere(five_images: ImageSet) -> None:
@@ -344,3 +363,34 @@ def test_loss_that_is_not_finite_ends_the_run_as_diverged(run_main: Callable, in
     assert json.loads((folder / "config.json").read_text())["status"] == "diverged"
     [row] = rows_of(folder)
     assert not np.isfinite(row["test/loss"])
+
+
+# -- the compiled step -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="PyTorch compiles for a CPU by g++, which is not installed")
+def test_compiled_run_equals_the_eager_one_to_rounding_and_resumes_to_the_same_bits(
+    run_main: Callable, in_project: Path, tiny_synthetic: tuple[int, int], quick_figures: None
+) -> None:
+    def metrics(name: str) -> np.ndarray:
+        path = in_project / "runs" / "cnn_synthetic" / name / "metrics.csv"
+        return np.loadtxt(path, delimiter=",", skiprows=1)[:, 1:5]
+
+    short = ("--data", "synthetic", "--batch-size", 80, "--optimizer", "sgd")  # one shape to compile
+    for name, *more in (("eager", "--epochs", 2), ("compiled", "--compile", "--epochs", 2)):
+        assert run_main("cnn_cifar10", *short, *more, "--name", name)[0] == 0
+    np.testing.assert_allclose(metrics("compiled"), metrics("eager"), rtol=1e-4)
+
+    assert run_main("cnn_cifar10", *short, "--compile", "--epochs", 1, "--name", "continued")[0] == 0
+    assert run_main("cnn_cifar10", "--data", "synthetic", "--epochs", 2, "--name", "continued", "--resume")[0] == 0
+    np.testing.assert_array_equal(metrics("continued"), metrics("compiled"))
+
+
+def test_compiling_without_a_compiler_is_one_sentence_and_nothing_written(tmp_path: Path) -> None:
+    environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    argv = ("--data", "synthetic", "--hidden-size", 6, "--compile")
+    script = start_script("rnn_mnist", *argv, cwd=tmp_path, env=environment)
+    _, err = script.communicate(timeout=120)
+    assert script.returncode == 2
+    assert err == "error: --compile: PyTorch finds no working compiler on this machine; train without it\n"
+    assert not list(tmp_path.glob("runs/*/*"))
