@@ -200,8 +200,8 @@ def prepare_course(network: Network, arguments: argparse.Namespace) -> Callable[
     scale = len(loader) / steps
 
     def measure() -> Timing:
-        epoch = _seconds(lambda: train(itertools.islice(loader, steps)))
-        return Timing(epoch * scale, _seconds(lambda: _exhaust(itertools.islice(loader, steps))) * scale)
+        epoch = time_of(lambda: train(itertools.islice(loader, steps)))
+        return Timing(epoch * scale, time_of(lambda: _exhaust(itertools.islice(loader, steps))) * scale)
 
     return measure
 
@@ -210,17 +210,20 @@ def prepare_course(network: Network, arguments: argparse.Namespace) -> Callable[
 
 
 def our_trainer(
-    network: Network, images: "ImageSet", precision: str, batch_size: int = BATCH_SIZE
+    network: Network, images: "ImageSet", precision: str, batch_size: int = BATCH_SIZE, *, compile: bool = False
 ) -> Callable[[int], None]:
-    """A function that trains a new model for some steps by harness.train's loop, each on a whole batch."""
+    """A function that trains a new model for some steps by harness.train's loop, each on a whole batch.
+
+    On the device that the images are on; `compile` is as --compile.
+    """
     import torch
 
     from harness.data import EpochOrder
-    from harness.train import keep_freed_memory, make_optimizer, train_epoch
+    from harness.train import compiled, keep_freed_memory, make_optimizer, train_epoch
     from models import build_model
 
     keep_freed_memory()  # as harness.train.train does
-    device = torch.device("cpu")
+    device = images.train.labels.device
     flags = Namespace(
         optimizer=network.optimizer,
         lr=network.lr,
@@ -232,12 +235,13 @@ def our_trainer(
     )
     model = build_model({"model": network.model}, seed=0).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(flags, model, device)
+    trained = compiled(model, device) if compile else model
     generator = torch.Generator().manual_seed(0)
 
     def train(steps: int) -> None:
         few = images.first(steps * batch_size)
-        order = EpochOrder.draw(len(few.train), generator, augment=False)
-        train_epoch(model, optimizer, few, order, flags, show=lambda count, totals: None)
+        order = EpochOrder.draw(len(few.train), generator, augment=False).to(device)
+        train_epoch(trained, optimizer, few, order, flags, show=lambda count, totals: None)
 
     return train
 
@@ -259,7 +263,7 @@ def prepare_ours(network: Network, arguments: argparse.Namespace, precision: str
         _exhaust(train_batches(few, EpochOrder.draw(len(few.train), generator, augment=False), BATCH_SIZE))
 
     train(WARM_UP_STEPS)
-    return lambda: Timing(_seconds(lambda: train(steps)) * scale, _seconds(make_batches) * scale)
+    return lambda: Timing(time_of(lambda: train(steps)) * scale, time_of(make_batches) * scale)
 
 
 def _steps(images: int, fraction: float) -> int:
@@ -299,7 +303,7 @@ def prepare_peak(dtype: str) -> Callable[[], float]:
         best = 0.0
         for left, right in pairs:
             for _ in range(6):
-                best = max(best, 2 * len(left) ** 3 / _seconds(lambda a=left, b=right: a @ b))
+                best = max(best, 2 * len(left) ** 3 / time_of(lambda a=left, b=right: a @ b))
         return best
 
     measure()
@@ -451,7 +455,7 @@ def _announced(batches: Iterator) -> Iterator:
         yield batch
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def time_of(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
