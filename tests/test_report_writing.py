@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from report_grids import Problem, cell_row, cnn_row, row_runs, run, write_run
+from report_grids import Problem, cell_row, cnn_row, history, row_runs, run, write_run
 
 from harness.errors import UserError
-from harness.grid import RowRuns
+from harness.grid import RowRuns, Run
 from harness.report import charts, write_report
 from harness.run_folder import EpochMetrics
 
@@ -271,8 +271,9 @@ def test_pictures_of_visualize_py_and_the_statistics_of_the_relus_are_taken_up(w
 
 
 def test_the_cnn_on_mnist_is_found_by_config_and_compared_at_equal_epochs(write, quick_charts, monkeypatch, tmp_path):
-    drawn = []
+    drawn, panels = [], {}
     monkeypatch.setattr(charts, "lines_chart", lambda *arguments: drawn.append(arguments[-1]) or b"<svg/>")
+    monkeypatch.setattr(charts, "dot_chart", lambda title, found: panels.update({title: found}) or b"<svg/>")
     folder = tmp_path / "runs"
     results = [row_runs(cell_row(cell), (0, 1), folder) for cell in ("rnn", "lstm", "gru")]
     assert "has not been trained on MNIST yet" in write(results)[0]
@@ -290,6 +291,10 @@ def test_the_cnn_on_mnist_is_found_by_config_and_compared_at_equal_epochs(write,
         max(epoch.test_accuracy for epoch in each.history) for each in (run(cnn, 0, folder), run(cnn, 1, folder))
     ]
     assert f"| {np.mean(accuracies):.4f} ± {np.std(accuracies, ddof=1):.4f} |" in line and "| 1,234,567 |" in line
+    accuracy, size, time = panels["What accuracy on MNIST costs: Adam, lr 0.001, 3 epochs"]
+    assert [each.label for each in time.lines] == ["CNN", "RNN, h128", "LSTM, h128", "GRU, h128"]
+    assert accuracy.lines[0].values == tuple(accuracies) and size.lines[3].values == (1_234_567,)
+    assert time.lines[0].values == tuple(np.median([epoch.seconds for epoch in history(seed)]) for seed in (0, 1))
     assert [len(re.findall(rf"^\| {cell}, h128 \|", readme, re.MULTILINE)) for cell in ("RNN", "LSTM", "GRU")] == [
         1,
         1,
@@ -318,6 +323,52 @@ def test_the_other_precision_is_compared_where_there_are_runs_of_it(write, quick
     section = readme.split("## Precision")[1]
     assert "bf16: 0.1010 ± 0.0010 (n = 3)" in section and "fp32: " in section
     assert "not so gru-a (test accuracy)" in section
+
+
+def test_kept_runs_with_another_unstated_setting_stand_beside_the_original(write, quick_charts, tmp_path):
+    folder = tmp_path / "runs"
+    row = cnn_row("a", printed={"test_loss": 0.4, "test_accuracy": 0.85})
+    results = [
+        row_runs(row, (0, 1), folder),
+        row_runs(cnn_row("b", flags={"optimizer": "adam", "lr": 0.1}), (0,), folder),
+    ]
+    assert "does not name, these were changed" not in write(results)[0]
+    for each in [*results[0].complete, *results[1].complete]:
+        write_run(each)
+
+    def keep(name: str, seed: int, **flags: object) -> None:
+        epochs = [EpochMetrics(1, 0.3, 0.9, 0.5, 0.8 + seed / 100, 1.0)]
+        made = run(row, seed, folder, epochs=epochs, **flags)
+        write_run(Run(folder / "cnn_cifar10" / name, seed, "complete", made.config, epochs))
+
+    for seed in (0, 2):
+        keep(f"changed-{seed}", seed, channels="rgb", weight_decay=0.001)
+    keep("another rate, which is named", 0, channels="rgb", lr=0.5)
+    keep("the other precision", 0, precision="bf16")
+    section = write(results)[0].split("## What was tried")[1]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*$", section, re.M)]
+    assert [line[1:4] for line in lines[2:]] == [
+        ["the original", "1", "–"],
+        ["this report", "2", lines[3][3]],
+        ["rgb, weight decay 0.001", "2", "0.3000 ± 0.0000"],
+    ]
+    assert lines[2][5:] == ["0.4", "0.85"] and lines[4][5:] == ["0.5000 ± 0.0000", "0.8100 ± 0.0141"]
+
+
+@pytest.mark.parametrize(
+    ("printed", "sentence"),
+    [
+        (0.6, "The original's best is the same one: testing accuracy 0.85."),
+        (0.9, "The original's best is another, the row b: testing accuracy 0.9."),
+    ],
+)
+def test_the_originals_best_setting_is_named_beside_ours(write, quick_charts, tmp_path, printed, sentence):
+    results = []
+    for name, theirs, ours in (("a", 0.85, 0.8), ("b", printed, 0.7)):
+        row = cnn_row(name, printed={"test_accuracy": theirs})
+        epochs = [EpochMetrics(1, 0.3, 0.9, 0.5, ours, 1.0)]
+        results.append(RowRuns(row, {0: run(row, 0, tmp_path, epochs=epochs)}, (0,)))
+    assert sentence in write(results)[0]
 
 
 def test_a_curve_is_the_mean_and_its_band_one_deviation():

@@ -14,7 +14,7 @@ from typing import Protocol
 from harness.errors import UserError
 from harness.files import make_folder, write_atomically
 from harness.grid import RowRuns
-from harness.report.comparison import precision_agreement, versus_cnn
+from harness.report.comparison import precision_agreement, settings_tried, versus_cnn
 from harness.report.conclusions import best_setting, stability
 from harness.report.document import Block, Bullets, Code, Figure, Heading, Link, Text, paragraph
 from harness.report.inside import paper, visualization
@@ -139,6 +139,7 @@ def compose(
     blocks += precision_agreement(results, runs_dir, names)
     if printed:
         blocks += [Heading(2, "What was tried", "tried"), paragraph(*_tried(out))]
+        blocks += settings_tried(results, runs_dir, names)
     return blocks
 
 
@@ -177,7 +178,7 @@ def _how_made(
     items.append(
         (f"{counted(len(results), 'row')}, {done} of {counted(wanted, 'run')} complete; {each} complete seeds a row.",)
     )
-    items.append((f"Precision asked for: {precision}; of the runs: {_distinct(complete, 'precision')}.",))
+    items.append((f"Precision asked for: {precision}; {_precisions(results)}.",))
     if complete:
         items.append((_machine(complete),))
     if names.synthetic:
@@ -210,9 +211,15 @@ def _how_made(
     return blocks
 
 
-def _distinct(runs: Sequence, flag: str) -> str:
-    values = sorted({str(run.config["flags"].get(flag)) for run in runs})
-    return listed(values) or "none yet"
+def _precisions(results: Sequence[RowRuns]) -> str:
+    """`CNN rows ran in bf16, RNN rows in fp32`."""
+    found = []
+    for name, script in (("CNN", CNN), ("RNN", RECURRENT)):
+        runs = [run for row in results if row.row.script == script for run in row.complete]
+        values = sorted({str(run.config["flags"].get("precision")) for run in runs})
+        if values:
+            found.append(f"{name} rows {'in' if found else 'ran in'} {listed(values)}")
+    return ", ".join(found) or "no run is complete yet"
 
 
 def _machine(runs: Sequence) -> str:

@@ -72,7 +72,7 @@ class Curve:
     colour: str
     runs: tuple[tuple[float, ...], ...]
     style: str = "-"
-    reference: float | None = None  # a dashed line: the figure that the original printed
+    reference: float | None = None  # a dotted line: the figure that the original printed
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Dots:
 
 @dataclass(frozen=True)
 class DotPanel:
-    """`scale`: "accuracy" (logarithmic in the share of errors), "drop" (logarithmic, with a place for 0) or ""."""
+    """`scale`: "accuracy" (logarithmic in the share of errors), "loss" or "drop" (logarithmic; 0 has a place) or ""."""
 
     title: str
     lines: tuple[Dots, ...]
@@ -271,7 +271,7 @@ def _scale(axes: Axes, log: str, values: Sequence[float], *, horizontal: bool = 
     if log == "accuracy":
         ticks = [1 - error for error in _ERRORS]
     else:
-        ticks = [factor * 10.0**power for power in range(-4, 4) for factor in (1, 2, 5)]
+        ticks = [factor * 10.0**power for power in range(-4, 10) for factor in (1, 2, 5)]
     shown = [_on_scale(value, log) for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(shown), max(shown)
     margin = max(0.06 * (high - low), 0.03)
@@ -284,7 +284,7 @@ def _scale(axes: Axes, log: str, values: Sequence[float], *, horizontal: bool = 
     places = kept
     axis = axes.xaxis if horizontal else axes.yaxis
     axis.set_major_locator(FixedLocator([place for place, _ in places]))
-    names = {round(place, 9): f"{tick:.10g}" for place, tick in places}
+    names = {round(place, 9): f"{tick:,.10g}" for place, tick in places}
     if log == "drop":
         names[round(math.log10(_SMALLEST), 9)] = "≤ 0.0001"
     axis.set_major_formatter(FuncFormatter(lambda value, _: names.get(round(value, 9), "")))

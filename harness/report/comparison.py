@@ -1,4 +1,4 @@
-"""The report's comparisons beyond the grid's own rows: the CNN on MNIST beside the recurrent cells, bf16 beside fp32.
+"""The report's comparisons beyond the grid's own rows: the CNN on MNIST, the other precision, other unstated settings.
 
 Their runs are found in the runs folder by config, never by name.
 """
@@ -12,15 +12,18 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.flags import RESULT_FLAGS
-from harness.grid import RowRuns, Run
+from harness.grid import FIGURES, RowRuns, Run
 from harness.report import charts
-from harness.report.document import Block, Code, Figure, Heading, paragraph, table
+from harness.report.document import Block, Code, Figure, Heading, Link, paragraph, table
 from harness.report.measures import (
     CELLS,
+    FIGURE_NAMES,
+    ORIGINAL_FLAGS,
     best,
     bests,
     cell_name,
     counted,
+    described,
     last,
     listed,
     seconds_an_epoch,
@@ -34,6 +37,8 @@ from harness.report.statistics import Sample, weighted_sum
 from harness.run_folder import METRICS_HEADER, EpochMetrics, read_config
 
 FIRST_ROWS = "first_rows.csv"
+# What makes no other row of the original: the seed, and the flags for which it gives no value.
+_UNNAMED = ("seed", *(flag for flag in RESULT_FLAGS if flag not in ("seed", "data", "cell", *ORIGINAL_FLAGS)))
 
 
 def complete_runs(folder: Path) -> list[Run]:
@@ -87,9 +92,11 @@ def versus_cnn(
         blocks += _costs(networks, count_parameters)
     blocks.append(
         paragraph(
-            "What cannot be measured here, in short. Both are trained by gradient descent on the same loss. A "
-            "convolutional network with linear layers at its end takes images of one size, a recurrent one takes "
-            "sequences of any length. The CNN shares its weights over places, the recurrent network over time steps."
+            "What the original says besides, in short. Both are trained by gradient descent on the same loss, and both "
+            "serve in many fields, such as the recognition of objects. A convolutional network with linear layers at "
+            "its end takes images of one size, a recurrent one takes sequences of any length. The CNN shares its "
+            "weights over places and captures what is spatial, the recurrent network over time steps and captures what "
+            "is temporal: images suit the one, text and time series the other. Here an image's rows stand in for time."
         )
     )
     return blocks
@@ -182,14 +189,10 @@ def read_first_rows(path: Path) -> tuple[list[int], list[float]]:
 
 
 def _costs(networks: Sequence[tuple[str, Sequence[Run]]], count_parameters: Callable[[dict], int]) -> list[Block]:
-    """Accuracy, parameters and time of each network at equal epochs."""
+    """Accuracy, parameters and time of each network at equal epochs, as a picture and as a table."""
+    sizes = [_parameters(runs[0], count_parameters) for _, runs in networks]
     lines = []
-    for label, runs in networks:
-        flags = runs[0].config["flags"]
-        try:
-            parameters = f"{count_parameters(runs[0].config):,}"
-        except ValueError:  # a config that describes no network
-            parameters = "–"
+    for (label, runs), size in zip(networks, sizes, strict=True):
         seconds = seconds_an_epoch(runs)
         lines.append(
             (
@@ -197,9 +200,9 @@ def _costs(networks: Sequence[tuple[str, Sequence[Run]]], count_parameters: Call
                 str(len(runs)),
                 spread(Sample(tuple(best(run, "test_accuracy") for run in runs)), "test_accuracy"),
                 spread(Sample(tuple(last(run, "test_accuracy") for run in runs)), "test_accuracy"),
-                parameters,
+                "–" if size is None else f"{size:,}",
                 f"{seconds:.1f}" if math.isfinite(seconds) else "–",
-                str(flags.get("precision", "–")),
+                str(runs[0].config["flags"].get("precision", "–")),
                 f"{runs[0].config.get('threads', '–')}",
             )
         )
@@ -208,8 +211,42 @@ def _costs(networks: Sequence[tuple[str, Sequence[Run]]], count_parameters: Call
     same = ", ".join(short_setting(flag, flags[flag]) for flag in ("optimizer", "lr", "epochs") if flag in flags)
     return [
         paragraph(f"The same images, the same number of epochs ({same}); seconds are the median over all epochs."),
+        _costs_figure(networks, sizes, same),
         table(header, lines),
     ]
+
+
+def _parameters(run: Run, count_parameters: Callable[[dict], int]) -> int | None:
+    try:
+        return count_parameters(run.config)
+    except ValueError:  # a config that describes no network
+        return None
+
+
+def _costs_figure(networks: Sequence[tuple[str, Sequence[Run]]], sizes: Sequence[int | None], same: str) -> Figure:
+    accuracy, parameters, time = [], [], []
+    for (label, runs), size in zip(networks, sizes, strict=True):
+        accuracies = Sample(tuple(best(run, "test_accuracy") for run in runs))
+        seconds = Sample(tuple(seconds_an_epoch([run]) for run in runs))
+        accuracy.append(charts.Dots(label, accuracies.values, accuracies.mean if accuracies.n > 1 else None))
+        parameters.append(charts.Dots(label, () if size is None else (float(size),)))
+        time.append(charts.Dots(label, seconds.values, seconds.mean if seconds.n > 1 else None))
+    several = any(len(runs) > 1 for _, runs in networks)
+    legend = {"values": "a run"} | ({"mean": "mean"} if several else {})
+    panels = (
+        charts.DotPanel(
+            "Best test accuracy",
+            tuple(accuracy),
+            "test accuracy (axis logarithmic in the share of errors)",
+            "accuracy",
+            legend,
+        ),
+        charts.DotPanel("Size", tuple(parameters), "parameters (logarithmic axis)", "loss"),
+        charts.DotPanel("Time", tuple(time), "seconds an epoch, training and test (logarithmic axis)", "loss"),
+    )
+    title = f"What accuracy on MNIST costs: {same}"
+    caption = "Each dot is a run. Precision and threads are in the table; the machine may have had other work."
+    return Figure("versus-cnn.svg", charts.dot_chart(title, panels), title, (caption,), 826)
 
 
 # -- precision ---------------------------------------------------------------------------------------------------------
@@ -275,3 +312,52 @@ def precision_agreement(rows: Sequence[RowRuns], runs_dir: Path, names: Names) -
 
 def _one_a_seed(runs: Iterable[Run]) -> list[Run]:
     return list({run.seed: run for run in runs}.values())
+
+
+# -- settings that the original does not name --------------------------------------------------------------------------
+
+
+def settings_tried(rows: Sequence[RowRuns], runs_dir: Path, names: Names) -> list[Block]:
+    """Complete runs that have a row's printed settings and differ in one that the original does not name.
+
+    A line each, below what is printed and what the row gives. Nothing if there are none.
+    """
+    folders = {run.path.parent.name for row in rows for run in row.complete}
+    own = {_signature(run, "seed", "precision") for row in rows for run in row.complete}
+    others = [
+        run
+        for folder in sorted(folders)
+        for run in complete_runs(runs_dir / folder)
+        if _signature(run, "seed", "precision") not in own
+    ]
+    lines: list[tuple] = []
+    for row in rows:
+        variants = _variants(row.complete[0], others) if row.complete and row.row.printed else {}
+        if variants:
+            link = Link(row.row.name, f"#{names.anchor(row)}")
+            printed = [described("", row.row.printed[each]) if each in row.row.printed else "–" for each in FIGURES]
+            lines.append((link, "the original", "1", *printed))
+            lines.append((link, "this report", *_figures(row.complete)))
+            lines += [(link, what, *_figures(_one_a_seed(runs))) for what, runs in sorted(variants.items())]
+    if not lines:
+        return []
+    return [
+        paragraph("Of the settings that the original does not name, these were changed in runs that are kept:"),
+        table(("row", "setting", "runs", *(FIGURE_NAMES[figure] for figure in FIGURES)), lines, left=(0, 1)),
+    ]
+
+
+def _variants(base: Run, others: Sequence[Run]) -> dict[str, list[Run]]:
+    """Of the other runs those that differ from `base` in unnamed settings alone, by what is different: `rgb`."""
+    variants: dict[str, list[Run]] = {}
+    for run in others:
+        if _signature(run, *_UNNAMED) == _signature(base, *_UNNAMED):
+            flags, before = run.config["flags"], base.config["flags"]
+            changed = [flag for flag in _UNNAMED if flag != "seed" and str(flags.get(flag)) != str(before.get(flag))]
+            variants.setdefault(", ".join(short_setting(flag, flags.get(flag)) for flag in changed), []).append(run)
+    return variants
+
+
+def _figures(runs: Sequence[Run]) -> list[str]:
+    """How many runs there are, and the mean ± standard deviation of each best figure."""
+    return [str(len(runs)), *(spread(Sample(tuple(best(run, each) for run in runs)), each) for each in FIGURES)]

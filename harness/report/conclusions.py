@@ -15,6 +15,7 @@ from harness.report.measures import (
     bests,
     cell_name,
     counted,
+    described,
     listed,
     setting,
     signed,
@@ -60,10 +61,26 @@ def best_setting(rows: Sequence[RowRuns], names: Names) -> Paragraph:
             low, high = difference.interval
             told = "cannot explain" if difference.sign > 0 else "can explain"
             parts.append(f" [{signed(low)}, {signed(high)}], which the spread over seeds {told}.")
+    parts += _originals_best(rows, first, names)
     absent = [row.row.name for row in rows if not row.complete]
     if absent:
         parts.append(f" Not judged, for want of a complete run: {listed(absent)}.")
     return paragraph(*parts)
+
+
+def _originals_best(rows: Sequence[RowRuns], ours: RowRuns, names: Names) -> list[str]:
+    """Which row the original's printed test accuracies make the best; nothing if it printed none."""
+    printed = [row for row in rows if "test_accuracy" in row.row.printed]
+    if not printed:
+        return []
+    theirs = max(printed, key=lambda row: row.row.printed["test_accuracy"])
+    figures = [
+        f"{name} {described('', theirs.row.printed[figure])}"
+        for name, figure in (("testing loss", "test_loss"), ("testing accuracy", "test_accuracy"))
+        if figure in theirs.row.printed
+    ]
+    which = "the same one" if theirs is ours else f"another, {names.title(theirs)}"
+    return [f" The original's best is {which}: {listed(figures)}."]
 
 
 def stability(rows: Sequence[RowRuns], names: Names) -> list[Block]:

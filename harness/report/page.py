@@ -95,19 +95,25 @@ p, li, figcaption { overflow-wrap: anywhere; }
 figure { margin: 1rem 0; }
 figure img { margin: 0; }
 figcaption { color: var(--faint); font-size: .875rem; max-width: 46rem; margin-top: .5rem; }
+table { border-collapse: separate; border-spacing: 0; }
+th { white-space: normal; vertical-align: bottom; }
 code { font: .875em ui-monospace, monospace; }
 .remark { border-left: 3px solid var(--line); padding-left: .75rem; }
 .scroll { margin: 1rem 0; }
+@media screen and (max-width: 640px) {
+  table { font-size: .8125rem; }
+  th, td { padding: .2rem .35rem; }
+  th:first-child, td:first-child { position: sticky; left: 0; background: var(--ground); }
+}
 @media print {
   :root { --ink: #000; --faint: #444; --ground: #fff; --line: #bbb; --link: #000; color-scheme: light; }
   body { max-width: none; font-size: 10pt; }
   nav { display: none; }
-  h2 { break-before: page; }
-  h2, h3, h4 { break-after: avoid; }
-  figure, tr, .remark { break-inside: avoid; }
+  h2, h3, h4, h3 + p, h4 + p, .remark { break-after: avoid; }
+  figure, tr, .remark, .scroll:not(:has(tr:nth-child(13))) { break-inside: avoid; }
   thead { display: table-header-group; }
   .scroll { overflow: visible; }
-  table { font-size: 7.5pt; }
-  th, td { white-space: normal; padding: .1rem .3rem; }
+  table { font-size: 7pt; }
+  th, td { padding: .1rem .25rem; }
 }
 """

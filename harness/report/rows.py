@@ -124,7 +124,7 @@ def _curves(row: RowRuns, names: Names) -> Figure | None:
     else:
         how = "A single run." if row.complete or len(runs) == 1 else "Unfinished runs, each by itself."
     if row.row.printed:
-        how += " The thin dashed lines are the original's best figures."
+        how += " The thin dotted lines are the original's best figures."
     description = f"Loss and accuracy over epochs, train and test: {title}"
     return Figure(f"{names.slug(row)}.svg", charts.curve_chart(title, panels), description, (how,), 826)
 
