@@ -156,7 +156,7 @@ def training_parser(
         "--threads", type=thread_count, help="CPU threads (default: PyTorch's choice; same bits need same)"
     )
     group.add_argument(
-        "--compile", action="store_true", help="compile the network (torch.compile; on CUDA, into CUDA graphs)"
+        "--compile", action="store_true", help="compile the CNN (torch.compile; on CUDA into CUDA graphs)"
     )
 
     group = parser.add_argument_group("run folder")

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 
-@torch.compiler.disable  # the loop over the steps would be unrolled, and take minutes to compile for nothing
 def last_hidden_state(layer: nn.RNNBase, steps: Tensor) -> Tensor:
     """The hidden state after the last step, (batch, hidden_size), from a zero state; steps (steps, batch, inputs).
 
