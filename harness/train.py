@@ -209,10 +209,11 @@ def keep_freed_memory() -> None:
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     """The model by way of torch.compile, with the same parameters: fewer and larger kernels, on CUDA as CUDA graphs.
 
-    A recurrent network stays as it is: its layer, nearly all of the work, is a library's kernel or a loop over the steps
-    that would be unrolled. UserError if PyTorch cannot compile here: on a CPU it needs a C++ compiler.
+    A recurrent network stays as it is: its layer, nearly all of the work, is a library's kernel, or a loop over the
+    steps that would be unrolled. UserError if PyTorch cannot compile here: on a CPU it needs a C++ compiler.
     """
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        print("note: --compile leaves a recurrent network as it is")
         return model
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of CUDA tools without a GPU
