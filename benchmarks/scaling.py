@@ -327,15 +327,15 @@ def _short(value: float) -> str:
 def draw(seconds: Seconds) -> bytes:
     """The panels as SVG in the report's look, for light and dark ground; bars at a line's points are min to max."""
     cores = _cores(seconds)
-    with matplotlib.rc_context(charts._STYLE):
-        figure = Figure(figsize=(8.6, 6.2), dpi=charts._DPI)
+    with matplotlib.rc_context(charts.STYLE):
+        figure = Figure(figsize=(8.6, 6.2), dpi=charts.DPI)
         figure.text(0.01, 0.965, f"An epoch's training pass on {_counted(cores, 'core')}", fontsize=9.5, weight="bold")
         for place, panel in zip(PLACES, panels(cores), strict=True):
             axes = figure.add_axes(place)
             (_draw_bars if panel.in_epochs else _draw_lines)(axes, panel, seconds)
             axes.set_title(panel.title, fontsize=9, weight="bold")
             axes.set_xlabel(panel.xlabel)
-        return charts._svg(figure)
+        return charts.svg(figure)
 
 
 def _look(line: dict[int | str, Point]) -> tuple[str, str]:
@@ -364,7 +364,9 @@ def _label_ends(axes: Axes, ends: dict[str, tuple[str, float]]) -> None:
     """Each line's label to the right of its end, moved up or down where two would touch."""
     low, high = axes.get_ylim()
     heights = [math.log(y / low) / math.log(high / low) for _, y in ends.values()]
-    for (label, (colour, _)), height, place in zip(ends.items(), heights, charts._apart(heights, 0.085), strict=True):
+    for (label, (colour, _)), height, place in zip(
+        ends.items(), heights, charts.spread_out(heights, 0.085), strict=True
+    ):
         axes.annotate(
             label,
             (0.96, height),

@@ -34,9 +34,9 @@ _DARK = {
 }
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = "os^Dv*"
-_DPI = 72  # points are pixels in SVG
+DPI = 72  # points are pixels in SVG
 
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
     "font.family": "DejaVu Sans",
@@ -111,8 +111,8 @@ class DotPanel:
 
 def curve_chart(title: str, panels: Sequence[Panel]) -> bytes:
     """Panels side by side, with one legend above them."""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8.6, 3.1), dpi=_DPI)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 3.1), dpi=DPI)
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         figure.subplots_adjust(left=0.07, right=0.985, top=0.8, bottom=0.15, wspace=0.2)
         for axes, panel in zip(grid, panels, strict=True):
@@ -120,14 +120,14 @@ def curve_chart(title: str, panels: Sequence[Panel]) -> bytes:
             axes.set_xlabel("epoch")
         figure.text(0.01, 0.95, _cut(title, 92), fontsize=9.5, weight="bold", va="center")
         _legend(figure, [curve for panel in panels for curve in panel.curves])
-        return _svg(figure)
+        return svg(figure)
 
 
 def small_multiples(title: str, rows: Sequence[str], columns: Sequence[str], panels: dict, note: str = "") -> bytes:
     """A grid of panels with the same axes; `panels` maps (row, column) to a Panel, and a place may be empty."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         width, height = max(8.6, 0.9 + 1.9 * len(columns)), 1.2 + 1.65 * len(rows)
-        figure = Figure(figsize=(width, height), dpi=_DPI)
+        figure = Figure(figsize=(width, height), dpi=DPI)
         grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
         figure.subplots_adjust(
             left=0.8 / width,
@@ -156,15 +156,15 @@ def small_multiples(title: str, rows: Sequence[str], columns: Sequence[str], pan
         _same_range(grid.ravel(), list(panels.values()), some.log)
         figure.text(0.08 / width, 1 - 0.17 / height, _cut(title, 110), fontsize=9.5, weight="bold", va="center")
         _legend(figure, [curve for panel in panels.values() for curve in panel.curves], y=1 - 0.4 / height)
-        return _svg(figure)
+        return svg(figure)
 
 
 def dot_chart(title: str, panels: Sequence[DotPanel]) -> bytes:
     """Panels below one another, a line of dots for each of their lines."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         counts = [len(panel.lines) for panel in panels]
         height = 0.65 + sum(0.85 + 0.23 * count for count in counts)
-        figure = Figure(figsize=(8.6, height), dpi=_DPI)
+        figure = Figure(figsize=(8.6, height), dpi=DPI)
         longest = max(len(_cut(line.label, 44)) for panel in panels for line in panel.lines)
         left, top = min(0.42, 0.03 + 0.0098 * longest), height - 0.6
         figure.text(0.01, 1 - 0.17 / height, _cut(title, 92), fontsize=9.5, weight="bold", va="center")
@@ -185,20 +185,20 @@ def dot_chart(title: str, panels: Sequence[DotPanel]) -> bytes:
             handles.append(_diamond(names["reference"]))
         anchor = (0.985, 1 - 0.32 / height)
         figure.legend(handles=handles, loc="center right", bbox_to_anchor=anchor, ncols=4, fontsize=8.5)
-        return _svg(figure)
+        return svg(figure)
 
 
 def lines_chart(title: str, xlabel: str, ylabel: str, lines: Sequence[tuple[str, Sequence, Sequence]]) -> bytes:
     """Lines (label, x, y), each named at its end, y from 0 to 1."""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8.6, 4.0), dpi=_DPI)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 4.0), dpi=DPI)
         axes = figure.subplots()
         figure.subplots_adjust(left=0.08, right=0.8, top=0.88, bottom=0.13)
         for index, (_, x, y) in enumerate(lines):
             look = {"color": SERIES[index % len(SERIES)], "ls": _STYLES[index % 4], "marker": _MARKERS[index % 6]}
             axes.plot(x, y, ms=3.5, **look)
         axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.02))
-        ends = _apart([line[2][-1] for line in lines], 0.055)
+        ends = spread_out([line[2][-1] for line in lines], 0.055)
         for index, ((label, x, y), place) in enumerate(zip(lines, ends, strict=True)):
             axes.annotate(
                 _cut(label, 26),
@@ -211,7 +211,7 @@ def lines_chart(title: str, xlabel: str, ylabel: str, lines: Sequence[tuple[str,
             )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.text(0.01, 0.95, _cut(title, 92), fontsize=9.5, weight="bold", va="center")
-        return _svg(figure)
+        return svg(figure)
 
 
 # -- parts of a figure -------------------------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ def _legend(figure: Figure, curves: Sequence[Curve], y: float = 0.865) -> None:
         )
 
 
-def _apart(places: Sequence[float], gap: float) -> list[float]:
+def spread_out(places: Sequence[float], gap: float) -> list[float]:
     """The places, moved so that none is nearer to another than `gap`, in the same order and around the same middle."""
     order = sorted(range(len(places)), key=places.__getitem__)
     moved = list(places)
@@ -373,13 +373,13 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _svg(figure: Figure) -> bytes:
+def svg(figure: Figure) -> bytes:
+    """The figure as a small SVG, the same bytes for the same figure, whose colours follow a dark page."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a row may be called "$^$"
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue().decode("utf-8")
-    return _smaller(svg).encode("utf-8")
+    return _smaller(buffer.getvalue().decode("utf-8")).encode("utf-8")
 
 
 def _smaller(svg: str) -> str:
