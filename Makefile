@@ -1,13 +1,14 @@
-# make demo   train both scripts briefly on the built-in synthetic sets and look inside the CNN, under demo/
-# make report rewrite report/ from the run folders in runs/: no training, no data set, no checkpoints
-# make test   lint, then the whole test suite
-# make clean  remove what the two made, but for the virtual environment
+# make demo      train both scripts briefly on the built-in synthetic sets and look inside the CNN, under demo/
+# make report    rewrite report/ from the run folders in runs/: no training, no data set, no checkpoints
+# make test      lint, then the whole test suite
+# make test-ray  install Ray, too, and run the tests that need it
+# make clean     remove what the two made, but for the virtual environment
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 DEMO_CNN := demo/cnn_synthetic/adagrad-lr0.01-e3-synthetic-b64-s0
 
-.PHONY: demo report test clean
+.PHONY: demo report test test-ray clean
 
 demo: $(VENV)/.installed
 	$(PYTHON) cnn_cifar10.py --data synthetic --batch-size 64 --epochs 3 --runs-dir demo --overwrite
@@ -25,6 +26,9 @@ test: $(VENV)/.installed-dev
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m pytest -n 2
+
+test-ray: $(VENV)/.installed-ray
+	$(PYTHON) -m pytest -m ray tests/test_ray.py
 
 clean:
 	rm -rf demo .pytest_cache .ruff_cache
@@ -44,4 +48,8 @@ $(VENV)/.installed: requirements.txt
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(PYTHON) -m pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.installed-ray: requirements-ray.txt $(VENV)/.installed-dev
+	$(PYTHON) -m pip install --quiet -r requirements-ray.txt
 	@touch $@

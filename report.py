@@ -4,6 +4,7 @@ Repeat the command after any interruption: finished runs are never trained again
 """
 
 import argparse
+import importlib.util
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import cnn_cifar10
 import rnn_mnist
 import visualize
 from harness.errors import Interrupted, UserError, run_script
-from harness.flags import Help, Parser, thread_count
+from harness.flags import Help, Parser, option, thread_count
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
     from harness.grid import Problem, Row, RowRuns
@@ -42,7 +43,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("machine")
     group.add_argument(
-        "--jobs", type=thread_count, help="runs side by side, which share the cores (default: one a core)"
+        "--jobs",
+        type=thread_count,
+        help="runs side by side (default: one a core, or what the Ray cluster has room for)",
     )
     group.add_argument(
         "--precision",
@@ -55,10 +58,28 @@ def make_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--compile", action="store_true", help="pass --compile to the runs")
 
+    group = parser.add_argument_group("other machines")
+    group.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: each run is a task of Ray's")
+    group.add_argument(
+        "--address", help="HOST:PORT of a Ray cluster, or auto, this machine's (default: a Ray of its own)"
+    )
+    group.add_argument("--cpus-per-run", type=thread_count, help="CPUs, and threads, of each run on Ray (default: 1)")
+    group.add_argument("--gpus-per-run", type=share, help="of one GPU (default: 0.25 where there are GPUs)")
+
     group = parser.add_argument_group("folders")
     group.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of all runs")
     group.add_argument("--out", type=Path, default=Path("report"), help="folder that the report is written to")
     return parser
+
+
+def share(text: str) -> float:
+    value = float(text)
+    if not (value == 0 or 0.01 <= value <= 1):
+        raise argparse.ArgumentTypeError(f"{text} is neither 0 nor a number from 0.01 to 1")
+    return round(value, 4)  # finer shares Ray does not know
+
+
+share.__name__ = "number"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,11 +87,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = make_parser().parse_args(argv)
     command = shlex.join(["python", sys.argv[0], *argv])
     flags.grid = flags.grid or default_grid()
+    check_engine(flags)
     try:
         return report(flags, command)
     except Interrupted as interruption:
         interruption.message = f"interrupted; nothing is lost, continue with: {command}"
         raise
+
+
+def check_engine(flags: argparse.Namespace) -> None:
+    """UserError for flags of the other engine, and without Ray where it is needed."""
+    if flags.engine == "ray":
+        if not importlib.util.find_spec("ray"):
+            raise UserError("--engine ray needs Ray: pip install -r requirements-ray.txt")
+        return
+    for name in ("address", "cpus_per_run", "gpus_per_run"):
+        if getattr(flags, name) is not None:
+            raise UserError(f"{option(name)} is for --engine ray")
 
 
 def default_grid() -> Path:
@@ -153,7 +186,7 @@ def train_missing(
     `data` is what --data says to the scripts, None their own default.
     """
     from harness.data import load_images
-    from harness.jobs import Settings, plan_jobs, train_jobs
+    from harness.jobs import Settings, ThisMachine, plan_jobs, train_jobs
     from harness.train import choose_device, cpu_has_bf16
 
     settings = Settings(
@@ -169,8 +202,8 @@ def train_missing(
     jobs = plan_jobs(results, parsers, settings)
     if not jobs:
         return {}
-    device = choose_device(flags.device)
-    if any(job.flags["precision"] == "bf16" for job in jobs) and device.type == "cpu" and not cpu_has_bf16():
+    here = flags.engine == "local" and choose_device(flags.device).type
+    if here == "cpu" and any(job.flags["precision"] == "bf16" for job in jobs) and not cpu_has_bf16():
         print(
             "warning: this CPU has no bf16 arithmetic, which will be slow; --precision fp32 is faster", file=sys.stderr
         )
@@ -178,7 +211,12 @@ def train_missing(
         for script in sorted({job.row.script for job in jobs}):
             load_images(SCRIPTS[script].DATA[data or parsers[script].get_default("data")], data_dir=flags.data_dir)
     print(f"{len(jobs)} run{'s' * (len(jobs) != 1)} to train, into {flags.runs_dir}", flush=True)
-    return train_jobs(jobs, settings)
+    if flags.engine == "local":
+        return train_jobs(jobs, ThisMachine(settings, len(jobs)))
+    from harness.ray_engine import connect
+
+    with connect(settings, flags.address, flags.cpus_per_run or 1, flags.gpus_per_run) as cluster:
+        return train_jobs(jobs, cluster)
 
 
 def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", flags: argparse.Namespace) -> None:

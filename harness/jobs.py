@@ -1,31 +1,30 @@
 """Trains what a grid lacks: every run as a process of its own script, several side by side, the longest first.
 
-`plan_jobs` says what is to be trained, `train_jobs` trains it. All that passes between this process and the scripts is
-flags, exit codes and run folders: progress is read from metrics.csv. A script stops, as after Ctrl-C, when its standard
-input ends, so none outlives this process, even if that is killed.
+`plan_jobs` says what is to be trained, `train_jobs` trains it: on `ThisMachine`, or on the cluster of ray_engine.py.
+All that passes between this process and the scripts is flags, exit codes and run folders: progress is read from
+metrics.csv. No script outlives this process, even if that is killed (process.py).
 """
 
 import argparse
-import contextlib
 import os
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
-from harness.errors import EXIT_DIVERGED, STOP_WITH_STDIN, UserError
+from harness.errors import EXIT_DIVERGED, UserError
 from harness.files import FolderLock
 from harness.flags import run_name
 from harness.grid import FINISHED, Parsers, Row, RowRuns, experiment_of, flag_words, read_history, wanted_flags
+from harness.process import ScriptProcess
 from harness.progress import LiveTable, duration
 from harness.run_folder import LOCKED, EpochMetrics
 
 POLL = 0.5  # seconds between two looks at the run folders
+LOST = "its node was lost"  # so begins the failure of a script that can be continued on another node of a cluster
+_MOST_LOSSES = 3  # at one and the same epoch, before the run itself is to blame
 _TIME_TO_STOP = 30  # seconds for a script to write what it has; its folder survives a kill as well
 _OF_THE_SPEED = ("cell", "hidden_size", "channels", "augment", "batch_size", "data")  # flags an epoch's time depends on
 
@@ -54,9 +53,9 @@ class Job:
     folder: Path
     name: str | None  # --name, where the folder is not called as the flags would have it
     history: list[EpochMetrics] = field(default_factory=list)
-    process: subprocess.Popen | None = None
+    process: "Process | None" = None
     epoch_began: float = 0.0  # on the monotonic clock
-    _errors: BinaryIO | None = None  # what the script writes to standard error
+    losses: list[int] = field(default_factory=list)  # for each node lost, the epochs that there were
     _seen: tuple | None = None  # the state of metrics.csv that `history` was read from
 
     @property
@@ -72,22 +71,11 @@ class Job:
         """Whether there is a checkpoint to continue from."""
         return (self.folder / "last.pt").exists()
 
-    def start(self, settings: Settings, threads: int) -> None:
+    def start(self, engine: "Engine") -> None:
         """Start the script. UserError if the system does not let us."""
         self._seen, self.epoch_began = self._signature(), time.monotonic()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the script has ended
-        alone = {"start_new_session": True}  # Ctrl-C reaches this process only, which then stops the scripts
-        if os.name == "nt":
-            alone = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         try:
-            self.process = subprocess.Popen(
-                command(self, settings, threads),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=self._errors,
-                env=os.environ | {"OMP_NUM_THREADS": str(threads), STOP_WITH_STDIN: "1"},
-                **alone,
-            )
+            self.process = engine.start(self)
         except OSError as error:
             raise UserError(f"cannot start {self.row.script}.py: {error.strerror}") from error
 
@@ -106,31 +94,10 @@ class Job:
             self.epoch_began = time.monotonic()
         return history[before:]
 
-    def stop(self) -> None:
-        """Ask the script to stop; it keeps the epochs that it has."""
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
-
-    def wait(self, seconds: float) -> None:
-        """Wait for the script's end, and enforce it after `seconds`."""
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def failure(self) -> str:
-        """Why the script, which has ended, failed: its last sentence on standard error; empty if it did not fail."""
-        code = self.process.returncode
-        with self._errors as file:
-            file.seek(0)
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-        self.stop()  # closes our end of the pipe
-        if code in (0, EXIT_DIVERGED):
-            return ""
-        if code < 0:
-            return f"killed by signal {-code} ({signal.strsignal(-code)})"
-        return lines[-1].removeprefix("error: ") if lines else f"ended with exit code {code}"
+    def lose_node(self) -> bool:
+        """Note that the script was lost with its node; whether it is worth while to go on elsewhere."""
+        self.losses.append(len(self.history))
+        return self.losses.count(len(self.history)) < _MOST_LOSSES
 
     def _signature(self) -> tuple | None:
         try:
@@ -138,6 +105,41 @@ class Job:
         except OSError:
             return None
         return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+class Process(Protocol):
+    """A script under way, here (ScriptProcess) or on a cluster."""
+
+    started: bool  # False while it waits for a free node
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+
+    def stop(self) -> None: ...
+
+    def wait(self, seconds: float) -> None: ...
+
+    def failure(self) -> str: ...
+
+
+class Engine(Protocol):
+    """What starts scripts, `slots` side by side."""
+
+    slots: int
+
+    def start(self, job: Job) -> Process: ...
+
+
+class ThisMachine:
+    """Starts the scripts of `count` jobs as processes that share the cores, as many side by side as settings say."""
+
+    def __init__(self, settings: Settings, count: int) -> None:
+        self.settings = settings
+        self.slots = max(1, min(settings.jobs or cores(), count))
+        self.threads = max(1, cores() // self.slots)
+
+    def start(self, job: Job) -> ScriptProcess:
+        return ScriptProcess(command(job, self.settings, self.threads), self.threads)
 
 
 def cores() -> int:
@@ -154,6 +156,7 @@ def plan_jobs(results: Iterable[RowRuns], parsers: Parsers, settings: Settings) 
     name, or another name beside it if a run of other settings lies there.
     """
     jobs: list[Job] = []
+    taken: set[Path] = set()
     for result in results:
         row = result.row
         experiment = settings.runs_dir / experiment_of(row, parsers, settings.data)
@@ -163,8 +166,8 @@ def plan_jobs(results: Iterable[RowRuns], parsers: Parsers, settings: Settings) 
             run = result.runs.get(seed)
             if run and run.status in FINISHED:
                 continue
-            taken = {job.folder for job in jobs}
             folder = run.path if run else _free_folder(experiment / usual, taken)
+            taken.add(folder)
             job = Job(row, seed, flags, folder, None if folder.name == usual else folder.name)
             if run and job.resumes:
                 job.history = list(run.history)
@@ -206,28 +209,32 @@ def command(job: Job, settings: Settings, threads: int) -> list[str]:
     return [*words, *flag_words(common)]
 
 
-def train_jobs(jobs: Sequence[Job], settings: Settings) -> dict[tuple[str, int], str]:
-    """Train all jobs, as many side by side as `settings` say, and show how far they are.
+def train_jobs(jobs: Sequence[Job], engine: Engine) -> dict[tuple[str, int], str]:
+    """Train all jobs, as many side by side as the engine has slots, and show how far they are.
 
     Returns a sentence for each run, by (row name, seed), whose script failed; the others go on meanwhile. A run whose
-    folder another process trains in is waited for. However this ends, no script of it runs on.
+    folder another process trains in is waited for, one whose node was lost is continued. However this ends, no script
+    of it runs on.
     """
-    slots = max(1, min(settings.jobs or cores(), len(jobs)))
-    threads = max(1, cores() // slots)
     waiting, running, ended = list(jobs), [], []
     failures: dict[tuple[str, int], str] = {}
     table = LiveTable()
     try:
         while waiting or running:
+            slots = engine.slots  # a cluster may grow and shrink
             for job in list(running):
                 has_ended = job.process.poll() is not None  # asked first, so that its last epoch is seen below
                 _log_epochs(table, job)
                 if not has_ended:
                     continue
                 running.remove(job)
-                failure = job.failure()
-                if failure and failure.startswith(LOCKED):
+                failure = job.process.failure()
+                if failure.startswith(LOCKED):
                     waiting.append(job)
+                    continue
+                if failure.startswith(LOST) and job.lose_node():
+                    table.log(f"{job.title}: {failure} after epoch {len(job.history)}; to be continued on another")
+                    waiting.insert(0, job)
                     continue
                 ended.append(job)
                 table.log(f"{job.title}: {f'failed: {failure}' if failure else _end_of(job)}")
@@ -236,7 +243,7 @@ def train_jobs(jobs: Sequence[Job], settings: Settings) -> dict[tuple[str, int],
             while len(running) < slots and (job := next((job for job in waiting if not _in_use(job.folder)), None)):
                 waiting.remove(job)
                 try:
-                    job.start(settings, threads)
+                    job.start(engine)
                     running.append(job)
                 except UserError as error:
                     ended.append(job)
@@ -246,10 +253,10 @@ def train_jobs(jobs: Sequence[Job], settings: Settings) -> dict[tuple[str, int],
             time.sleep(POLL if running or waiting else 0)
     finally:
         for job in running:
-            job.stop()
+            job.process.stop()
         deadline = time.monotonic() + _TIME_TO_STOP
         for job in running:
-            job.wait(max(0.0, deadline - time.monotonic()))
+            job.process.wait(max(0.0, deadline - time.monotonic()))
         table.close()
     return failures
 
@@ -292,6 +299,7 @@ def _end_of(job: Job) -> str:
 def _table(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job], slots: int) -> list[str]:
     """A line for each run under way (or waiting for another process), and a footer."""
     jobs = [*running, *waiting, *ended]
+    paces = _paces(jobs)
     blocked = waiting if len(running) < slots else []
     width = max((len(job.row.name) for job in jobs), default=0)
     lines = [f"{'':{width}}  seed    epoch  test loss  accuracy  s/epoch     left"]
@@ -300,12 +308,15 @@ def _table(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job],
         if job in blocked:
             lines.append(f"{line}  waiting: another process is training it")
             continue
+        if job.process and not job.process.started:
+            lines.append(f"{line}  waiting for a free node")
+            continue
         if job.history:
             last = job.history[-1]
             line += f"  {last.test_loss:9.4f}  {last.test_accuracy:8.4f}  {last.seconds:7.1f}"
         else:
             line += f"  {'–':>9}  {'–':>8}  {'–':>7}"
-        left = _seconds_left(job, jobs, under_way=True)
+        left = _seconds_left(job, paces, under_way=True)
         lines.append(f"{line}  {'?' if left is None else duration(left):>7}")
     failed = sum(job.process is None or job.process.returncode not in (0, EXIT_DIVERGED) for job in ended)
     done = f"{len(ended)} of {len(jobs)} runs done" + (f" ({failed} failed)" if failed else "")
@@ -314,9 +325,9 @@ def _table(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job],
 
 def _time_left(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job], slots: int) -> str:
     """What all that is left takes, from the measured seconds of an epoch of each kind of run."""
-    jobs = [*running, *waiting, *ended]
-    left = [_seconds_left(job, jobs, under_way=True) for job in running]
-    left += [_seconds_left(job, jobs, under_way=False) for job in waiting]
+    paces = _paces([*running, *waiting, *ended])
+    left = [_seconds_left(job, paces, under_way=True) for job in running]
+    left += [_seconds_left(job, paces, under_way=False) for job in waiting]
     known = [seconds for seconds in left if seconds is not None]
     if not known:
         return "time left not known before an epoch is measured"
@@ -327,14 +338,26 @@ def _time_left(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[J
     return f"about {total} left" + (f", and {runs} of a kind not measured yet" if unmeasured else "")
 
 
-def _seconds_left(job: Job, jobs: Iterable[Job], *, under_way: bool) -> float | None:
-    """The seconds that a run still needs, from its own epochs or those of runs of its kind; None without any."""
-    epochs = job.history or [metrics for other in jobs if _kind(other) == _kind(job) for metrics in other.history]
-    if not epochs:
+def _seconds_left(job: Job, paces: dict[tuple, float], *, under_way: bool) -> float | None:
+    """The seconds that a run still needs, by its own epochs or else those of runs of its kind; None without any."""
+    pace = _pace(job.history) if job.history else paces.get(_kind(job))
+    if pace is None:
         return None
-    pace = sum(metrics.seconds for metrics in epochs) / len(epochs)
     spent = min(time.monotonic() - job.epoch_began, pace) if under_way else 0.0
     return max(0.0, (job.epochs - len(job.history)) * pace - spent)
+
+
+def _paces(jobs: Iterable[Job]) -> dict[tuple, float]:
+    """The mean seconds of an epoch for each kind of run that has any; in one pass, for there may be 10,000 jobs."""
+    epochs: dict[tuple, list[EpochMetrics]] = {}
+    for job in jobs:
+        if job.history:
+            epochs.setdefault(_kind(job), []).extend(job.history)
+    return {kind: _pace(history) for kind, history in epochs.items()}
+
+
+def _pace(epochs: Sequence[EpochMetrics]) -> float:
+    return sum(metrics.seconds for metrics in epochs) / len(epochs)
 
 
 def _kind(job: Job) -> tuple:

@@ -19,8 +19,8 @@ import rnn_mnist
 from harness.errors import Interrupted
 from harness.files import FolderLock
 from harness.flags import parse_flags, run_name
-from harness.grid import Row, find_runs
-from harness.jobs import Settings, command, plan_jobs, train_jobs
+from harness.grid import Row, find_runs, read_history
+from harness.jobs import LOST, Job, Settings, ThisMachine, command, plan_jobs, train_jobs
 from harness.progress import LiveTable, duration
 
 PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}
@@ -96,11 +96,17 @@ def make_folder(settings: Settings, name: str, row: Row, *, seed: int = 0, statu
     dataset = {"name": "synthetic-digits", "checksum": "0"}
     config = {"experiment": "rnn_synthetic", "flags": flags, "dataset": dataset, "status": status}
     (path / "config.json").write_text(json.dumps(config))
+    make_metrics(path, epochs)
+    return path
+
+
+def make_metrics(folder: Path, epochs: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{epoch},0.5,0.25,0.5,0.75,1.5\n" for epoch in range(1, epochs + 1)]
-    (path / "metrics.csv").write_text(
+    (folder / "metrics.csv").write_text(
         "epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds\n" + "".join(lines)
     )
-    return path
+    return folder / "metrics.csv"
 
 
 # The plan
@@ -188,12 +194,16 @@ def test_flags_of_the_report_reach_the_script(settings):
 # Training
 
 
+def train(jobs: list, settings: Settings) -> dict:
+    return train_jobs(jobs, ThisMachine(settings, len(jobs)))
+
+
 def records(settings: Settings) -> list[dict]:
     return [json.loads(file.read_text()) for file in settings.runs_dir.glob("*/*/started-*")]
 
 
 def test_every_way_to_fail_is_told_and_the_others_go_on(settings, capsys):
-    failures = train_jobs(named(plan(settings, RNN, seeds=range(6))), settings)
+    failures = train(named(plan(settings, RNN, seeds=range(6))), settings)
     assert failures.keys() == {("small", 1), ("small", 3), ("small", 4)}
     assert failures["small", 1] == "the disk is full"
     assert failures["small", 3].startswith("killed by signal 9")
@@ -207,7 +217,7 @@ def test_every_way_to_fail_is_told_and_the_others_go_on(settings, capsys):
 
 
 def test_run_that_another_process_trains_in_is_tried_again(settings, capsys):
-    failures = train_jobs(named(plan(settings, RNN, seeds=(5,))), settings)
+    failures = train(named(plan(settings, RNN, seeds=(5,))), settings)
     assert failures == {}
     assert len(records(settings)) == 2
     assert "failed" not in capsys.readouterr().out
@@ -229,7 +239,7 @@ def test_run_that_another_process_trains_in_is_waited_for(settings):
 
     real, harness.jobs._in_use = harness.jobs._in_use, look
     try:
-        assert train_jobs(jobs, settings) == {}
+        assert train(jobs, settings) == {}
     finally:
         harness.jobs._in_use = real
         lock.release()
@@ -241,7 +251,7 @@ def test_run_that_another_process_trains_in_is_waited_for(settings):
 def test_cores_are_divided_among_the_runs_side_by_side(settings, side_by_side, runs, threads):
     row = replace(RNN, name="many")
     seeds = [0, *range(10, 9 + runs)]
-    train_jobs(named(plan(settings, row, seeds=seeds)), replace(settings, jobs=side_by_side))
+    train(named(plan(settings, row, seeds=seeds)), replace(settings, jobs=side_by_side))
     started = records(settings)
     assert len(started) == runs
     assert {record["omp"] for record in started} == {str(threads)}
@@ -251,7 +261,7 @@ def test_cores_are_divided_among_the_runs_side_by_side(settings, side_by_side, r
 def test_no_more_runs_side_by_side_than_asked_for(settings, monkeypatch):
     most = []
     monkeypatch.setattr(harness.jobs, "_table", lambda running, *_: most.append(len(running)) or [])
-    train_jobs(named(plan(settings, RNN, seeds=(0, 7, 8, 9, 10))), replace(settings, jobs=2))
+    train(named(plan(settings, RNN, seeds=(0, 7, 8, 9, 10))), replace(settings, jobs=2))
     assert max(most) == 2
 
 
@@ -273,13 +283,52 @@ def test_interruption_lets_every_script_stop_by_itself_and_waits_for_it(settings
     watcher.start()
     try:
         with pytest.raises(Interrupted):
-            train_jobs(jobs, settings)
+            train(jobs, settings)
     finally:
         stop.set()
         watcher.join()
         signal.signal(signal.SIGTERM, before)
     assert (jobs[1].folder / "stopped").exists()
     assert jobs[1].process.returncode == 143
+
+
+class Losing:
+    """An engine whose scripts are lost with their nodes, each after the next of these numbers of epochs."""
+
+    slots = 1
+
+    def __init__(self, *epochs: int) -> None:
+        self.epochs, self.starts = list(epochs), []
+
+    def start(self, job: Job) -> "Losing":
+        self.starts.append(job.seed)
+        self.started, self.returncode = True, 1
+        epochs = self.epochs.pop(0) if self.epochs else None
+        self.end = "" if epochs is None else f"{LOST} (reason)"
+        job.history = read_history(make_metrics(job.folder, epochs or 0))
+        return self
+
+    def poll(self) -> int:
+        return self.returncode
+
+    def failure(self) -> str:
+        return self.end
+
+
+def test_run_whose_node_is_lost_comes_first_and_goes_on(settings, capsys):
+    jobs = plan(settings, RNN, seeds=(0, 1))
+    engine = Losing(0, 0, 1, 1, 2)  # each epoch may be lost twice
+    assert train_jobs(jobs, engine) == {}
+    assert engine.starts == [0, 0, 0, 0, 0, 0, 1]
+    out = capsys.readouterr().out
+    assert out.startswith("small, seed 0: its node was lost (reason) after epoch 0; to be continued on another\n")
+
+
+def test_run_that_loses_three_nodes_at_one_epoch_fails(settings):
+    jobs = plan(settings, RNN, seeds=(0, 1))
+    engine = Losing(0, 1, 1, 1)
+    assert train_jobs(jobs, engine) == {("small", 0): "its node was lost (reason)"}
+    assert engine.starts == [0, 0, 0, 0, 1]
 
 
 # The table

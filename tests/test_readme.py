@@ -79,7 +79,8 @@ def test_commands_in_the_prose_have_only_flags_that_exist(read_flags: Callable) 
 
 def test_flags_named_in_the_prose_exist(read_flags: Callable) -> None:
     known = {option for script in SCRIPTS for option in read_flags(script).parser._option_string_actions}
-    known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', (PROJECT / "visualize.py").read_text(encoding="utf-8")))
+    for file in ("visualize.py", "report.py"):
+        known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', (PROJECT / file).read_text(encoding="utf-8")))
     known |= {"--max-restarts"}  # torchrun's own
     for option in re.findall(r"`(--[a-z-]+)", README):
         assert option in known, option
@@ -97,6 +98,8 @@ def test_other_command_names_what_exists(words: list[str]) -> None:
         case ["python", file, *_] if file.endswith(".py"):
             assert (PROJECT / file).is_file()
         case ["python", "-m", "venv", ".venv"] | ["source", ".venv/bin/activate"] | ["pytest" | "git" | "cd", *_]:
+            pass
+        case ["ray", "start" | "stop", *_]:
             pass
         case ["python", "-m", "pytest", *_] | ["tensorboard", "--logdir", "runs" | "runs/seeds" | "demo"]:
             pass

@@ -220,12 +220,19 @@ def test_failing_and_diverging_runs_are_told_and_the_others_go_on(run_main, writ
         (["--only", "cnn"], "--only cnn: grid.toml has no such row; it has good"),
         (["--only", "good,bad"], "--only bad: grid.toml has no such row; it has good"),
         (["--grid", "none.toml"], "cannot read none.toml: No such file"),
+        (["--address", "head:6379"], "--address is for --engine ray"),
+        (["--cpus-per-run", "2"], "--cpus-per-run is for --engine ray"),
+        (["--gpus-per-run", "0"], "--gpus-per-run is for --engine ray"),
+        (["--engine", "ray", "--gpus-per-run", "2"], "--gpus-per-run: 2 is neither 0 nor a number from 0.01 to 1"),
+        (["--engine", "slurm"], "argument --engine: invalid choice: 'slurm'"),
+        (["--engine", "ray"], "--engine ray needs Ray: pip install -r requirements-ray.txt"),
         (["--out", "grid.toml"], "--out grid.toml is a file; the report needs a folder"),
         (["--data", "real", "--data-dir", "grid.toml"], "grid.toml"),
     ],
 )
 def test_wrong_input_is_one_sentence_before_anything_is_trained(run_main, written, monkeypatch, flags, sentence):
     monkeypatch.setattr("harness.download._obtain", lambda *_: pytest.fail("no test goes to the network"))
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     write_grid(good="epochs = 1")
     code, out, err = run_main("report", *FLAGS, *flags)
     assert (code, out) == (2, "")
