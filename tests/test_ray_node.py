@@ -4,6 +4,7 @@ tests/test_ray.py does the same on a real cluster.
 """
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -113,9 +114,13 @@ def test_cancelled_task_stops_its_script_in_order(project: Path) -> None:
     messages = train_on_node(assignment(project))
     next(messages)
 
-    def cancel(_: float) -> None:  # what Ray's cancellation does to a task
-        if (project / "begun").exists():
+    sleep, cancelled = time.sleep, []
+
+    def cancel(seconds: float) -> None:  # what Ray's cancellation does to a task, once
+        if not cancelled and (project / "begun").exists():
+            cancelled.append(True)
             raise KeyboardInterrupt
+        sleep(seconds)  # as does Python's own waiting for the script's end
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_node.time, "sleep", cancel)
