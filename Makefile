@@ -1,4 +1,4 @@
-# make demo      train both scripts briefly on the built-in synthetic sets and look inside the CNN, under demo/
+# make demo      train both scripts briefly on the built-in synthetic sets, look inside the CNN, write a report: demo/
 # make report    rewrite report/ from the run folders in runs/: no training, no data set, no checkpoints
 # make test      lint, then the whole test suite
 # make test-ray  install Ray, too, and run the tests that need it
@@ -14,10 +14,12 @@ demo: $(VENV)/.installed
 	$(PYTHON) cnn_cifar10.py --data synthetic --batch-size 64 --epochs 3 --runs-dir demo --overwrite
 	$(PYTHON) rnn_mnist.py --data synthetic --epochs 3 --runs-dir demo --overwrite
 	$(PYTHON) visualize.py $(DEMO_CNN)/best.pt --tensorboard
+	$(PYTHON) report.py --grid docs/demo.toml --no-train --data synthetic --precision fp32 --runs-dir demo --out demo/report
 	@echo
 	@echo "Both runs are in demo/. To see their curves, filters and confusion matrices:"
 	@echo "    $(VENV)/bin/tensorboard --logdir demo"
 	@echo "What the CNN has learnt: open $(DEMO_CNN)/figures/index.html in a browser."
+	@echo "Their report: open demo/report/index.html in a browser."
 
 report: $(VENV)/.installed
 	$(PYTHON) report.py --no-train --seeds 3
