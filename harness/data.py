@@ -141,10 +141,10 @@ def train_batches(
     for share in ranks.shares(len(split), batch_size):
         here = share.here
         chosen = order.indices[here]
-        pixels = split.images[chosen]
+        pixels = split.images.index_select(0, chosen)  # whole images; indexing would copy pixel by pixel
         if order.flips is not None:
             pixels = augment(pixels, order.flips[here], order.shifts[here])
-        yield images.normalise(pixels), split.labels[chosen]
+        yield images.normalise(pixels), split.labels.index_select(0, chosen)
 
 
 def test_batches(images: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,6 +3,7 @@
 Build it through `models.build_model`, which checks the sizes first.
 """
 
+import torch
 from torch import Tensor, nn
 
 from models.recurrence import last_hidden_state
@@ -27,4 +28,5 @@ class RecurrentClassifier(nn.Module):
         """Images (batch, 1, rows, pixels) to logits (batch, classes); the rows are the time steps."""
         rows = images.squeeze(1).transpose(0, 1).contiguous()  # (rows, batch, pixels)
         hidden = last_hidden_state(self.recurrent, rows)  # (batch, hidden)
-        return self.fc(hidden)  # (batch, classes)
+        with torch.autocast(images.device.type, enabled=False):  # so small a product takes longer in bf16
+            return self.fc(hidden.float())  # (batch, classes)
