@@ -127,13 +127,15 @@ def report(flags: argparse.Namespace, command: str) -> int:
         return find_runs(rows, flags.runs_dir, parsers, seeds=seeds, precision=flags.precision, data=data, quiet=quiet)
 
     data = None if flags.data == "real" else flags.data
-    results, failures = find(grid.rows, data), {}
+    results, failures, beside = find(grid.rows, data), {}, []
     if not flags.no_train:
         failures = train_missing([each for each in results if each.row in chosen], parsers, flags, data)
         results = find(grid.rows, data, quiet=True)
         if grid.comparison and chosen == grid.rows and data is None:
-            failures |= train_missing(find([grid.comparison], "mnist"), parsers, flags, "mnist")
-            keep_first_rows_of(find([grid.comparison], "mnist", quiet=True), results, flags)
+            failed = train_missing(find([grid.comparison], "mnist"), parsers, flags, "mnist")
+            comparison = find([grid.comparison], "mnist", quiet=True)
+            beside = problems_of(comparison, failed)
+            keep_first_rows_of(comparison, results, flags)
         look_inside(results, flags)
     problems = problems_of(results, failures)
 
@@ -154,8 +156,8 @@ def report(flags: argparse.Namespace, command: str) -> int:
     write_seed_aggregates(results, flags.runs_dir)
     print(f"the report is in {flags.out}")
     names = {row.name for row in chosen}
-    wanted = [problem for problem in problems if problem.row in names]
-    tell_problems(wanted, wanted=len(chosen) * flags.seeds)
+    wanted = [problem for problem in problems if problem.row in names] + beside
+    tell_problems(wanted, wanted=(len(chosen) + bool(beside)) * flags.seeds)
     return EXIT_INCOMPLETE if wanted else 0
 
 
@@ -257,7 +259,11 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     folder = best.complete[0].path
     if (folder / "best.pt").exists() and not (folder / "figures" / "index.html").exists():
         print(f"looking inside {folder}", flush=True)
-        visualize.main([str(folder / "best.pt"), "--data-dir", str(flags.data_dir)])
+        device = flags.device if flags.engine == "local" else "auto"
+        try:
+            visualize.main([str(folder / "best.pt"), "--data-dir", str(flags.data_dir), "--device", device])
+        except UserError as error:
+            print(f"warning: the report goes without pictures of {folder}: {error}", file=sys.stderr)
 
 
 def count_parameters(config: dict) -> int:

@@ -133,7 +133,8 @@ def epochs_a_minute(name: str, count: int, arguments: argparse.Namespace) -> flo
                 child.stdin.write("train\n")
                 child.stdin.flush()
             for child in children:
-                child.stdout.readline()
+                if not child.stdout.readline():
+                    sys.exit(f"error: one of {count} processes training {name} ended early")
 
         return 60 * count / time_of(train)
     finally:

@@ -83,7 +83,7 @@ def measure(flags: argparse.Namespace, folder: Path) -> None:
 def local(settings, count: int) -> Iterator:
     from harness.jobs import ThisMachine
 
-    yield ThisMachine(replace(settings, jobs=NODES), count)
+    yield ThisMachine(replace(settings, jobs=settings.jobs or NODES), count)
 
 
 @contextlib.contextmanager

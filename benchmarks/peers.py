@@ -353,7 +353,9 @@ def measure_network(name: str, arguments: argparse.Namespace) -> dict[str, list[
             for loop, child in children.items():
                 child.stdin.write("measure\n")
                 child.stdin.flush()
-                measured[loop].append([float(word) for word in child.stdout.readline().split()])
+                if not (line := child.stdout.readline()):
+                    sys.exit(f"error: the loop {loop!r} of {name} ended early")
+                measured[loop].append([float(word) for word in line.split()])
             seconds = ", ".join(f"{LOOPS[loop]} {measured[loop][-1][0]:.1f} s" for loop in LOOPS if loop in measured)
             print(f"{name:4}  round {number}/{arguments.rounds}: {seconds}", flush=True)
     return measured

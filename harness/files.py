@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import time
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Whoever reads `path` finds the old content or the new one, whole, whatever happens in between. Raises UserError if
     it cannot be written (a full disk, no permission); the old file is then untouched and nothing is left beside it.
     """
-    beside = path.with_name(f".{path.name}.tmp")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # two processes may write the same
     try:
         with beside.open("wb") as file:
             file.write(content)

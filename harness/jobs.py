@@ -194,7 +194,11 @@ def _free_folder(folder: Path, taken: set[Path]) -> Path:
 
 
 def command(job: Job, settings: Settings, threads: int) -> list[str]:
-    """The script's command line. A run that has a checkpoint keeps the threads recorded there, for the same bits."""
+    """The script's command line.
+
+    A run that has begun keeps what its folder records of --compile, and with a checkpoint, for the same bits, of
+    --threads.
+    """
     words = [sys.executable, str(settings.scripts / f"{job.row.script}.py"), *flag_words(job.row.flags)]
     common = {"seed": job.seed, "precision": job.flags["precision"]}
     common |= {"runs_dir": settings.runs_dir, "data_dir": settings.data_dir, "resume": True}
@@ -205,7 +209,9 @@ def command(job: Job, settings: Settings, threads: int) -> list[str]:
     if job.name:
         common["name"] = job.name
     if not job.resumes:
-        common |= {"threads": threads, "compile": settings.compile}
+        common["threads"] = threads
+    if not (job.folder / "config.json").exists():
+        common["compile"] = settings.compile
     return [*words, *flag_words(common)]
 
 

@@ -73,7 +73,8 @@ class Cluster:
 
     def start(self, job: Job) -> "Task":
         """Submit a run."""
-        files = ray_node.changed_files(job.folder, {}) if job.folder.is_dir() else {}
+        there: dict[str, tuple] = {}
+        files = ray_node.changed_files(job.folder, there) if job.folder.is_dir() else {}
         assignment = ray_node.Assignment(
             script=job.row.script,
             flags=command(job, self.settings, self.cpus)[2:],
@@ -85,15 +86,19 @@ class Cluster:
             folder=job.folder.relative_to(self.runs_dir).as_posix(),
             files=ray.put(files) if files else None,
         )
-        return Task(self._task.remote(assignment), job)
+        return Task(self._task.remote(assignment), job, there.get("config.json"))
 
 
 class Task:
-    """A script under way on some node, as jobs.py asks after its own processes."""
+    """A script under way on some node, as jobs.py asks after its own processes.
 
-    def __init__(self, messages: "ray.ObjectRefGenerator", job: Job) -> None:
+    `began_from` is the state of the folder's config.json, which every epoch replaces, when the task was submitted.
+    """
+
+    def __init__(self, messages: "ray.ObjectRefGenerator", job: Job, began_from: tuple | None) -> None:
         self.started, self.returncode = False, None
         self._messages, self._job, self._failure = messages, job, ""
+        self._began_from, self._cut = began_from, False
         self._lock = FolderLock(job.folder / ".lock", refusal=f"{LOCKED} {job.folder}")
 
     def poll(self) -> int | None:
@@ -110,6 +115,9 @@ class Task:
         except (UserError, ValueError) as error:  # the folder here cannot be locked or written
             self.stop()
             self._end(_EXIT_FAILED, str(error))
+        except Interrupted:
+            self._cut = True
+            raise
         return self.returncode
 
     def stop(self) -> None:
@@ -139,9 +147,13 @@ class Task:
 
     def _keep(self, files: ray_node.Files) -> None:
         """Write files of the run folder here, last.pt last: after a kill in between, the older one still fits."""
+        if self._cut:  # an interruption may have cost half a message, and a later last.pt would not fit the rest
+            return
         make_folder(self._job.folder)
         if not self._lock.held:
             self._lock.acquire()
+            if ray_node.file_state(self._job.folder / "config.json") != self._began_from:
+                raise UserError(f"{LOCKED} {self._job.folder}")  # and got further: to be begun again from there
         for name in sorted(files, key=lambda name: name == "last.pt"):
             file = self._job.folder / ray_node.checked(name)
             make_folder(file.parent)
@@ -191,7 +203,7 @@ def _start_ray(address: str) -> None:
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         raise UserError(_unreachable(address, str(error).partition("\n")[0])) from error
     except SystemExit as error:  # Ray's own answer to SIGTERM
         raise Interrupted(signal.SIGTERM) from error

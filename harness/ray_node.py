@@ -59,7 +59,7 @@ def train_on_node(run: Assignment) -> Iterator[Files | tuple[int, str]]:
         try:
             while process.poll() is None:
                 time.sleep(POLL)
-                if folder and _state(folder / "last.pt") != sent.get("last.pt"):
+                if folder and file_state(folder / "last.pt") != sent.get("last.pt"):
                     yield changed_files(folder, sent)
         finally:
             process.stop()
@@ -93,10 +93,14 @@ def _fetch(reference: Any) -> Files:
 
 
 def read_code(project: Path) -> Files:
-    """The Python files of the project that its scripts may import: the scripts themselves and all packages."""
+    """The Python files of the project that its scripts may import: the scripts themselves and all packages.
+
+    Without hidden ones: editors and file systems leave copies, locks and the like beside them.
+    """
     packages = [file.parent for file in sorted(project.glob("*/__init__.py"))]
     files = [*project.glob("*.py"), *(file for package in packages for file in package.rglob("*.py"))]
-    return {file.relative_to(project).as_posix(): file.read_bytes() for file in files}
+    names = {file.relative_to(project).as_posix(): file for file in files}
+    return {name: file.read_bytes() for name, file in names.items() if "/." not in f"/{name}"}
 
 
 def changed_files(folder: Path, known: dict[str, tuple]) -> Files:
@@ -118,7 +122,8 @@ def changed_files(folder: Path, known: dict[str, tuple]) -> Files:
     return files
 
 
-def _state(path: Path) -> tuple | None:
+def file_state(path: Path) -> tuple | None:
+    """What changes when a file is replaced; None if there is none."""
     try:
         return _signature(path.stat())
     except FileNotFoundError:

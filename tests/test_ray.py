@@ -278,6 +278,17 @@ def test_folder_in_use_at_home_is_not_written(nodes: Nodes, settings: Settings) 
     assert [path.name for path in job.folder.iterdir()] == [".lock"]
 
 
+def test_run_that_got_further_at_home_meanwhile_is_not_overwritten(nodes: Nodes, settings: Settings) -> None:
+    (job,) = plan_stand_ins(settings, 0)
+    with connected(settings, nodes, shared=False) as cluster:
+        task = cluster.start(job)
+        job.folder.mkdir(parents=True)
+        (job.folder / "config.json").write_text("another's")
+        task.wait(60)
+        assert task.failure() == f"another process is training in {job.folder}"  # after which it is tried again
+    assert {path.name for path in job.folder.iterdir()} == {".lock", "config.json"}
+
+
 def test_jobs_limits_what_is_submitted(nodes: Nodes, settings: Settings) -> None:
     with connected(replace(settings, jobs=7), nodes) as cluster:
         assert (cluster.slots, cluster.room) == (7, 1)

@@ -67,6 +67,10 @@ def assignment(project: Path, **changes: object) -> Assignment:
 
 
 def test_code_is_the_scripts_and_the_packages(project: Path) -> None:
+    (project / "package" / ".#part.py").symlink_to("someone@somewhere")  # an editor's lock
+    (project / ".hidden.py").touch()
+    (project / "package" / ".ipynb_checkpoints").mkdir()
+    (project / "package" / ".ipynb_checkpoints" / "part.py").touch()
     assert read_code(project).keys() == {"script.py", "package/__init__.py", "package/part.py"}
 
 
@@ -149,5 +153,6 @@ def test_file_outside_the_run_folder_is_refused(name: str) -> None:
 
 def test_nodes_need_nothing_of_the_project_but_what_is_sent() -> None:
     for name in ("harness.ray_node", "harness.process"):
-        names = {getattr(value, "__module__", None) for value in vars(sys.modules[name]).values()}
+        values = vars(sys.modules[name]).values()
+        names = {getattr(value, "__module__", None) or getattr(value, "__name__", None) for value in values}
         assert {each for each in names if str(each).startswith("harness")} <= {"harness.ray_node", "harness.process"}

@@ -99,7 +99,9 @@ def test_other_command_names_what_exists(words: list[str]) -> None:
             assert (PROJECT / file).is_file()
         case ["python", "-m", "venv", ".venv"] | ["source", ".venv/bin/activate"] | ["pytest" | "git" | "cd", *_]:
             pass
-        case ["ray", "start" | "stop", *_] | ["export", "RAY_AUTH_MODE=token"]:
+        case (
+            ["ray", "start" | "stop", *_] | ["ray", "get-auth-token", "--generate"] | ["export", "RAY_AUTH_MODE=token"]
+        ):
             pass
         case ["python", "-m", "pytest", *_] | ["tensorboard", "--logdir", "runs" | "runs/seeds" | "demo"]:
             pass

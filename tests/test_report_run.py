@@ -18,6 +18,7 @@ import pytest
 from conftest import PROJECT
 
 import report
+from harness.errors import UserError
 from harness.files import FolderLock
 
 SMALL_SCRIPT = f"""
@@ -164,6 +165,39 @@ def test_killed_report_continues_and_finishes_nothing_twice(run_main, written):
     assert err == "1 of 2 runs are not complete:\n  short, seed 0: missing: not trained\n"
     assert "the report is in report" in out
     assert runs() == [long] and state_of(long) == after
+
+
+def test_report_is_written_without_pictures_that_cannot_be_drawn(run_main, written, monkeypatch):
+    Path("grid.toml").write_text(
+        '[[row]]\nname = "images"\nscript = "cnn_cifar10"\nflags = { epochs = 1, batch_size = 20 }\n'
+    )
+
+    def fail(words: list[str]) -> int:
+        assert words[-2:] == ["--device", "cpu"]
+        raise UserError("best.pt is damaged")
+
+    monkeypatch.setattr("visualize.main", fail)
+    code, _, err = run_main("report", *FLAGS)
+    assert (code, len(written)) == (0, 1), err
+    assert err.startswith("warning: the report goes without pictures of ") and err.endswith(": best.pt is damaged\n")
+
+
+def test_comparison_that_failed_is_told_and_in_the_exit_code(run_main, written, monkeypatch):
+    Path("grid.toml").write_text(
+        "[comparison]\nflags = { epochs = 1 }\n"
+        f'[[row]]\nname = "short"\nscript = "rnn_mnist"\nflags = {{ {TINY}, epochs = 1 }}\n'
+    )
+    trained = []
+
+    def train(results, parsers, flags, data):
+        trained.append(results[0].row.name)
+        return {(results[0].row.name, 0): "the disk is full"} if data == "mnist" else {}
+
+    monkeypatch.setattr("report.train_missing", train)
+    code, _, err = run_main("report", "--grid", "grid.toml", "--device", "cpu")
+    assert code == report.EXIT_INCOMPLETE
+    assert len(trained) == 2 and f"  {trained[1]}, seed 0: failed: the disk is full\n" in err
+    assert err.startswith("2 of 2 runs are not complete:")
 
 
 @posix
