@@ -123,7 +123,7 @@ def invariance(
         rows += [(result.kind, f"mean of {averaged}", "", *point) for point in means]
     header = ("transformation", "test image", "class", "amount", "first layer", "last hidden layer", "p(true class)")
     text = (
-        "Zeiler & Fergus, section 4.1 and figure 5. How far the feature vector moves from that of the "
+        "Zeiler & Fergus, section 4 and figure 5. How far the feature vector moves from that of the "
         "untransformed image, as a share of its length, at the first layer and at the last hidden layer; and the "
         "probability of the true class. Thin lines are the images shown, classified rightly as they are; the "
         f"thick line is the mean of {averaged} random test images. What comes in from outside the image is "

@@ -31,7 +31,7 @@ class Layer:
 
 
 class FeatureVectors(NamedTuple):
-    """What the paper's sections 4.1 to 4.3 compare, one row an image.
+    """What the paper's section 4 compares, one row an image.
 
     `first` (n, …) is the first layer in the paper's sense, convolution with the ReLU and pooling that follow it;
     `last_convolution` (n, …) the same of the last one; `last_hidden` (n, …) is what the last Linear module is given

@@ -1,4 +1,4 @@
-"""How features move when the image is translated, scaled or rotated (the paper's section 4.1 and figure 5)."""
+"""How features move when the image is translated, scaled or rotated (the paper's section 4 and figure 5)."""
 
 import math
 from collections.abc import Sequence
