@@ -97,6 +97,8 @@ def test_other_command_names_what_exists(words: list[str]) -> None:
             assert (PROJECT / f"{module.replace('.', '/')}.py").is_file()
         case ["python", file, *_] if file.endswith(".py"):
             assert (PROJECT / file).is_file()
+        case ["cp", file, _]:
+            assert (PROJECT / file).is_file()
         case ["python", "-m", "venv", ".venv"] | ["source", ".venv/bin/activate"] | ["pytest" | "git" | "cd", *_]:
             pass
         case (
