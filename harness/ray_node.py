@@ -99,8 +99,8 @@ def read_code(project: Path) -> Files:
     """
     packages = [file.parent for file in sorted(project.glob("*/__init__.py"))]
     files = [*project.glob("*.py"), *(file for package in packages for file in package.rglob("*.py"))]
-    names = {file.relative_to(project).as_posix(): file for file in files}
-    return {name: file.read_bytes() for name, file in names.items() if "/." not in f"/{name}"}
+    named = {file.relative_to(project).as_posix(): file for file in files}
+    return {name: file.read_bytes() for name, file in named.items() if "/." not in f"/{name}"}
 
 
 def changed_files(folder: Path, known: dict[str, tuple]) -> Files:

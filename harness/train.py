@@ -202,7 +202,7 @@ def keep_freed_memory() -> None:
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of <malloc.h>
     with contextlib.suppress(OSError, AttributeError):  # another C library
         library = ctypes.CDLL(None)
-        library.mallopt(mmap_threshold, 2**30)
+        library.mallopt(mmap_threshold, 2**30) or library.mallopt(mmap_threshold, 2**25)  # all that old ones allow
         library.mallopt(trim_threshold, 2**31 - 1)
 
 
