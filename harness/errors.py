@@ -52,7 +52,7 @@ def run_script(main: Callable[[], int]) -> int:
 
     An interruption ends the process here, with 130 after Ctrl-C and 143 after SIGTERM.
     """
-    from harness.distributed import prepare_process  # which needs this file
+    from harness.distributed import is_rank, prepare_process  # which need this file
 
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, _interrupt)
@@ -62,7 +62,10 @@ def run_script(main: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what this script starts (git) has no business with it
         threading.Thread(target=_stop_at_end_of, args=(stdin,), daemon=True).start()
     try:
-        return main()
+        code = main()
+        if is_rank():
+            leave(code)  # threads of PyTorch's that served its group may be alive, and would abort Python's own end
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
