@@ -219,7 +219,8 @@ def our_trainer(
     import torch
 
     from harness.data import EpochOrder
-    from harness.train import compiled, keep_freed_memory, make_optimizer, train_epoch
+    from harness.optimizers import make_optimizer
+    from harness.train import compiled, keep_freed_memory, train_epoch
     from models import build_model
 
     keep_freed_memory()  # as harness.train.train does

@@ -24,6 +24,7 @@ from harness.distributed import ALONE, Ranks
 from harness.errors import EXIT_DIVERGED, UserError
 from harness.events import BEST_TAGS, CONFUSION_TAG, EPOCH_TAGS, FILTERS_TAG, HPARAMS, MISTAKES_TAG, EventsFile
 from harness.flags import recorded_flags, snapshot_epochs
+from harness.optimizers import QuickStep, make_optimizer
 from harness.run_folder import EpochMetrics, RunFolder
 
 TEST_BATCH = 500  # images a step of evaluation; changes no result, only speed and memory
@@ -124,20 +125,23 @@ def train_epoch(
     """
     model.train()
     device = images.train.labels.device
-    totals = torch.zeros(2, dtype=_exact_dtype(device), device=device)  # summed loss, correct answers
+    totals = torch.zeros(2, dtype=_exact_dtype(device), device=device)
+    summed_loss, correct_answers = totals.unbind()  # views: adding to them changes the totals
+    parameters, step = list(model.parameters()), QuickStep(optimizer)
     shares = ranks.shares(len(images.train), flags.batch_size)  # alone: the whole batches
     for share, (inputs, labels) in zip(shares, train_batches(images, order, flags.batch_size, ranks), strict=True):
         with autocast(device, flags.precision):
             logits = model(inputs)
         loss = F.cross_entropy(logits.float(), labels)
-        optimizer.zero_grad()
+        for parameter in parameters:
+            parameter.grad = None
         share.backward(loss)
         if flags.clip_grad_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), flags.clip_grad_norm)
-        optimizer.step()
+            nn.utils.clip_grad_norm_(parameters, flags.clip_grad_norm)
+        step()
         with torch.no_grad():
-            totals[0] += loss * share.count
-            totals[1] += (logits.argmax(dim=1) == labels)[: share.count].sum()
+            summed_loss += loss * share.count
+            correct_answers += (logits.argmax(dim=1) == labels)[: share.count].sum()
         show(share.count, totals)
     loss_sum, correct = ranks.sum(totals).tolist()
     return loss_sum / len(images.train), correct / len(images.train)
@@ -222,20 +226,6 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     except Exception as error:  # whatever the compiler's many parts raise
         raise UserError("--compile: PyTorch finds no working compiler on this machine; train without it") from error
     return torch.compile(model, mode=mode, dynamic=False)  # two shapes: whole batches, and the epoch's last
-
-
-def make_optimizer(flags: Namespace, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """The optimizer that the flags name, in its fused form where PyTorch has one for the device."""
-    kinds = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "adagrad": torch.optim.Adagrad,
-        "sgd": torch.optim.SGD,
-    }
-    extra = {"momentum": flags.momentum} if flags.optimizer == "sgd" else {}
-    if device.type == "cpu" or flags.optimizer != "adagrad":  # Adagrad is fused on the CPU only
-        extra["fused"] = True
-    return kinds[flags.optimizer](model.parameters(), lr=flags.lr, weight_decay=flags.weight_decay, **extra)
 
 
 def _new_state(flags: Namespace, description: dict, build_model: Callable, device: torch.device) -> State:

@@ -22,6 +22,12 @@ def last_hidden_state(layer: nn.RNNBase, steps: Tensor) -> Tensor:
     result and all gradients equal its own to rounding. Under autocast it computes in autocast's dtype, as the layer
     would. On other devices than the CPU the layer itself is called, which has fused kernels there.
     """
+    if type(layer) is nn.LSTM and steps.device.type == "cpu":
+        zero = steps.new_zeros(1, steps.shape[1], layer.hidden_size)
+        _, last, _ = torch.lstm(
+            steps, (zero, zero), list(layer.parameters()), True, 1, 0.0, layer.training, False, False
+        )
+        return last.squeeze(0)
     function = {nn.RNN: _RNN, nn.GRU: _GRU}.get(type(layer))
     if function is None or steps.device.type != "cpu":
         _, last = layer(steps)  # (1, batch, hidden), of an LSTM together with its cell state

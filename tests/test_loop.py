@@ -20,8 +20,9 @@ from conftest import start_script
 from torch import nn
 
 from harness.data import EpochOrder, ImageSet, Split
+from harness.optimizers import QuickStep, make_optimizer
 from harness.run_folder import EpochMetrics
-from harness.train import best_of, evaluate, make_optimizer, train_epoch
+from harness.train import best_of, evaluate, train_epoch
 
 CPU = torch.device("cpu")
 SHORT = ("--data", "synthetic", "--hidden-size", 6, "--batch-size", 32)  # of rnn_mnist.py
@@ -165,6 +166,30 @@ def test_every_setting_of_the_optimizer_leads_elsewhere(five_images: ImageSet) -
     ends = [numpy_epoch(five_images, [3, 0, 4, 1, 2], flags(**changes)) for changes in SETTINGS]
     distinct = {tuple(np.round(parameters, 4).ravel()) for _, _, parameters in ends}
     assert len(distinct) == len(SETTINGS) - 2  # 1000 images a batch are 5; adamw without decay is adam
+
+
+@pytest.mark.parametrize("changes", [{}, {"momentum": 0.9}, *({"optimizer": o} for o in ("adagrad", "adam", "adamw"))])
+def test_a_quick_step_is_the_optimizers_own_to_the_bit(changes: dict) -> None:
+    """Over two epochs of three steps, with weight decay; the states that a checkpoint holds are the same, too."""
+    settings = flags(weight_decay=0.1, **changes)
+    models = [linear_model(), linear_model()]
+    quick, usual = (make_optimizer(settings, model, CPU) for model in models)
+    draw = torch.Generator().manual_seed(3)
+    for _ in range(2):
+        quick_step = QuickStep(quick)
+        for step in range(3):
+            for own, other in zip(*(model.parameters() for model in models), strict=True):
+                own.grad = torch.randn(own.shape, generator=draw)
+                other.grad = own.grad.clone()
+            quick_step()
+            usual.step()
+            for own, other in zip(*(model.parameters() for model in models), strict=True):
+                assert torch.equal(own, other), f"step {step}"
+    states, expected = quick.state_dict()["state"], usual.state_dict()["state"]
+    assert states.keys() == expected.keys()
+    for number, state in expected.items():
+        assert states[number].keys() == state.keys()
+        assert all(value is None or torch.equal(states[number][name], value) for name, value in state.items())
 
 
 def test_evaluation_equals_numpy_and_ignores_its_batch_size(
