@@ -23,9 +23,11 @@ def last_hidden_state(layer: nn.RNNBase, steps: Tensor) -> Tensor:
     would. On other devices than the CPU the layer itself is called, which has fused kernels there.
     """
     if type(layer) is nn.LSTM and steps.device.type == "cpu":
-        zero = steps.new_zeros(1, steps.shape[1], layer.hidden_size)
+        # What the layer itself calls, after checks that take as long as a small kernel.
+        zero, biases, layers, dropout = steps.new_zeros(1, steps.shape[1], layer.hidden_size), True, 1, 0.0
+        weights, bidirectional, batch_first = list(layer.parameters()), False, False
         _, last, _ = torch.lstm(
-            steps, (zero, zero), list(layer.parameters()), True, 1, 0.0, layer.training, False, False
+            steps, (zero, zero), weights, biases, layers, dropout, layer.training, bidirectional, batch_first
         )
         return last.squeeze(0)
     function = {nn.RNN: _RNN, nn.GRU: _GRU}.get(type(layer))
