@@ -128,9 +128,10 @@ def train_epoch(
     totals = torch.zeros(2, dtype=_exact_dtype(device), device=device)
     summed_loss, correct_answers = totals.unbind()  # views: adding to them changes the totals
     parameters, step = list(model.parameters()), QuickStep(optimizer)
+    computing = autocast(device, flags.precision)
     shares = ranks.shares(len(images.train), flags.batch_size)  # alone: the whole batches
     for share, (inputs, labels) in zip(shares, train_batches(images, order, flags.batch_size, ranks), strict=True):
-        with autocast(device, flags.precision):
+        with computing:
             logits = model(inputs)
         loss = F.cross_entropy(logits.float(), labels)
         for parameter in parameters:
@@ -172,9 +173,9 @@ def predict(model: nn.Module, images: ImageSet, precision: str) -> Tensor:
     return torch.cat(answers)
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Automatic mixed precision to bfloat16 for "bf16", nothing for "fp32"."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Automatic mixed precision to bfloat16 for "bf16", nothing for "fp32"; can be entered again."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
 def choose_device(name: str) -> torch.device:
@@ -199,15 +200,17 @@ def keep_freed_memory() -> None:
     """Have the C library keep the memory of large tensors for the next step, where it would return it to the system.
 
     Every step takes and frees the same tens of megabytes; fetched from the system each time, they arrive as thousands
-    of page faults. With this a CNN step takes a tenth to a third less time. Changes no number; glibc (Linux) only.
+    of page faults. With this a CNN step takes a tenth to a third less time. Small blocks are joined as they are freed,
+    not all at every large one's. Changes no number; glibc (Linux) only.
     """
     if sys.platform != "linux":
         return
-    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of <malloc.h>
+    largest_fast, trim_threshold, mmap_threshold = 1, -1, -3  # M_MXFAST, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: <malloc.h>
     with contextlib.suppress(OSError, AttributeError):  # another C library
         library = ctypes.CDLL(None)
         library.mallopt(mmap_threshold, 2**30) or library.mallopt(mmap_threshold, 2**25)  # all that old ones allow
         library.mallopt(trim_threshold, 2**31 - 1)
+        library.mallopt(largest_fast, 0)
 
 
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:

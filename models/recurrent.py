@@ -28,5 +28,7 @@ class RecurrentClassifier(nn.Module):
         """Images (batch, 1, rows, pixels) to logits (batch, classes); the rows are the time steps."""
         rows = images.squeeze(1).transpose(0, 1).contiguous()  # (rows, batch, pixels)
         hidden = last_hidden_state(self.recurrent, rows)  # (batch, hidden)
+        if not torch.is_autocast_enabled(images.device.type):
+            return self.fc(hidden)  # (batch, classes)
         with torch.autocast(images.device.type, enabled=False):  # so small a product takes longer in bf16
-            return self.fc(hidden.float())  # (batch, classes)
+            return self.fc(hidden.float())
