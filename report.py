@@ -189,7 +189,7 @@ def train_missing(
     """
     from harness.data import load_images
     from harness.jobs import Settings, ThisMachine, plan_jobs, train_jobs
-    from harness.train import choose_device, cpu_has_bf16
+    from harness.train import choose_device, warn_of_slow_bf16
 
     settings = Settings(
         PROJECT,
@@ -205,10 +205,8 @@ def train_missing(
     if not jobs:
         return {}
     here = flags.engine == "local" and choose_device(flags.device).type
-    if here == "cpu" and any(job.flags["precision"] == "bf16" for job in jobs) and not cpu_has_bf16():
-        print(
-            "warning: this CPU has no bf16 arithmetic, which will be slow; --precision fp32 is faster", file=sys.stderr
-        )
+    if here == "cpu" and any(job.flags["precision"] == "bf16" for job in jobs):
+        warn_of_slow_bf16()
     if data != "synthetic":  # fetched here once, and not by two runs at a time
         for script in sorted({job.row.script for job in jobs}):
             load_images(SCRIPTS[script].DATA[data or parsers[script].get_default("data")], data_dir=flags.data_dir)

@@ -29,6 +29,7 @@ from harness.run_folder import EpochMetrics, RunFolder
 
 TEST_BATCH = 500  # images a step of evaluation; changes no result, only speed and memory
 WORST_SHOWN = 30
+SLOW_BF16 = 0.8  # of the speed in fp32; a CPU with good bf16 reaches 2 or more
 
 
 @dataclass
@@ -59,10 +60,8 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     keep_freed_memory()
     if flags.threads:
         torch.set_num_threads(flags.threads)
-    if flags.precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
-        print(
-            "warning: this CPU has no bf16 arithmetic, which will be slow; --precision fp32 is faster", file=sys.stderr
-        )
+    if flags.precision == "bf16" and device.type == "cpu":
+        warn_of_slow_bf16()
     if flags.dry_run:
         images, flags.epochs = images.first(2 * flags.batch_size), 1
     images = images.to(device)
@@ -194,6 +193,31 @@ def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 in hardware, as far as PyTorch tells."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_sve_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def warn_of_slow_bf16() -> None:
+    """Say on standard error if --precision bf16 makes this CPU slower: it has no such arithmetic, or a slow one.
+
+    A virtual machine may hide the units that make it quick, so two products are timed; that takes some 10 ms.
+    """
+    if not cpu_has_bf16():
+        reason = "has no bf16 arithmetic, which will be slow"
+    elif (share := _product_seconds(torch.float32) / _product_seconds(torch.bfloat16)) < SLOW_BF16:
+        reason = f"multiplies in bf16 at {share:.0%} of its fp32 speed"
+    else:
+        return
+    print(f"warning: this CPU {reason}; --precision fp32 is faster", file=sys.stderr)
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    """The shortest time that a product of two matrices takes here."""
+    matrix = torch.ones(512, 512, dtype=dtype)
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        torch.mm(matrix, matrix)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def keep_freed_memory() -> None:

@@ -306,6 +306,7 @@ def test_slow_precision_is_warned_of(run_main, monkeypatch):
     write_grid(good="epochs = 1")
     for has_bf16, warnings in ((True, 0), (False, 1)):
         monkeypatch.setattr("harness.train.cpu_has_bf16", lambda has_bf16=has_bf16: has_bf16)
+        monkeypatch.setattr("harness.train._product_seconds", lambda dtype: 1.0)
         _, _, err = run_main("report", *FLAGS, "--precision", "bf16")
         assert err.count("warning: this CPU has no bf16 arithmetic") == warnings
 
