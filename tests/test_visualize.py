@@ -68,9 +68,11 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _whole(checkpoint: Path):
+    """The network, its whole test split and the image set, in visualize's memory layout: another rounds otherwise."""
     trained = load_trained(checkpoint, build_model)
     images = load_test_images(trained, None, data_dir=Path("nowhere"), mirror=None)
-    return trained.model, images.normalise(images.test.images), images
+    inputs = images.normalise(images.test.images).contiguous(memory_format=torch.channels_last)
+    return trained.model.to(memory_format=torch.channels_last), inputs, images
 
 
 def test_every_analysis_writes_its_figures_and_tables(drawn: Path):
