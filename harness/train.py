@@ -8,6 +8,7 @@ stands in its script.
 import contextlib
 import ctypes
 import logging
+import shlex
 import sys
 import time
 from argparse import Namespace
@@ -58,8 +59,8 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     flags, ranks = run.flags, run.ranks
     device = ranks.own_device(choose_device(flags.device))
     keep_freed_memory()
-    if flags.threads:
-        torch.set_num_threads(flags.threads)
+    # Said even if it is what PyTorch chose: only then do a resumed run and one at one go compute in the same way.
+    torch.set_num_threads(flags.threads or torch.get_num_threads())
     if flags.precision == "bf16" and device.type == "cpu":
         warn_of_slow_bf16()
     if flags.dry_run:
@@ -91,13 +92,14 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
         wall_before, started = run.config["wall_seconds"], time.perf_counter()
         for epoch in range(state.epoch + 1, flags.epochs + 1):
             order = EpochOrder.draw(len(images.train), state.generator, augment=getattr(flags, "augment", False))
-            metrics = _one_epoch(state, model, images, order, epoch, run, device)
+            metrics, line = _one_epoch(state, model, images, order, epoch, run, device)
             state.history.append(metrics)
             run.config["wall_seconds"] = round(wall_before + time.perf_counter() - started, 3)
             if not metrics.finite:
                 run.config["status"] = "diverged"
             if ranks.main:
                 _save_epoch(run, state, events, metrics)
+            print(line, flush=True)  # after it is saved: standard output may be a full disk, or nobody's any more
             if not metrics.finite:
                 print(f"diverged: the loss of epoch {epoch} is not finite; the run stops here", file=sys.stderr)
                 return EXIT_DIVERGED
@@ -262,7 +264,7 @@ def _new_state(flags: Namespace, description: dict, build_model: Callable, devic
         raise UserError(str(error)) from error
     # channels_last is how the CPU's and the GPU's convolutions want their images and filters laid out.
     model = model.to(device, memory_format=torch.channels_last)
-    generator = torch.Generator().manual_seed(2**32 + flags.seed)  # another stream than the first weights'
+    generator = torch.Generator().manual_seed(flags.seed)  # one more than the weights': neither disturbs the other
     return State(model, make_optimizer(flags, model, device), generator, history=[])
 
 
@@ -274,7 +276,15 @@ def _restore(state: State, run: RunFolder) -> None:
         state.model.load_state_dict(saved["model"])
         # The settings (lr, betas, …) stay those of the flags, in the form that this device wants.
         states, settings = saved["optimizer"]["state"], state.optimizer.state_dict()["param_groups"]
-        _check_alike(states, _state_template(run.flags, state.model))
+        template = _state_template(run.flags, state.model)
+        _check_alike(states, template)
+        # Fused optimizers write by position, past the end of a tensor whose strides are a stranger's: fresh ones.
+        states = {
+            number: {
+                name: torch.empty_like(like, device="cpu").copy_(states[number][name]) for name, like in of.items()
+            }
+            for number, of in template.items()
+        }
         state.optimizer.load_state_dict({"state": states, "param_groups": settings})
         state.generator.set_state(saved["generator"])
         state.history = [EpochMetrics(*row) for row in saved["history"]]
@@ -315,8 +325,8 @@ def _one_epoch(
     epoch: int,
     run: RunFolder,
     device: torch.device,
-) -> EpochMetrics:
-    """Train and test once, show it, and return the epoch's row; `model` is the state's, as the ranks train it."""
+) -> tuple[EpochMetrics, str]:
+    """Train and test once; the epoch's row, and the line to print. `model` is the state's, as the ranks train it."""
     flags, ranks = run.flags, run.ranks
     started = time.perf_counter()
     own = sum(share.count for share in ranks.shares(len(images.train), flags.batch_size))
@@ -328,13 +338,12 @@ def _one_epoch(
     test_loss, test_accuracy = evaluate(state.model, images, flags.precision, ranks)
     ended = time.perf_counter()
     width = len(str(flags.epochs))
-    print(
+    line = (
         f"epoch {epoch:{width}}/{flags.epochs}   train loss {train_loss:8.4f}  accuracy {train_accuracy:.4f}   "
         f"test loss {test_loss:8.4f}  accuracy {test_accuracy:.4f}   "
-        f"{ended - started:6.1f} s  {len(images.train) / (trained - started):7,.0f} images/s",
-        flush=True,
+        f"{ended - started:6.1f} s  {len(images.train) / (trained - started):7,.0f} images/s"
     )
-    return EpochMetrics(epoch, train_loss, train_accuracy, test_loss, test_accuracy, round(ended - started, 3))
+    return EpochMetrics(epoch, train_loss, train_accuracy, test_loss, test_accuracy, round(ended - started, 3)), line
 
 
 def _save_epoch(run: RunFolder, state: State, events: EventsFile, metrics: EpochMetrics) -> None:
@@ -457,7 +466,7 @@ def _print_summary(run: RunFolder, history: list[EpochMetrics], wall_seconds: fl
         print("dry run: nothing was kept")
         return
     print(f"\n{len(history)} epochs in {wall_seconds:.1f} s; best.pt and the rest are in {run.path}")
-    print(f"curves: tensorboard --logdir {run.flags.runs_dir}")
+    print(f"curves: {shlex.join(['tensorboard', '--logdir', str(run.flags.runs_dir)])}")
 
 
 class _Progress:
