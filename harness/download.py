@@ -6,10 +6,12 @@ the mirrors are byte-identical, and the checksum of the whole decides in the end
 is called `<archive>.part`; it survives an interruption and is deleted once unpacked.
 """
 
+import contextlib
 import gzip
 import hashlib
 import http.client
 import io
+import os
 import re
 import sys
 import tarfile
@@ -17,6 +19,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,12 +92,13 @@ def fetch_cifar10(data_dir: Path, checksums: dict[str, str], mirror: str | None 
     slash). Raises UserError, naming what was tried and where the files would go, if no source gives the published
     bytes.
     """
-    with _download_lock(data_dir):
+    complaint = f"cifar10 is not in {data_dir / 'cifar-10-batches-py'}"
+    with _download_lock(data_dir, complaint):
         if all((data_dir / file).exists() for file in checksums):
             return  # another process fetched them meanwhile
-        if mirror and (mirror.endswith("/") or (not _is_url(mirror) and Path(mirror).is_dir())):
+        if mirror and (mirror.endswith("/") or (not _is_url(mirror) and os.path.isdir(mirror))):  # noqa: PTH112 (Path's raises for a path too long)
             mirror = _inside(mirror, CIFAR10_ARCHIVE.name)
-        path = _obtain(CIFAR10_ARCHIVE, data_dir, mirror, f"cifar10 is not in {data_dir / 'cifar-10-batches-py'}")
+        path = _obtain(CIFAR10_ARCHIVE, data_dir, mirror, complaint)
         _unpack_tar(path, data_dir, checksums)
         _discard_download(path)
 
@@ -106,12 +110,13 @@ def fetch_mnist(data_dir: Path, checksums: dict[str, str], mirror: str | None = 
     as `fetch_cifar10` does.
     """
     folder = data_dir / "MNIST" / "raw"
-    with _download_lock(data_dir):
+    complaint = f"mnist is not in {folder}"
+    with _download_lock(data_dir, complaint):
         for archive in MNIST_ARCHIVES:
             file = f"MNIST/raw/{archive.name.removesuffix('.gz')}"
             if (data_dir / file).exists():
                 continue
-            path = _obtain(archive, folder, mirror and _inside(mirror, archive.name), f"mnist is not in {folder}")
+            path = _obtain(archive, folder, mirror and _inside(mirror, archive.name), complaint)
             try:
                 content = gzip.decompress(path.read_bytes())
             except (OSError, EOFError, zlib.error) as error:
@@ -120,9 +125,27 @@ def fetch_mnist(data_dir: Path, checksums: dict[str, str], mirror: str | None = 
             _discard_download(path)
 
 
-def _download_lock(data_dir: Path) -> FolderLock:
-    make_folder(data_dir)
-    return FolderLock(data_dir / ".download.lock", wait=True)
+@contextlib.contextmanager
+def _download_lock(data_dir: Path, complaint: str) -> Iterator[None]:
+    """Held while one process downloads into `data_dir`; `complaint` begins the UserError of a folder that is closed."""
+    path = data_dir / ".download.lock"
+    lock = FolderLock(path)
+    try:
+        make_folder(data_dir)
+        try:
+            lock.acquire()
+        except UserError as error:
+            if str(error):
+                raise
+            print(f"waiting for another process that downloads into {data_dir}", flush=True)
+            lock = FolderLock(path, wait=True)
+            lock.acquire()
+    except UserError as error:
+        raise UserError(f"{complaint}, and {error}; name another --data-dir, or use --data synthetic") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _inside(mirror: str, name: str) -> str:

@@ -5,6 +5,8 @@ Every script of the project runs its `main` through `run_script`. A bug keeps it
 
 import _thread
 import contextlib
+import errno
+import io
 import os
 import signal
 import sys
@@ -33,7 +35,7 @@ class Interrupted(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
-        self.message = "interrupted before training began; nothing was written"
+        self.message = "interrupted"
 
 
 def ignore_interruptions() -> None:
@@ -56,6 +58,8 @@ def run_script(main: Callable[[], int]) -> int:
 
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be text that the terminal can show
     prepare_process()
     if os.environ.pop(STOP_WITH_STDIN, None):
         stdin = os.dup(0)
@@ -69,9 +73,20 @@ def run_script(main: Callable[[], int]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except OSError as error:
+        if not is_of_output(error):
+            raise
+        with contextlib.suppress(OSError):
+            print(f"error: cannot write to standard output: {error.strerror}", file=sys.stderr)
+        leave(EXIT_BAD_INPUT)  # Python's own end would try again
     except Interrupted as interruption:
         print(f"\n{interruption.message}", file=sys.stderr)
         leave(128 + interruption.signum)
+
+
+def is_of_output(error: OSError) -> bool:
+    """Whether it is standard output's (a closed pipe, a full disk): what concerns a file of ours is a UserError."""
+    return error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
 
 
 def _stop_at_end_of(descriptor: int) -> None:

@@ -4,7 +4,6 @@ PyTorch's SummaryWriter starts a new file each time and hides later duplicates b
 honour. Here the file is rewritten atomically up to the last checkpointed epoch, and appended to from there on.
 """
 
-import os
 import socket
 import struct
 import time
@@ -19,7 +18,7 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from harness.errors import UserError
-from harness.files import write_atomically
+from harness.files import flush_to_disk, write_atomically
 
 EPOCH_TAGS = ("train/loss", "train/accuracy", "test/loss", "test/accuracy")
 BEST_TAGS = ("best/train_loss", "best/train_accuracy", "best/test_loss", "best/test_accuracy")
@@ -99,7 +98,7 @@ class EventsFile:
         """Everything written so far is on the disk afterwards. UserError if it cannot be."""
         try:
             self._file.flush()
-            os.fsync(self._file.fileno())
+            flush_to_disk(self._file.fileno())
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from error
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import tempfile
 import time
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from harness.errors import UserError
 
 if os.name == "nt":
     import msvcrt
+
+    fcntl = None
 else:
     import fcntl
 
@@ -20,6 +23,15 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
+def check_writable(folder: Path) -> None:
+    """UserError if no file can be made in the folder; nothing stays in it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write in {folder}: {error.strerror}") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -33,7 +45,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         with beside.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            flush_to_disk(file.fileno())
         beside.replace(path)
         _flush_folder(path.parent)
     except OSError as error:
@@ -41,6 +53,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def flush_to_disk(descriptor: int) -> None:
+    """All that was written to the file is on the disk afterwards; on macOS past the drive's own cache, too."""
+    if hasattr(fcntl, "F_FULLFSYNC"):
+        with contextlib.suppress(OSError):  # a network's file system may not know it
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from harness.distributed import ALONE, Ranks, join
-from harness.errors import Interrupted, UserError
+from harness.errors import Interrupted, UserError, is_of_output
 from harness.files import FolderLock, make_folder, write_atomically
 from harness.flags import MAY_CHANGE, RESULT_FLAGS, recorded_flags, resume_command, resumed_flags, run_name
 
@@ -151,8 +151,6 @@ class RunFolder:
         before = self.recorded_config
         if before and before.get("dataset") != dataset:
             raise UserError(f"cannot resume {self.path}: it was trained on {before.get('dataset')}, this is {dataset}")
-        if self.ranks.main:
-            self._make_ready()
         config = {
             "experiment": self.experiment,
             "flags": recorded_flags(self.flags),
@@ -168,6 +166,8 @@ class RunFolder:
             "status": "running",
             "wall_seconds": self.recorded_seconds,
         }
+        if self.ranks.main:
+            self._make_ready()
         self.write_config(config)  # a failure here leaves self.config empty: nothing has begun
 
     def _make_ready(self) -> None:
@@ -177,7 +177,7 @@ class RunFolder:
             if has_run(self.path) and not self.flags.overwrite:
                 raise _folder_exists(self.path)
         try:
-            if self.flags.overwrite:
+            if self.checkpoint is None:  # anything there is to be overwritten, or of a run that saved no epoch
                 _clear(self.path)
             _sweep(self.path)
         except OSError as error:
@@ -237,8 +237,11 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
     if flags.dry_run:
         with tempfile.TemporaryDirectory(prefix="dry-run-") as folder, ranks.together():
             run = RunFolder(Path(folder) / "run", experiment, flags, ranks)
-            ranks.tell(run.taken_up())
-            yield run
+            try:
+                ranks.tell(run.taken_up())
+                yield run
+            finally:
+                run.unlock()  # Windows deletes no file that is open
         return
     run = RunFolder(path, experiment, flags, ranks)
     try:
@@ -257,6 +260,12 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
             raise UserError(
                 f"{error}; what was saved before is whole, continue with: {resume_command(flags)}"
             ) from error
+        raise
+    except OSError as error:
+        if not is_of_output(error):
+            raise
+        if run.config:
+            _record_interruption(run)
         raise
     finally:
         run.unlock()
@@ -279,7 +288,7 @@ def _find_run(run: RunFolder) -> None:
 
 
 def _record_interruption(run: RunFolder) -> None:
-    if run.config["status"] != "complete":
+    if run.config["status"] not in ("complete", "diverged"):
         with contextlib.suppress(UserError):  # the disk may be full: the run can be continued all the same
             run.write_config({"status": "interrupted"})
 
@@ -314,11 +323,13 @@ def _folder_exists(path: Path) -> UserError:
 
 def _clear(path: Path) -> None:
     """Delete a run, and only what a run consists of; last.pt first, so that no half of it can be resumed."""
-    for pattern in ("last.pt", "best.pt", "metrics.csv", "events.out.tfevents.*", "config.json"):
+    (path / "last.pt").unlink(missing_ok=True)
+    for folder in (path / "snapshots", path / "figures"):
+        if folder.exists():
+            shutil.rmtree(folder)
+    for pattern in ("best.pt", "metrics.csv", "events.out.tfevents.*", "config.json"):
         for file in path.glob(pattern):
             file.unlink()
-    for folder in ("snapshots", "figures"):
-        shutil.rmtree(path / folder, ignore_errors=True)
 
 
 def _sweep(path: Path) -> None:
@@ -334,7 +345,7 @@ def read_config(path: Path) -> dict:
         config = json.loads(file.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON ({error}); --overwrite starts the run anew") from error
     if not _is_config(config):
         raise UserError(f"{file} is not the config of a run; --overwrite starts the run anew")

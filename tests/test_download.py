@@ -397,7 +397,7 @@ def test_the_mirror_of_mnist_comes_first(site: Site, tmp_path: Path, mnist: dict
     assert {path.name for path in folder.iterdir()} == set(mnist)
 
 
-@pytest.mark.parametrize("mirror", ["corrupt.tar.gz", "not there", "."])
+@pytest.mark.parametrize("mirror", ["corrupt.tar.gz", "not there", ".", "x" * 300])
 def test_a_useless_mirror_is_named_and_the_known_sources_follow(
     site: Site,
     tmp_path: Path,
@@ -412,6 +412,14 @@ def test_a_useless_mirror_is_named_and_the_known_sources_follow(
     data.load_images("cifar10", data_dir=tmp_path / "data", mirror=mirror)
     assert f"gave up on {mirror if mirror != '.' else 'cifar-10-python.tar.gz'}:" in capsys.readouterr().out
     assert site.requests == [("first", None)]
+
+
+def test_a_data_folder_that_is_closed_is_one_sentence_with_what_is_missing(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name in ("cifar10", "mnist"):
+        with pytest.raises(UserError, match=f"^{name} is not in .*, and cannot make the folder .*--data synthetic$"):
+            data.load_images(name, data_dir=tmp_path / "file" / "data")
+    assert site.requests == []
 
 
 def test_an_archive_already_in_the_data_folder_is_used_and_stays(site: Site, tmp_path: Path, cifar10: bytes) -> None:

@@ -51,10 +51,10 @@ def status_of(run: Path) -> str:
     return json.loads((run / "config.json").read_text())["status"]
 
 
-def start_small(script: str, *flags: object) -> subprocess.Popen:
+def start_small(script: str, *flags: object, stdout: object = subprocess.PIPE) -> subprocess.Popen:
     """The script on a few images, as a process of its own."""
     command = [sys.executable, "-c", SMALL_SCRIPT, script, *map(str, flags)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_epoch(process: subprocess.Popen, epoch: int) -> None:
@@ -184,6 +184,7 @@ def test_kill_9_at_a_chance_moment_then_resume(run_main, script, own):
     shutil.rmtree("whole")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="sends signals")
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_ends_at_once_with_the_command_that_continues(run_main, signum, code):
     flags = [*TINY, "--epochs", "500"]
@@ -251,6 +252,31 @@ def test_full_disk_at_any_write_costs_no_earlier_checkpoint(monkeypatch, run_mai
         assert run_main("rnn_mnist", *flags, "--runs-dir", runs_dir, "--resume")[0] == 0
         assert_same_run(only_run(runs_dir), only_run("whole"))
     assert failures > 6
+
+
+@pytest.mark.parametrize("output", ["full disk", "closed pipe"])
+def test_standard_output_that_takes_no_more_is_one_sentence_and_costs_no_epoch(run_main, output):
+    flags = [*TINY, "--epochs", "60"]
+    if output == "full disk":
+        if not Path("/dev/full").exists():
+            pytest.skip("needs /dev/full")
+        with Path("/dev/full").open("w") as full:
+            process = start_small("rnn_mnist", *flags, stdout=full)
+        reason, saved = "No space left on device", 0
+    else:
+        process = start_small("rnn_mnist", *flags)
+        wait_for_epoch(process, 2)
+        process.stdout.close()
+        reason, saved = "Broken pipe", 3
+    err = process.stderr.read()
+    assert process.wait(timeout=120) == 2
+    assert err == f"error: cannot write to standard output: {reason}\n"
+    run = only_run()
+    assert status_of(run) == "interrupted"
+    if saved:
+        assert load_checkpoint(run / "last.pt")["epoch"] >= saved  # the one whose line nobody took, too
+    assert run_main("rnn_mnist", *flags, "--resume")[0] == 0
+    assert len(metrics_of(run)) == 61
 
 
 def test_quota_that_ends_in_the_checkpoint_keeps_the_one_before(run_main):

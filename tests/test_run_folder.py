@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -282,6 +284,46 @@ def test_dry_run_keeps_nothing(rnn):
     assert code == 0
     assert "nothing was kept" in out
     assert not Path("runs").exists()
+
+
+def test_dry_run_holds_no_file_open_when_its_folder_is_deleted(rnn, monkeypatch):
+    """As Windows would not delete it then."""
+    looked = []
+
+    class Folder(tempfile.TemporaryDirectory):
+        def __exit__(self, *error):
+            with FolderLock(Path(self.name) / "run" / ".lock", refusal="still held"):
+                looked.append(self.name)
+            super().__exit__(*error)
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", Folder)
+    assert rnn("--dry-run")[0] == 0
+    assert len(looked) == 1
+
+
+def test_what_a_broken_off_overwrite_left_is_not_in_the_new_run(rnn):
+    assert rnn("--epochs", 1)[0] == 0
+    (RUN / "last.pt").unlink()
+    config = json.loads((RUN / "config.json").read_text())
+    (RUN / "config.json").write_text(json.dumps(config | {"status": "interrupted"}))
+    for folder, file in (("snapshots", "epoch-0009.pt"), ("figures", "filters_conv1.png")):
+        (RUN / folder).mkdir()
+        (RUN / folder / file).write_bytes(b"old")
+    assert rnn("--epochs", 1, "--resume")[0] == 0
+    assert not (RUN / "snapshots").exists() and not (RUN / "figures").exists()
+
+
+def test_a_folder_that_cannot_be_cleared_is_one_sentence(rnn, monkeypatch):
+    assert rnn("--epochs", 1)[0] == 0
+    (RUN / "figures").mkdir()
+
+    def refuse(path, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    code, _, err = rnn("--epochs", 1, "--overwrite")
+    assert (code, err) == (2, f"error: cannot delete {RUN / 'figures'}: Permission denied\n")
+    assert (RUN / "config.json").exists()
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
