@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ STRONGEST = 9  # activations shown of a map, as in the paper
 MAPS_SHOWN, MAPS_EVOLVING = 12, 6  # of each convolution, if --maps names none
 AVERAGED = 200  # random images that the invariance curves' mean is over
 OF_EACH_CLASS = 10  # images in the correspondence table
+STREAM = 1_000_003  # between the seeds of a run's random choices; PyTorch's generator takes their low 32 bits only
 REPORT = ((0.0657, 0.1373), (0.1000, 0.3112))  # mean and standard deviation of ReLU1 and ReLU2, as printed there
 
 
@@ -78,10 +78,10 @@ class Subject:
         return ((inputs * self.images.std + self.images.mean) * 255).round().clamp(0, 255).byte().cpu().numpy()
 
     def draw(self, stream: int) -> "Tensor":
-        """A random order of the test images from --seed, another for each `stream`."""
+        """A random order of the test images from --seed, another for each `stream`, from 0."""
         import torch
 
-        generator = torch.Generator().manual_seed(self.flags.seed + (stream << 32))
+        generator = torch.Generator().manual_seed(self.flags.seed + stream * STREAM)
         return torch.randperm(len(self.inputs), generator=generator)
 
     @cached_property
@@ -114,14 +114,16 @@ class Subject:
             return self.maps[convolution]
         responds = self.strongest[self.layers[convolution]].values[:, 0] > 0
         order = torch.randperm(len(responds), generator=torch.Generator().manual_seed(self.flags.seed))
-        return sorted(order[responds[order]][:MAPS_SHOWN][:count].tolist())
+        if responds.any():  # else the layer is dead as a whole, which is to be seen, too
+            order = order[responds[order]]
+        return sorted(order[:MAPS_SHOWN][:count].tolist())
 
     @cached_property
     def shown(self) -> "Tensor":
         """Indices of --images random test images that are classified rightly, of as many classes as there are."""
         import torch
 
-        order = self.draw(1)[:1000]
+        order = self.draw(0)[:1000]
         with torch.no_grad():
             right = (self.model(self.inputs[order]).argmax(dim=1) == self.labels[order]).tolist()
         labels = self.labels[order].tolist()
@@ -232,7 +234,7 @@ def show_invariance(subject: Subject) -> "Findings":
         "rotation": (range(0, 360, 15), (0, 45, 90)),
     }
     shown = subject.shown
-    chosen = torch.cat([shown, subject.draw(2)[:AVERAGED]])
+    chosen = torch.cat([shown, subject.draw(1)[:AVERAGED]])
     inputs, labels = subject.inputs[chosen], subject.labels[chosen]
     results, examples = [], []
     for kind, (amounts, moves) in kinds.items():
@@ -265,7 +267,7 @@ def show_correspondence(subject: Subject) -> "Findings":
     from interpret import correspondence
     from interpret.correspondence import LAYERS, PARTS
 
-    order = subject.draw(3)
+    order = subject.draw(2)
     labels = subject.labels.cpu()[order]
     chosen = torch.cat([order[labels == label][:OF_EACH_CLASS] for label in range(len(subject.images.classes))])
     inputs, labels = subject.inputs[chosen], subject.labels[chosen]
@@ -289,7 +291,7 @@ ANALYSES = {
 def main(argv: Sequence[str] | None = None) -> int:
     flags = _parse(argv)
 
-    from harness.files import FolderLock, make_folder
+    from harness.files import FolderLock, check_writable, make_folder
     from harness.trained import load_snapshots, load_test_images, load_trained
     from models import build_model
 
@@ -332,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             pass
     folder = flags.out or trained.folder / "figures"
     make_folder(folder)
-    _check_writable(folder)
+    check_writable(folder)  # now rather than after the first analysis
     pictures = _run(analyses, subject, folder)
     if flags.tensorboard:
         from harness.events import replace_images
@@ -459,15 +461,6 @@ def _maps_of(asked: Iterable[tuple[str, list[int]]], convolutions: dict[str, int
                 )
         chosen[names[0]] = list(dict.fromkeys([*chosen.get(names[0], []), *numbers]))
     return chosen
-
-
-def _check_writable(folder: Path) -> None:
-    """UserError now rather than after the first analysis."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write in {folder}: {error.strerror}") from error
 
 
 def _short(name: str) -> str:

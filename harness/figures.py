@@ -154,7 +154,12 @@ def activations_figure(layers: Sequence, title: str) -> np.ndarray:
         # Not the first bin: it holds all that is smaller still.
         edges, counts = np.asarray(layer.histogram_edges)[1:], np.asarray(layer.histogram_counts, dtype=float)[1:]
         right.stairs(counts / np.log2(edges[1:] / edges[:-1]), edges, fill=True, color="#4269d0")
-        right.set(xscale="log", yscale="log", xlabel="activation above zero", ylabel="how many per factor of 2")
+        right.set(
+            xscale="log",
+            yscale="log" if counts.any() else "linear",
+            xlabel="activation above zero",
+            ylabel="how many per factor of 2",
+        )
         right.set_title(f"{layer.zeros:.1%} of all are zero", fontsize=9)
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)

@@ -54,6 +54,8 @@ def load_trained(path: Path, build_model: Callable[[dict], nn.Module]) -> Traine
         model.load_state_dict(weights)
     except (ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be rebuilt: {_first_line(error)}") from error
+    if not all(value.isfinite().all() for value in model.state_dict().values()):
+        raise UserError(f"{path} holds weights that are not finite, of a run that diverged; there is nothing to see")
     checksum = str(dataset.get("checksum"))
     return Trained(path, model.eval(), config["model"], dataset["name"], checksum, epoch)
 

@@ -55,7 +55,7 @@ def transform(images: Tensor, kind: str, amount: float, *, fill: float = 0.0) ->
     else:
         raise ValueError(f"{kind!r} is none of translation, scale, rotation")
     # In float64 on the CPU, so that whole pixels stay whole pixels; these are a few images only.
-    exact = images.double().cpu()
+    exact = images.cpu().double()  # on the CPU first: MPS has no float64
     theta = torch.tensor(matrix, dtype=torch.float64).expand(len(images), 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)  # (n, height, width, 2)
     moved = F.grid_sample(exact - fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + fill

@@ -19,7 +19,7 @@ from harness.events import read_events
 from harness.files import FolderLock
 from harness.gallery import Findings, Picture, Table, write_findings
 from harness.run_folder import load_checkpoint
-from harness.trained import load_test_images, load_trained
+from harness.trained import load_snapshots, load_test_images, load_trained
 from models import build_model
 
 TESTED = 60  # synthetic test images
@@ -148,10 +148,25 @@ def test_deconvnet_table_names_the_strongest_activations(trained_run: Path, draw
         assert row["class"] == images.classes[images.test.labels[image]]
 
 
-def test_evolution_table_has_the_snapshots_of_the_run(drawn: Path):
+def test_evolution_table_has_the_snapshots_of_the_run(trained_run: Path, drawn: Path):
     rows = _rows(drawn / "evolution.csv")
-    assert {int(row["epoch"]) for row in rows} == {1, 2}
     assert len(rows) == 2 * 2 * visualize.MAPS_EVOLVING
+    model, inputs, images = _whole(trained_run / "best.pt")
+    snapshots = load_snapshots(load_trained(trained_run / "best.pt", build_model))
+    for layer in ("features.relu1", "features.relu2"):
+        of_layer = [row for row in rows if row["layer"] == layer]
+        maps = sorted({int(row["map"]) for row in of_layer})
+        expected = [
+            (stage.epoch, number, *figures)
+            for stage in interpret.evolution(model, inputs, layer, maps, snapshots)
+            for number, *figures in zip(
+                maps, *(values.tolist() for values in (stage.images, stage.rows, stage.columns)), strict=True
+            )
+        ]
+        names = ("epoch", "map", "test image", "row", "column")
+        assert sorted(tuple(int(row[name]) for name in names) for row in of_layer) == sorted(expected)
+        for row in of_layer:
+            assert row["class"] == images.classes[images.test.labels[int(row["test image"])]]
 
 
 def test_invariance_is_undisturbed_where_nothing_is_moved(trained_run: Path, drawn: Path):
@@ -176,8 +191,58 @@ def test_occlusion_and_correspondence_tables_equal_interpret(trained_run: Path, 
     maps = interpret.occlusion(model, inputs[shown], images.test.labels[shown], size=8)
     lowest = maps.probability.flatten(1).min(dim=1).values.tolist()
     assert [float(row["lowest p"]) for row in rows] == pytest.approx(lowest, rel=1e-4)
-    table = _rows(drawn / "correspondence.csv")
-    assert len(table) == 12 and all(0 <= float(row["mean"]) <= 1 for row in table)
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(2 * visualize.STREAM))
+    chosen = torch.cat([order[images.test.labels[order] == label][: visualize.OF_EACH_CLASS] for label in range(10)])
+    gray = (0.5 - images.mean) / images.std
+    cells = interpret.correspondence(
+        model, inputs[chosen], images.test.labels[chosen], size=8, stride=4, value=gray, seed=0
+    )
+    table = [
+        (row["part hidden"], row["layer"], float(row["mean"]), float(row["std"]))
+        for row in _rows(drawn / "correspondence.csv")
+    ]
+    assert len(table) == 12
+    assert [row[:2] for row in table] == [(cell.part, cell.layer.replace("_", " ")) for cell in cells]
+    assert [row[2:] for row in table] == [pytest.approx((cell.mean, cell.std), rel=1e-4) for cell in cells]
+
+
+def test_invariance_table_is_that_of_interpret(trained_run: Path, drawn: Path):
+    model, inputs, images = _whole(trained_run / "best.pt")
+    rows = _rows(drawn / "invariance.csv")
+    image = next(int(row["test image"]) for row in rows)
+    for kind in ("translation", "scale", "rotation"):
+        found = [row for row in rows if (row["transformation"], row["test image"]) == (kind, str(image))]
+        amounts = [float(row["amount"]) for row in found]
+        assert len(amounts) > 12 and amounts == sorted(amounts)
+        of_image = slice(image, image + 1)
+        fill = (0.5 - images.mean) / images.std
+        result = interpret.invariance(model, inputs[of_image], images.test.labels[of_image], kind, amounts, fill=fill)
+        for name, values in (
+            ("first layer", result.first / result.first_norm),
+            ("last hidden layer", result.last_hidden / result.last_hidden_norm),
+            ("p(true class)", result.probability),
+        ):
+            assert [float(row[name]) for row in found] == pytest.approx(values[:, 0].tolist(), rel=1e-3, abs=1e-6)
+
+
+def test_a_network_that_answers_nothing_is_shown_dead(run: Path, tmp_path: Path, run_main: Callable):
+    content = torch.load(run / "best.pt", weights_only=True)
+    content["model"]["features.conv2.weight"].zero_()
+    content["model"]["features.conv2.bias"].fill_(-1)
+    torch.save(content, run / "best.pt")
+    code, _, err = run_main("visualize", run / "best.pt", "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    rows = _rows(tmp_path / "out" / "deconvnet.csv")
+    assert {float(row["activation"]) for row in rows if row["layer"] == "features.relu2"} == {0}
+
+
+def test_weights_that_are_not_finite_are_one_sentence(run: Path, run_main: Callable):
+    content = torch.load(run / "best.pt", weights_only=True)
+    content["model"]["features.conv1.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(content, run / "best.pt")
+    code, out, err = run_main("visualize", run / "best.pt")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and "not finite, of a run that diverged" in err and err.count("\n") == 1
 
 
 def test_named_maps_are_shown(trained_run: Path, tmp_path: Path, run_main: Callable):
@@ -328,7 +393,7 @@ def test_unwritable_folder_is_found_before_anything_is_computed(run: Path, run_m
     def refuse(**_: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("visualize.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("harness.files.tempfile.TemporaryFile", refuse)
     code, out, err = run_main("visualize", run / "best.pt", "--only", "filters")
     assert code == 2 and "Read-only file system" in err and out == ""
 
