@@ -119,8 +119,7 @@ def report(flags: argparse.Namespace, command: str) -> int:
     parsers = {name: script.make_parser() for name, script in SCRIPTS.items()}
     grid = load_grid(flags.grid, parsers)
     chosen = chosen_rows(grid.rows, flags)
-    if flags.out.exists() and not flags.out.is_dir():
-        raise UserError(f"--out {flags.out} is a file; the report needs a folder")
+    check_out(flags.out)
 
     def find(rows: "Sequence[Row]", data: str | None, *, quiet: bool = False) -> "list[RowRuns]":
         seeds = range(flags.seeds)
@@ -159,6 +158,17 @@ def report(flags: argparse.Namespace, command: str) -> int:
     wanted = [problem for problem in problems if problem.row in names] + beside
     tell_problems(wanted, wanted=(len(chosen) + bool(beside)) * flags.seeds)
     return EXIT_INCOMPLETE if wanted else 0
+
+
+def check_out(out: Path) -> None:
+    """UserError, before anything is trained, if the report could not be written to this folder afterwards."""
+    from harness.files import check_writable
+    from harness.report import earlier_figures
+
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; the report needs a folder")
+    earlier_figures(out)
+    check_writable(next(folder for folder in (out, *out.parents) if folder.exists()))
 
 
 def chosen_rows(rows: "list[Row]", flags: argparse.Namespace) -> "list[Row]":
@@ -240,28 +250,39 @@ def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", fl
         for run in each.complete[:1]
         if [run.config["flags"][name] for name in ("optimizer", "lr", "epochs")] == alike
     ]
-    runs = [run.path for run in (cnn, *cells) if (run.path / "best.pt").exists() and not (run.path / FILE).exists()]
+    runs = [run.path for run in (cnn, *cells) if is_outdated(run.path / FILE, run.path / "best.pt")]
     if runs:
         images = load_images("mnist", data_dir=flags.data_dir)
         for run in runs:
             print(f"testing {run} on the first rows of each image", flush=True)
-            keep_first_rows(run, images, build_model)
+            try:
+                keep_first_rows(run, images, build_model)
+            except UserError as error:
+                print(f"warning: the report goes without the first rows of {run}: {error}", file=sys.stderr)
 
 
 def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     """Draw what the report shows of a CNN: visualize.py on the first seed of the best row, kept in its folder."""
-    rows = [each for each in results if each.row.script == cnn_cifar10.__name__ and each.complete]
-    if not rows:
+    from harness.report.inside import rank
+
+    runs = [each.complete[0] for each in results if each.row.script == cnn_cifar10.__name__ and each.complete]
+    if not runs:
         return
-    best = max(rows, key=lambda each: max(metrics.test_accuracy for metrics in each.complete[0].history))
-    folder = best.complete[0].path
-    if (folder / "best.pt").exists() and not (folder / "figures" / "index.html").exists():
+    folder = max(runs, key=rank).path
+    if is_outdated(folder / "figures" / f"{list(visualize.ANALYSES)[-1]}.png", folder / "best.pt"):  # the last of all
         print(f"looking inside {folder}", flush=True)
         device = flags.device if flags.engine == "local" else "auto"
         try:
             visualize.main([str(folder / "best.pt"), "--data-dir", str(flags.data_dir), "--device", device])
         except UserError as error:
             print(f"warning: the report goes without pictures of {folder}: {error}", file=sys.stderr)
+
+
+def is_outdated(made: Path, checkpoint: Path) -> bool:
+    """Whether the file is missing or older than the checkpoint that it is made from; never without a checkpoint."""
+    if not checkpoint.exists():
+        return False
+    return not made.exists() or made.stat().st_mtime < checkpoint.stat().st_mtime
 
 
 def count_parameters(config: dict) -> int:

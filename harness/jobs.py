@@ -224,6 +224,7 @@ def train_jobs(jobs: Sequence[Job], engine: Engine) -> dict[tuple[str, int], str
     """
     waiting, running, ended = list(jobs), [], []
     failures: dict[tuple[str, int], str] = {}
+    told: set[Path] = set()  # folders that are waited for
     table = LiveTable()
     try:
         while waiting or running:
@@ -255,6 +256,10 @@ def train_jobs(jobs: Sequence[Job], engine: Engine) -> dict[tuple[str, int], str
                     ended.append(job)
                     failures[job.row.name, job.seed] = str(error)
                     table.log(f"{job.title}: failed: {error}")
+            for job in waiting if len(running) < slots and not table.live else ():
+                if job.folder not in told:
+                    told.add(job.folder)
+                    table.log(f"{job.title}: waiting: another process is training it")
             table.draw(_table(running, waiting, ended, slots))
             time.sleep(POLL if running or waiting else 0)
     finally:

@@ -4,6 +4,8 @@ The scripts are the real ones, each in a process of its own, on sets made small;
 tested elsewhere, here its writer only notes what it was given.
 """
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -13,11 +15,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import PROJECT
 
 import report
+import visualize
 from harness.errors import UserError
 from harness.files import FolderLock
 
@@ -182,6 +186,70 @@ def test_report_is_written_without_pictures_that_cannot_be_drawn(run_main, writt
     assert err.startswith("warning: the report goes without pictures of ") and err.endswith(": best.pt is damaged\n")
 
 
+@pytest.mark.usefixtures("written")
+def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_again_once_it_was_trained_on(
+    run_main, monkeypatch, tmp_path
+):
+    table = '[[row]]\nname = "{0}"\nscript = "cnn_cifar10"\nflags = {{ epochs = {1}, batch_size = 20 }}\n'
+    Path("grid.toml").write_text(table.format("short", 1) + table.format("long", 2))
+    drawn, last = [], f"{list(visualize.ANALYSES)[-1]}.png"
+
+    def draw(words: list[str], *, whole: bool) -> int:
+        drawn.append(Path(words[0]))
+        figures = drawn[-1].parent / "figures"
+        figures.mkdir(exist_ok=True)
+        for name in ("index.html", "filters_conv1.png", *([last] if whole else [])):
+            (figures / name).write_bytes(b"")
+        return 0
+
+    def report_again(*, whole: bool) -> int:
+        monkeypatch.setattr("visualize.main", lambda words: draw(words, whole=whole))
+        before = len(drawn)
+        assert run_main("report", *FLAGS)[0] == 0
+        return len(drawn) - before
+
+    assert report_again(whole=False) == 1
+    assert "e2-" in drawn[0].parent.name  # most epochs first, as the report chooses what it shows
+    assert report_again(whole=True) == 1  # those that an interruption cut short
+    assert report_again(whole=True) == 0
+    later = (drawn[0].parent / "figures" / last).stat().st_mtime + 10
+    os.utime(drawn[0], (later, later))
+    assert report_again(whole=True) == 1
+    drawn[0].unlink()
+    assert report_again(whole=True) == 0
+
+
+def test_first_rows_that_cannot_be_tested_are_one_warning_and_the_others_are_kept(run_main, written, monkeypatch):
+    folders = [Path("runs") / name for name in ("cnn", "damaged", "kept", "checked-out")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        if folder.name != "checked-out":
+            (folder / "best.pt").write_bytes(b"")
+    (folders[2] / "figures").mkdir()
+    (folders[2] / "figures" / "first_rows.csv").write_text("")
+    config = {"flags": {"optimizer": "adam", "lr": 0.001, "epochs": 10}}
+    cnn, *cells = [
+        SimpleNamespace(row=SimpleNamespace(script="rnn_mnist"), complete=[SimpleNamespace(path=folder, config=config)])
+        for folder in folders
+    ]
+    tested = []
+
+    def keep(folder: Path, images: object, build_model: Callable) -> None:
+        tested.append(folder)
+        if folder.name == "damaged":
+            raise UserError("best.pt is damaged")
+
+    monkeypatch.setattr("harness.first_rows.keep_first_rows", keep)
+    monkeypatch.setattr("harness.data.load_images", lambda *_, **__: None)
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        report.keep_first_rows_of([cnn], cells, SimpleNamespace(data_dir=Path("data")))
+    assert tested == folders[:2]
+    assert errors.getvalue() == (
+        f"warning: the report goes without the first rows of {folders[1]}: best.pt is damaged\n"
+    )
+
+
 def test_comparison_that_failed_is_told_and_in_the_exit_code(run_main, written, monkeypatch):
     Path("grid.toml").write_text(
         "[comparison]\nflags = { epochs = 1 }\n"
@@ -261,6 +329,8 @@ def test_failing_and_diverging_runs_are_told_and_the_others_go_on(run_main, writ
         (["--engine", "slurm"], "argument --engine: invalid choice: 'slurm'"),
         (["--engine", "ray"], "--engine ray needs Ray: pip install -r requirements-ray.txt"),
         (["--out", "grid.toml"], "--out grid.toml is a file; the report needs a folder"),
+        (["--out", "grid.toml/report"], "cannot write in grid.toml: Not a directory"),
+        (["--out", "own"], f"{Path('own/README.md')} was not written by report.py and would be replaced"),
         (["--data", "real", "--data-dir", "grid.toml"], "grid.toml"),
     ],
 )
@@ -268,6 +338,8 @@ def test_wrong_input_is_one_sentence_before_anything_is_trained(run_main, writte
     monkeypatch.setattr("harness.download._obtain", lambda *_: pytest.fail("no test goes to the network"))
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     write_grid(good="epochs = 1")
+    Path("own").mkdir()
+    Path("own/README.md").write_text("# My own")
     code, out, err = run_main("report", *FLAGS, *flags)
     assert (code, out) == (2, "")
     assert err.startswith("error: ") and sentence in err and err.count("\n") == 1

@@ -152,7 +152,7 @@ def test_numbers_as_text():
     assert spread(Sample((0.99340, 0.99342)), "test_accuracy") == "0.9934 ± 0.00001"
     assert spread(None, "test_loss") == "–"
     assert interval_text((-0.2, 1.3), "test_accuracy") == "0.00000 … 1.00000"
-    assert interval_text((1.02, 1.3), "test_loss") == "1.0200 … 1.3000"
+    assert interval_text((1.02, 1.3), "test_loss") == "1.02000 … 1.30000"
 
 
 @pytest.mark.parametrize(("rough", "verdict"), [("rnn", "it holds"), ("lstm", "it is contradicted")])

@@ -416,6 +416,12 @@ def test_every_chart_is_drawn_the_same_each_time_with_its_labels_in_it():
     assert abs(ends[0] - ends[1]) >= 10  # two lines that end in one place are named one above the other
 
 
+def test_a_line_of_a_mean_alone_is_not_called_empty():
+    for dots, empty in ((charts.Dots("GRU", (), 0.2), False), (charts.Dots("GRU", (), None), True)):
+        svg = charts.dot_chart("one seed", [charts.DotPanel("p", (dots,), "x", "accuracy", {"values": "a run"})])
+        assert (b"no complete run" in svg) == empty
+
+
 # -- in a browser ------------------------------------------------------------------------------------------------------
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

@@ -64,7 +64,7 @@ def write_report(
     report that no page shows any more are deleted. Raises UserError if `out` holds a README.md or index.html that is no
     report, or if something cannot be read or written.
     """
-    earlier = _earlier_figures(out)
+    earlier = earlier_figures(out)
     blocks = compose(
         results,
         problems=problems,
@@ -249,7 +249,7 @@ def _tried(out: Path) -> Text:
     )
 
 
-def _earlier_figures(out: Path) -> set[str]:
+def earlier_figures(out: Path) -> set[str]:
     """The pictures of an earlier report in `out`; UserError if a page there is none of ours."""
     names: set[str] = set()
     for page in ("README.md", "index.html"):

@@ -315,7 +315,7 @@ def _draw_dots(axes: Axes, panel: DotPanel) -> None:
             mark = _diamond("")
             mark.set_data([_on_scale(line.reference, panel.scale)], [place])
             axes.add_line(mark)
-        if not line.values and line.reference is None and line.interval is None:
+        if not line.values and line.mean is None and line.reference is None and line.interval is None:
             axes.text(0.01, place, "no complete run", transform=axes.get_yaxis_transform(), va="center", color=FAINT)
     labels = [_cut(line.label, 44) for line in panel.lines]
     axes.set_yticks(range(len(labels)), labels)

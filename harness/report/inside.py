@@ -63,14 +63,16 @@ PICTURES = {
     "correspondence": (
         "Correspondence",
         "Hide the same part in different images and compare how the features change: the Hamming distance of the signs "
-        "of the change, smaller is more consistent. If the network related parts, the bar of the critical cell would "
-        "be lower than those of random cells.",
+        "of the change, smaller is more consistent. Two comparisons: the cell whose hiding costs the whole class most "
+        "(dark blue) with a random one, each hidden in all images of the class (light blue), and each image's own most "
+        "critical cell (orange) with a random one for each image (gray). If the network related parts, the first bar "
+        "of each pair would be the lower one.",
     ),
 }
 
 
 def find_inside(rows: Sequence[RowRuns]) -> tuple[RowRuns, Run] | None:
-    """The CNN run whose figures/ are shown: of those that have any, most epochs first, then the best test accuracy."""
+    """The CNN run whose figures/ are shown: of those that have any, the highest by `rank`."""
     found = [
         (row, run)
         for row in rows
@@ -78,11 +80,13 @@ def find_inside(rows: Sequence[RowRuns]) -> tuple[RowRuns, Run] | None:
         if any((run.path / "figures" / f"{name}.png").is_file() for name in PICTURES)
     ]
 
-    def rank(each: tuple[RowRuns, Run]) -> tuple:
-        accuracy = best(each[1], "test_accuracy")
-        return len(each[1].history), accuracy if accuracy == accuracy else -1.0, -each[1].seed
+    return max(found, key=lambda each: rank(each[1]), default=None)
 
-    return max(found, key=rank, default=None)
+
+def rank(run: Run) -> tuple:
+    """Which of several runs is shown: the one with the largest of these. Most epochs, then the best test accuracy."""
+    accuracy = best(run, "test_accuracy")
+    return len(run.history), accuracy if accuracy == accuracy else -1.0, -run.seed
 
 
 def visualization(rows: Sequence[RowRuns], names: Names) -> tuple[list[Block], dict[str, str]]:

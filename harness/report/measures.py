@@ -221,7 +221,7 @@ def interval_text(interval: tuple[float, float] | None, figure: str) -> str:
     low, high = max(interval[0], 0.0), interval[1]
     if figure.endswith("accuracy"):
         high = min(high, 1.0)
-    decimals = _decimals((low + high) / 2, figure) + (1 if figure.endswith("accuracy") else 0)
+    decimals = _decimals((low + high) / 2, figure) + 1
     return f"{low:.{decimals}f} … {high:.{decimals}f}"
 
 
