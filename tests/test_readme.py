@@ -99,7 +99,7 @@ def test_other_command_names_what_exists(words: list[str]) -> None:
             assert (PROJECT / file).is_file()
         case ["cp", file, _]:
             assert (PROJECT / file).is_file()
-        case ["python", "-m", "venv", ".venv"] | ["source", ".venv/bin/activate"] | ["pytest" | "git" | "cd", *_]:
+        case ["python3", "-m", "venv", ".venv"] | ["source", ".venv/bin/activate"] | ["pytest" | "git" | "cd", *_]:
             pass
         case (
             ["ray", "start" | "stop", *_] | ["ray", "get-auth-token", "--generate"] | ["export", "RAY_AUTH_MODE=token"]
