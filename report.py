@@ -262,7 +262,7 @@ def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", fl
 
 
 def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
-    """Draw what the report shows of a CNN: visualize.py on the first seed of the best row, kept in its folder."""
+    """Draw what the report shows of a CNN: visualize.py on the first seed of the row that it chooses."""
     from harness.report.inside import rank
 
     runs = [each.complete[0] for each in results if each.row.script == cnn_cifar10.__name__ and each.complete]

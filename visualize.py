@@ -29,7 +29,6 @@ STRONGEST = 9  # activations shown of a map, as in the paper
 MAPS_SHOWN, MAPS_EVOLVING = 12, 6  # of each convolution, if --maps names none
 AVERAGED = 200  # random images that the invariance curves' mean is over
 OF_EACH_CLASS = 10  # images in the correspondence table
-STREAM = 1_000_003  # between the seeds of a run's random choices; PyTorch's generator takes their low 32 bits only
 REPORT = ((0.0657, 0.1373), (0.1000, 0.3112))  # mean and standard deviation of ReLU1 and ReLU2, as printed there
 
 
@@ -77,12 +76,12 @@ class Subject:
         """The network's input as uint8 pixels again."""
         return ((inputs * self.images.std + self.images.mean) * 255).round().clamp(0, 255).byte().cpu().numpy()
 
-    def draw(self, stream: int) -> "Tensor":
-        """A random order of the test images from --seed, another for each `stream`, from 0."""
+    @cached_property
+    def order(self) -> "Tensor":
+        """The random order of the test images, from --seed, of which every analysis takes the first that it can use."""
         import torch
 
-        generator = torch.Generator().manual_seed(self.flags.seed + stream * STREAM)
-        return torch.randperm(len(self.inputs), generator=generator)
+        return torch.randperm(len(self.inputs), generator=torch.Generator().manual_seed(self.flags.seed))
 
     @cached_property
     def layers(self) -> dict[str, str]:
@@ -123,7 +122,7 @@ class Subject:
         """Indices of --images random test images that are classified rightly, of as many classes as there are."""
         import torch
 
-        order = self.draw(0)[:1000]
+        order = self.order[:1000]
         with torch.no_grad():
             right = (self.model(self.inputs[order]).argmax(dim=1) == self.labels[order]).tolist()
         labels = self.labels[order].tolist()
@@ -234,7 +233,7 @@ def show_invariance(subject: Subject) -> "Findings":
         "rotation": (range(0, 360, 15), (0, 45, 90)),
     }
     shown = subject.shown
-    chosen = torch.cat([shown, subject.draw(1)[:AVERAGED]])
+    chosen = torch.cat([shown, subject.order[:AVERAGED]])
     inputs, labels = subject.inputs[chosen], subject.labels[chosen]
     results, examples = [], []
     for kind, (amounts, moves) in kinds.items():
@@ -267,7 +266,7 @@ def show_correspondence(subject: Subject) -> "Findings":
     from interpret import correspondence
     from interpret.correspondence import LAYERS, PARTS
 
-    order = subject.draw(2)
+    order = subject.order
     labels = subject.labels.cpu()[order]
     chosen = torch.cat([order[labels == label][:OF_EACH_CLASS] for label in range(len(subject.images.classes))])
     inputs, labels = subject.inputs[chosen], subject.labels[chosen]

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import EXIT_BAD_INPUT, Interrupted, UserError, ignore_interruptions, leave
+from harness.errors import EXIT_BAD_INPUT, Interrupted, OutputLost, UserError, ignore_interruptions, leave
 
 if TYPE_CHECKING:
     import torch
@@ -158,6 +158,9 @@ class Ranks:
         except UserError:
             if not self._tells_error():
                 leave(EXIT_BAD_INPUT)
+            raise
+        except OutputLost:  # the main rank's, as no other prints
+            self._note_exit(EXIT_BAD_INPUT)
             raise
 
     @contextlib.contextmanager

@@ -5,14 +5,13 @@ Every script of the project runs its `main` through `run_script`. A bug keeps it
 
 import _thread
 import contextlib
-import errno
 import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 3
@@ -24,6 +23,32 @@ STOP_WITH_STDIN = "HARNESS_STOP_WITH_STDIN"
 
 class UserError(Exception):
     """Something the user can mend; the message is one sentence that says what is wrong and what to do."""
+
+
+class OutputLost(Exception):
+    """Standard output takes no more: its reader is gone or its disk full. The message says why."""
+
+
+class _Output:
+    """Standard output whose failures are an OutputLost, which no other file's can be taken for."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            raise OutputLost(error.strerror) from error
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise OutputLost(error.strerror) from error
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
 
 
 class Interrupted(BaseException):
@@ -60,6 +85,8 @@ def run_script(main: Callable[[], int]) -> int:
         signal.signal(each, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be text that the terminal can show
+    output = sys.stdout
+    sys.stdout = _Output(output)
     prepare_process()
     if os.environ.pop(STOP_WITH_STDIN, None):
         stdin = os.dup(0)
@@ -67,26 +94,23 @@ def run_script(main: Callable[[], int]) -> int:
         threading.Thread(target=_stop_at_end_of, args=(stdin,), daemon=True).start()
     try:
         code = main()
+        sys.stdout.flush()
         if is_rank():
             leave(code)  # threads of PyTorch's that served its group may be alive, and would abort Python's own end
         return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except OSError as error:
-        if not is_of_output(error):
-            raise
+    except OutputLost as error:
         with contextlib.suppress(OSError):
-            print(f"error: cannot write to standard output: {error.strerror}", file=sys.stderr)
+            print(f"error: cannot write to standard output: {error}", file=sys.stderr)
         leave(EXIT_BAD_INPUT)  # Python's own end would try again
     except Interrupted as interruption:
         print(f"\n{interruption.message}", file=sys.stderr)
         leave(128 + interruption.signum)
-
-
-def is_of_output(error: OSError) -> bool:
-    """Whether it is standard output's (a closed pipe, a full disk): what concerns a file of ours is a UserError."""
-    return error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
+    finally:
+        if isinstance(sys.stdout, _Output):
+            sys.stdout = output
 
 
 def _stop_at_end_of(descriptor: int) -> None:
@@ -99,6 +123,6 @@ def _stop_at_end_of(descriptor: int) -> None:
 def leave(code: int) -> NoReturn:
     """End the process now: everything is tidied up, and taking PyTorch down in order can take seconds."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, OutputLost):
             stream.flush()
     os._exit(code)

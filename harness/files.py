@@ -57,11 +57,10 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def flush_to_disk(descriptor: int) -> None:
     """All that was written to the file is on the disk afterwards; on macOS past the drive's own cache, too."""
+    os.fsync(descriptor)
     if hasattr(fcntl, "F_FULLFSYNC"):
         with contextlib.suppress(OSError):  # a network's file system may not know it
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-            return
-    os.fsync(descriptor)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -61,7 +61,8 @@ class ScriptProcess:
         code = self.returncode
         with self._errors as file:
             file.seek(0)
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+        lines = [line for line in lines if line and not line.startswith("warning: ")]
         self.stop()  # closes our end of the pipe
         # A crash may end with this code, too: it is that of C's abort() on Windows.
         if code == 0 or (code == EXIT_DIVERGED and any("diverged" in line for line in lines)):

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from harness.distributed import ALONE, Ranks, join
-from harness.errors import Interrupted, UserError, is_of_output
+from harness.errors import Interrupted, OutputLost, UserError
 from harness.files import FolderLock, make_folder, write_atomically
 from harness.flags import MAY_CHANGE, RESULT_FLAGS, recorded_flags, resume_command, resumed_flags, run_name
 
@@ -78,6 +78,7 @@ class RunFolder:
         self.recorded_config: dict | None = None
         self.recorded_status: str | None = None
         self.checkpoint: dict | None = None
+        self.ended = False  # complete, or diverged with its last checkpoint written
         self._lock = FolderLock(path / ".lock", refusal=f"{LOCKED} {path}; wait for it, or choose another --name")
 
     @property
@@ -177,11 +178,13 @@ class RunFolder:
             if has_run(self.path) and not self.flags.overwrite:
                 raise _folder_exists(self.path)
         try:
-            if self.checkpoint is None:  # anything there is to be overwritten, or of a run that saved no epoch
+            if self.flags.overwrite:
                 _clear(self.path)
+            elif self.checkpoint is None:  # a kill in the middle of an --overwrite may have left the former run's
+                _remove_folder(self.path / "snapshots")
             _sweep(self.path)
         except OSError as error:
-            raise UserError(f"cannot delete {error.filename}: {error.strerror}") from error
+            raise UserError(f"cannot delete {error.filename or self.path}: {error.strerror or error}") from error
 
     def write_config(self, changes: dict | None = None) -> None:
         """Write config.json; `changes` to the config count from when they are on the disk."""
@@ -210,6 +213,7 @@ class RunFolder:
     def finish(self, wall_seconds: float) -> None:
         """Record that the run is complete."""
         self.write_config({"status": "complete", "wall_seconds": round(wall_seconds, 3)})
+        self.ended = True
 
     def note_divergence(self) -> None:
         """Give a run that diverged its status, should a kill have come between its last checkpoint and that."""
@@ -261,9 +265,7 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
                 f"{error}; what was saved before is whole, continue with: {resume_command(flags)}"
             ) from error
         raise
-    except OSError as error:
-        if not is_of_output(error):
-            raise
+    except OutputLost:
         if run.config:
             _record_interruption(run)
         raise
@@ -288,7 +290,7 @@ def _find_run(run: RunFolder) -> None:
 
 
 def _record_interruption(run: RunFolder) -> None:
-    if run.config["status"] not in ("complete", "diverged"):
+    if not run.ended:
         with contextlib.suppress(UserError):  # the disk may be full: the run can be continued all the same
             run.write_config({"status": "interrupted"})
 
@@ -325,11 +327,17 @@ def _clear(path: Path) -> None:
     """Delete a run, and only what a run consists of; last.pt first, so that no half of it can be resumed."""
     (path / "last.pt").unlink(missing_ok=True)
     for folder in (path / "snapshots", path / "figures"):
-        if folder.exists():
-            shutil.rmtree(folder)
+        _remove_folder(folder)
     for pattern in ("best.pt", "metrics.csv", "events.out.tfevents.*", "config.json"):
         for file in path.glob(pattern):
             file.unlink()
+
+
+def _remove_folder(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
 
 
 def _sweep(path: Path) -> None:

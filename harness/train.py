@@ -99,6 +99,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
                 run.config["status"] = "diverged"
             if ranks.main:
                 _save_epoch(run, state, events, metrics)
+            run.ended = not metrics.finite
             print(line, flush=True)  # after it is saved: standard output may be a full disk, or nobody's any more
             if not metrics.finite:
                 print(f"diverged: the loss of epoch {epoch} is not finite; the run stops here", file=sys.stderr)
@@ -362,7 +363,7 @@ def _save_epoch(run: RunFolder, state: State, events: EventsFile, metrics: Epoch
     if metrics.finite and metrics.test_accuracy > state.best_accuracy:
         state.best_accuracy = metrics.test_accuracy
         run.write_checkpoint("best.pt", {"model": weights, "epoch": epoch, "metrics": metrics._asdict()})
-    if epoch in snapshot_epochs(run.flags):
+    if metrics.finite and epoch in snapshot_epochs(run.flags):
         convolutions = {name for name, module in state.model.named_modules() if isinstance(module, nn.Conv2d)}
         kept = {name: value for name, value in weights.items() if name.rpartition(".")[0] in convolutions}
         run.write_checkpoint(f"snapshots/epoch-{epoch:04}.pt", {"weights": kept, "epoch": epoch})

@@ -80,7 +80,8 @@ def load_snapshots(trained: Trained) -> dict[int, dict[str, Tensor]]:
             )
         ):
             raise UserError(f"{path} is no snapshot of the network in {trained.path}")
-        snapshots[epoch] = weights
+        if all(value.isfinite().all() for value in weights.values()):  # else of an epoch that diverged
+            snapshots[epoch] = weights
     return dict(sorted(snapshots.items()))
 
 

@@ -15,7 +15,7 @@ from conftest import PROJECT
 from killed_runs import SMALL, assert_same_run, make_runs_small, metrics_of, weights_of
 
 import harness.train
-from harness.errors import Interrupted
+from harness.errors import Interrupted, UserError
 from harness.run_folder import load_checkpoint
 
 SMALL_SCRIPT = f"""
@@ -267,7 +267,7 @@ def test_standard_output_that_takes_no_more_is_one_sentence_and_costs_no_epoch(r
         process = start_small("rnn_mnist", *flags)
         wait_for_epoch(process, 2)
         process.stdout.close()
-        reason, saved = "Broken pipe", 3
+        reason, saved = "Invalid argument" if os.name == "nt" else "Broken pipe", 3
     err = process.stderr.read()
     assert process.wait(timeout=120) == 2
     assert err == f"error: cannot write to standard output: {reason}\n"
@@ -321,6 +321,39 @@ def test_loss_that_is_not_finite_stops_the_run_as_diverged(monkeypatch, run_main
     assert run_main("rnn_mnist", *TINY, "--epochs", "4", "--resume")[0] == 3
     assert status_of(run) == "diverged"
     assert len(metrics_of(run)) == 3
+
+
+def test_a_diverged_epoch_that_is_not_saved_is_trained_again(monkeypatch, run_main):
+    real = harness.train.train_epoch
+    monkeypatch.setattr(harness.train, "train_epoch", lambda *arguments: (float("nan"), real(*arguments)[1]))
+    write = harness.train.RunFolder.write_checkpoint
+
+    def full(run, name, content):
+        raise UserError(f"cannot write {name}: No space left on device")
+
+    monkeypatch.setattr(harness.train.RunFolder, "write_checkpoint", full)
+    code, _, err = run_main("rnn_mnist", *TINY, "--epochs", "2")
+    assert code == 2 and "No space left on device" in err and "--resume" in err
+    assert status_of(only_run()) == "interrupted"
+    monkeypatch.setattr(harness.train.RunFolder, "write_checkpoint", write)
+    assert run_main("rnn_mnist", *TINY, "--epochs", "2", "--resume")[0] == 3
+    assert status_of(only_run()) == "diverged"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_fails_only_at_the_end_is_one_sentence():
+    program = "import sys; from harness.errors import run_script; sys.exit(run_script(lambda: print('x') or 0))"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment | {"PYTHONPATH": str(PROJECT)},
+        )
+    expected = "error: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, expected)
 
 
 def test_huge_learning_rate_diverges_and_says_so(run_main):

@@ -306,11 +306,20 @@ def test_what_a_broken_off_overwrite_left_is_not_in_the_new_run(rnn):
     (RUN / "last.pt").unlink()
     config = json.loads((RUN / "config.json").read_text())
     (RUN / "config.json").write_text(json.dumps(config | {"status": "interrupted"}))
-    for folder, file in (("snapshots", "epoch-0009.pt"), ("figures", "filters_conv1.png")):
-        (RUN / folder).mkdir()
-        (RUN / folder / file).write_bytes(b"old")
+    (RUN / "snapshots").mkdir()
+    (RUN / "snapshots" / "epoch-0009.pt").write_bytes(b"old")
     assert rnn("--epochs", 1, "--resume")[0] == 0
-    assert not (RUN / "snapshots").exists() and not (RUN / "figures").exists()
+    assert not (RUN / "snapshots").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="makes a symbolic link")
+def test_overwriting_takes_a_link_away_and_not_what_it_points_to(rnn, tmp_path):
+    assert rnn("--epochs", 1)[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept.png").write_bytes(b"")
+    (RUN / "figures").symlink_to(tmp_path / "elsewhere")
+    assert rnn("--epochs", 1, "--overwrite")[0] == 0
+    assert not (RUN / "figures").exists() and (tmp_path / "elsewhere" / "kept.png").exists()
 
 
 def test_a_folder_that_cannot_be_cleared_is_one_sentence(rnn, monkeypatch):
