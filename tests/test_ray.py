@@ -62,6 +62,7 @@ given = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBL
 if seed == 1:
     sys.exit("error: the disk is full")
 if seed == 2:
+    print("diverged: the loss of epoch 1 is not finite; the run stops here", file=sys.stderr)
     sys.exit(3)
 if seed == 3 and len(list(folder.glob("started-*"))) == 1:
     sys.exit(f"error: another process is training in {folder}; wait for it, or choose another --name")
