@@ -5,7 +5,6 @@ Repeat the command after any interruption: finished runs are never trained again
 
 import argparse
 import importlib.util
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import cnn_cifar10
 import rnn_mnist
 import visualize
 from harness.errors import Interrupted, UserError, run_script
-from harness.flags import Help, Parser, option, thread_count
+from harness.flags import Help, Parser, command_line, option, thread_count
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
     from harness.grid import Problem, Row, RowRuns
@@ -85,7 +84,7 @@ share.__name__ = "number"
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = make_parser().parse_args(argv)
-    command = shlex.join(["python", sys.argv[0], *argv])
+    command = command_line(["python", sys.argv[0], *argv])
     flags.grid = flags.grid or default_grid()
     check_engine(flags)
     try:

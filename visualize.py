@@ -5,7 +5,6 @@ Writes figures, tables and an index.html that shows them all to figures/ in the 
 
 import argparse
 import contextlib
-import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import Interrupted, UserError, run_script
-from harness.flags import Help, Parser, seed_number
+from harness.flags import Help, Parser, command_line, seed_number
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
     import numpy as np
@@ -360,7 +359,7 @@ def _run(analyses: list[str], subject: Subject, folder: Path) -> list:
             try:
                 with tqdm.external_write_mode(file=sys.stdout) if name == "activations" else contextlib.nullcontext():
                     findings = ANALYSES[name](subject)
-                made = f"{flags.checkpoint}, epoch {subject.trained.epoch}: {shlex.join(flags.command)}"
+                made = f"{flags.checkpoint}, epoch {subject.trained.epoch}: {command_line(flags.command)}"
                 write_findings(folder, name, findings, page_title=title, made=made, order=list(ANALYSES))
             except Interrupted as interruption:
                 interruption.message = f"interrupted during {name}; what was finished before is in {folder}"

@@ -9,7 +9,6 @@ otherwise, and named after the variant; never mixed with runs that the flags alo
 
 import argparse
 import importlib
-import shlex
 import sys
 from pathlib import Path
 
@@ -45,7 +44,9 @@ def main() -> int:
         label.append(variant.init)
     import harness.flags
 
-    harness.flags.resume_command = lambda flags: shlex.join(["python", *sys.argv, "--resume"])  # with the variant
+    harness.flags.resume_command = lambda flags: harness.flags.command_line(
+        ["python", *sys.argv, "--resume"]
+    )  # with the variant
     folder = Path("runs") / "search" / "-".join(label or ["plain"])
     return importlib.import_module(variant.script).main(["--runs-dir", str(folder), *rest])
 

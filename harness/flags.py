@@ -6,7 +6,9 @@ its own flags with `add_argument`, `parse_flags` reads the command line.
 
 import argparse
 import math
+import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -254,7 +256,12 @@ def option(name: str) -> str:
 def resume_command(flags: argparse.Namespace) -> str:
     """The command line that continues this run, ready to be pasted into a shell."""
     kept = [word for word in flags.command if word not in ("--overwrite", "--resume")]
-    return shlex.join([*kept, "--resume"])
+    return command_line([*kept, "--resume"])
+
+
+def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> str:
+    """The words as they are typed, quoted for this system's shell: on Windows cmd.exe knows double quotes only."""
+    return subprocess.list2cmdline(words) if windows else shlex.join(words)
 
 
 def snapshot_epochs(flags: argparse.Namespace) -> frozenset[int]:

@@ -11,7 +11,7 @@ import pytest
 from conftest import PROJECT
 
 from harness.errors import UserError
-from harness.flags import recorded_flags, resume_command, resumed_flags, run_name, snapshot_epochs
+from harness.flags import command_line, recorded_flags, resume_command, resumed_flags, run_name, snapshot_epochs
 
 SHARED_DEFAULTS = {
     "data_dir": Path("data"),
@@ -297,4 +297,10 @@ def test_resume_command_repeats_the_flags_and_asks_to_resume_once(read_flags: Ca
     for way in ("--overwrite", "--resume"):
         flags = read_flags("rnn_mnist", "--runs-dir", "my runs", way, "--lr", "0.5")
         assert resume_command(flags).startswith("python ")
-        assert resume_command(flags).endswith(" --runs-dir 'my runs' --lr 0.5 --resume")
+        assert resume_command(flags).endswith(f" {command_line(['--runs-dir', 'my runs'])} --lr 0.5 --resume")
+
+
+def test_commands_are_quoted_for_the_systems_own_shell() -> None:
+    words = ["python", r".\rnn_mnist.py", "--runs-dir", "my runs"]
+    assert command_line(words, windows=True) == r'python .\rnn_mnist.py --runs-dir "my runs"'
+    assert command_line(words, windows=False) == r"python '.\rnn_mnist.py' --runs-dir 'my runs'"
