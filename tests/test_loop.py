@@ -19,6 +19,7 @@ import torch
 from conftest import start_script
 from torch import nn
 
+import harness.train
 from harness.data import EpochOrder, ImageSet, Split
 from harness.optimizers import QuickStep, make_optimizer
 from harness.run_folder import EpochMetrics
@@ -204,6 +205,18 @@ def test_evaluation_equals_numpy_and_ignores_its_batch_size(
         loss, accuracy = evaluate(model, five_images, "fp32")
         assert loss == pytest.approx(losses.mean(), rel=1e-5)
         assert accuracy == pytest.approx(right.mean())
+
+
+def test_convolutions_are_evaluated_in_smaller_batches(five_images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = harness.train.test_batches
+    monkeypatch.setattr("harness.train.test_batches", lambda images, size: asked.append(size) or real(images, size))
+    convolution = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), linear_model())
+    linear = linear_model()[1]
+    convolution[1][1] = nn.Linear(2 * linear.in_features, linear.out_features)
+    for model in (linear_model(), convolution):
+        evaluate(model, five_images, "fp32")
+    assert asked == [harness.train.TEST_BATCH, harness.train.TEST_BATCH_OF_CONVOLUTIONS]
 
 
 class Recorder(nn.Module):
