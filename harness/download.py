@@ -96,7 +96,8 @@ def fetch_cifar10(data_dir: Path, checksums: dict[str, str], mirror: str | None 
     with _download_lock(data_dir, complaint):
         if all((data_dir / file).exists() for file in checksums):
             return  # another process fetched them meanwhile
-        if mirror and (mirror.endswith("/") or (not _is_url(mirror) and os.path.isdir(mirror))):  # noqa: PTH112 (Path's raises for a path too long)
+        # os.path, because Path.is_dir raises for a path that is too long.
+        if mirror and (mirror.endswith("/") or (not _is_url(mirror) and os.path.isdir(mirror))):  # noqa: PTH112
             mirror = _inside(mirror, CIFAR10_ARCHIVE.name)
         path = _obtain(CIFAR10_ARCHIVE, data_dir, mirror, complaint)
         _unpack_tar(path, data_dir, checksums)

@@ -154,12 +154,13 @@ def activations_figure(layers: Sequence, title: str) -> np.ndarray:
         # Not the first bin: it holds all that is smaller still.
         edges, counts = np.asarray(layer.histogram_edges)[1:], np.asarray(layer.histogram_counts, dtype=float)[1:]
         right.stairs(counts / np.log2(edges[1:] / edges[:-1]), edges, fill=True, color="#4269d0")
-        right.set(
-            xscale="log",
-            yscale="log" if counts.any() else "linear",
-            xlabel="activation above zero",
-            ylabel="how many per factor of 2",
-        )
+        if counts.any():
+            right.set(xscale="log", yscale="log", xlabel="activation above zero", ylabel="how many per factor of 2")
+        else:  # the whole layer is dead
+            right.clear()
+            right.set_axis_off()
+            right.text(0.5, 0.5, "no activation above zero", transform=right.transAxes, ha="center", fontsize=9)
+            left.set_ylim(0, 1)
         right.set_title(f"{layer.zeros:.1%} of all are zero", fontsize=9)
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)

@@ -218,7 +218,7 @@ class RunFolder:
     def note_divergence(self) -> None:
         """Give a run that diverged its status, should a kill have come between its last checkpoint and that."""
         if self.recorded_status != "diverged":
-            self.config = self.recorded_config
+            self.config, self.ended = self.recorded_config, True
             self.write_config({"status": "diverged"})
 
 
