@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peers import BATCH_SIZE, NETWORKS, PROJECT, machine, our_trainer, time_of
+from peers import BATCH_SIZE, NETWORKS, PROJECT, machine, our_loop, time_of
 
 if TYPE_CHECKING:
     from harness.data import ImageSet
@@ -99,7 +99,7 @@ def images_of(name: str, arguments: argparse.Namespace) -> "ImageSet":
 def epoch_seconds(name: str, precision: str, compile: bool, arguments: argparse.Namespace) -> float:
     """Median seconds of an epoch's training pass, which ends when the host has read the epoch's loss."""
     images = images_of(name, arguments)
-    train = our_trainer(NETWORKS[name], images, precision, compile=compile)
+    train = our_loop(NETWORKS[name], images, precision, compile=compile).train
     steps = len(images.train) // BATCH_SIZE
     train(steps)  # which compiles, and lets the libraries choose their kernels
     measured = [time_of(lambda: train(steps)) for _ in range(arguments.rounds)]
@@ -110,7 +110,7 @@ def host_waits(name: str, steps: int, arguments: argparse.Namespace) -> int:
     """How often the host waits for the GPU in an epoch of so many steps."""
     from torch.profiler import ProfilerActivity, profile
 
-    train = our_trainer(NETWORKS[name], images_of(name, arguments), "bf16")
+    train = our_loop(NETWORKS[name], images_of(name, arguments), "bf16").train
     train(steps)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if arguments.device == "cuda" else [])]
     with profile(activities=kinds) as profiled:
@@ -145,7 +145,7 @@ def epochs_a_minute(name: str, count: int, arguments: argparse.Namespace) -> flo
 def serve(arguments: argparse.Namespace) -> None:
     """In a process of its own: get ready, then train an epoch for every line on standard input."""
     images = images_of(arguments.serve, arguments)
-    train = our_trainer(NETWORKS[arguments.serve], images, "bf16")
+    train = our_loop(NETWORKS[arguments.serve], images, "bf16").train
     train(5)
     print("ready", flush=True)
     for _ in sys.stdin:

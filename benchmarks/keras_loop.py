@@ -1,9 +1,10 @@
-"""The Keras side of peers.py: the same networks, trained by `fit` on arrays in memory.
+"""The Keras side of peers.py: the same networks, trained by `fit` and tested by `evaluate` on arrays in memory.
 
-    python benchmarks/keras_loop.py NETWORK IMAGES.npz OPTIMIZER LR BATCH_SIZE SCALE
+    python benchmarks/keras_loop.py NETWORK IMAGES.npz OPTIMIZER LR BATCH_SIZE TRAIN_SCALE TEST_SCALE
 
 Run by peers.py with an interpreter that has Keras and TensorFlow; imports nothing of this project. Prints "ready", then
-for every line on standard input the seconds of one pass over the images times SCALE, and a 0.
+for every line on standard input three numbers: the seconds of one pass over the training images times TRAIN_SCALE, a 0,
+and those of one over the test images times TEST_SCALE.
 """
 
 import os
@@ -35,9 +36,9 @@ def network(name: str) -> keras.Model:
 
 
 def main() -> None:
-    name, path, optimizer, lr, batch_size, scale = sys.argv[1:]
+    name, path, optimizer, lr, batch_size, train_scale, test_scale = sys.argv[1:]
     content = np.load(path)
-    inputs, labels = content["inputs"], content["labels"]
+    images = {which: (content[f"{which}_inputs"], content[f"{which}_labels"]) for which in ("train", "test")}
     model = network(name)
     kind = {"adam": keras.optimizers.Adam, "adagrad": keras.optimizers.Adagrad}[optimizer]
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -45,13 +46,18 @@ def main() -> None:
 
     def train() -> float:
         started = time.perf_counter()
-        model.fit(inputs, labels, batch_size=int(batch_size), epochs=1, verbose=0)
+        model.fit(*images["train"], batch_size=int(batch_size), epochs=1, verbose=0)
         return time.perf_counter() - started
 
-    train()  # traces the graph
+    def test() -> float:
+        started = time.perf_counter()
+        model.evaluate(*images["test"], batch_size=int(batch_size), verbose=0)
+        return time.perf_counter() - started
+
+    train(), test()  # trace the graphs
     print("ready", flush=True)
     for _ in sys.stdin:
-        print(train() * float(scale), 0.0, flush=True)
+        print(train() * float(train_scale), 0.0, test() * float(test_scale), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
     python benchmarks/peers.py --rounds 5 --fraction 0.08 --keras path/to/python
 
 The course's loop: a torchvision dataset with transforms, a DataLoader without workers, PyTorch's own layers in eager
-fp32, a plain optimizer, loss and accuracy read after every step. Keras: `fit` on arrays in memory (keras_loop.py), run
-by an interpreter that has Keras and TensorFlow. Ours: harness.train's loop, in fp32 and in bf16. The network, batch
-size, optimizer and its settings are the same. Each loop is a process of its own, which waits while another is measured;
-the rounds are interleaved, so that what slows the machine for a while slows all of them. The limit is the fastest large
-matrix product, measured in the same rounds. Needs the real image sets, Linux or macOS, and an otherwise idle machine.
+fp32, a plain optimizer, loss and accuracy read after every step. Keras: `fit` and `evaluate` on arrays in memory
+(keras_loop.py), run by an interpreter that has Keras and TensorFlow. Ours: harness.train's loop, in fp32 and in bf16.
+The network, batch size, optimizer and its settings are the same. An epoch is a pass over the training images and, as
+all three do it for the curves, one over the test images for their loss and accuracy. Each loop is a process of its own,
+which waits while another is measured; the rounds are interleaved, so that what slows the machine for a while slows all
+of them. The limit is the fastest large matrix product, measured in the same rounds. Needs the real image sets, Linux or
+macOS, and an otherwise idle machine.
 """
 
 import argparse
@@ -23,9 +25,9 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,12 +67,23 @@ NETWORKS = {"cnn": Network(LENET, "cifar10", "cnn_cifar10", "adagrad", 0.01)} | 
 }
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds for one whole epoch's training pass, and for making its batches alone; both extrapolated."""
+class Loop(NamedTuple):
+    """Two functions over one model: `train` trains it on what it is handed, `test` measures its loss and accuracy."""
 
-    epoch: float
+    train: Callable
+    test: Callable
+
+
+class Timing(NamedTuple):
+    """Seconds for the training pass of one epoch, for making its batches alone, and for its test pass; extrapolated."""
+
+    training: float
     data: float
+    testing: float
+
+    @property
+    def epoch(self) -> float:
+        return self.training + self.testing
 
 
 @dataclass(frozen=True)
@@ -168,8 +181,8 @@ def course_model(network: Network) -> "nn.Module":
     return Classifier()
 
 
-def course_trainer(network: Network) -> Callable[[Iterator], None]:
-    """A function that trains a new model on the batches it is handed, as a course's notebook does."""
+def course_loop(network: Network) -> Loop:
+    """Training and testing a new model on the batches that they are handed, as a course's notebook does."""
     import torch
     import torch.nn.functional as F
 
@@ -189,19 +202,32 @@ def course_trainer(network: Network) -> Callable[[Iterator], None]:
             running_loss += loss.item() * len(labels)
             correct += (logits.argmax(dim=1) == labels).sum().item()
 
-    return train
+    @torch.no_grad()
+    def test(batches: Iterator) -> None:
+        model.eval()
+        running_loss, correct = 0.0, 0
+        for inputs, labels in batches:
+            logits = model(inputs)
+            running_loss += F.cross_entropy(logits, labels).item() * len(labels)
+            correct += (logits.argmax(dim=1) == labels).sum().item()
+
+    return Loop(train, test)
 
 
 def prepare_course(network: Network, arguments: argparse.Namespace) -> Callable[[], Timing]:
-    """A function that times some steps of the course's loop, and the making of as many batches without training."""
-    loader, train = course_loader(network, arguments.data_dir), course_trainer(network)
-    steps = _steps(len(loader.dataset), arguments.fraction)
-    train(itertools.islice(loader, WARM_UP_STEPS))
-    scale = len(loader) / steps
+    """A function that times some steps of the course's training, as many batches without it, and as much of a test."""
+    loop, loader = course_loop(network), course_loader(network, arguments.data_dir)
+    test_loader = course_loader(network, arguments.data_dir, train=False)
+    steps, scale = _steps(len(loader.dataset), arguments.fraction)
+    test_steps, test_scale = _steps(len(test_loader.dataset), arguments.fraction)
+    loop.train(itertools.islice(loader, WARM_UP_STEPS))
+    loop.test(itertools.islice(test_loader, WARM_UP_STEPS))
 
     def measure() -> Timing:
-        epoch = time_of(lambda: train(itertools.islice(loader, steps)))
-        return Timing(epoch * scale, time_of(lambda: _exhaust(itertools.islice(loader, steps))) * scale)
+        training = time_of(lambda: loop.train(itertools.islice(loader, steps)))
+        data = time_of(lambda: _exhaust(itertools.islice(loader, steps)))
+        testing = time_of(lambda: loop.test(itertools.islice(test_loader, test_steps)))
+        return Timing(training * scale, data * scale, testing * test_scale)
 
     return measure
 
@@ -209,10 +235,10 @@ def prepare_course(network: Network, arguments: argparse.Namespace) -> Callable[
 # -- this project's loop -----------------------------------------------------------------------------------------------
 
 
-def our_trainer(
+def our_loop(
     network: Network, images: "ImageSet", precision: str, batch_size: int = BATCH_SIZE, *, compile: bool = False
-) -> Callable[[int], None]:
-    """A function that trains a new model for some steps by harness.train's loop, each on a whole batch.
+) -> Loop:
+    """Training a new model by harness.train's loop for some steps of a whole batch each, and testing it on all images.
 
     On the device that the images are on; `compile` is as --compile.
     """
@@ -220,7 +246,7 @@ def our_trainer(
 
     from harness.data import EpochOrder
     from harness.optimizers import make_optimizer
-    from harness.train import compiled, keep_freed_memory, train_epoch
+    from harness.train import compiled, evaluate, keep_freed_memory, train_epoch
     from models import build_model
 
     keep_freed_memory()  # as harness.train.train does
@@ -244,31 +270,39 @@ def our_trainer(
         order = EpochOrder.draw(len(few.train), generator, augment=False).to(device)
         train_epoch(trained, optimizer, few, order, flags, show=lambda count, totals: None)
 
-    return train
+    return Loop(train, lambda: evaluate(trained, images, precision))
 
 
 def prepare_ours(network: Network, arguments: argparse.Namespace, precision: str) -> Callable[[], Timing]:
-    """A function that times some steps of harness.train's loop, and the making of as many batches without training."""
+    """A function that times the same of harness.train's loop and evaluation."""
     import torch
 
     from harness.data import EpochOrder, load_images, train_batches
 
     images = load_images(network.images, data_dir=arguments.data_dir)
-    train = our_trainer(network, images, precision)
+    steps, scale = _steps(len(images.train), arguments.fraction)
+    test_steps, test_scale = _steps(len(images.test), arguments.fraction)
+    images = replace(images, test=images.test.first(test_steps * BATCH_SIZE))
+    loop = our_loop(network, images, precision)
     generator = torch.Generator().manual_seed(0)
-    steps = _steps(len(images.train), arguments.fraction)
-    scale = -(-len(images.train) // BATCH_SIZE) / steps
 
     def make_batches() -> None:
         few = images.first(steps * BATCH_SIZE)
         _exhaust(train_batches(few, EpochOrder.draw(len(few.train), generator, augment=False), BATCH_SIZE))
 
-    train(WARM_UP_STEPS)
-    return lambda: Timing(time_of(lambda: train(steps)) * scale, time_of(make_batches) * scale)
+    def measure() -> Timing:
+        training, data = time_of(lambda: loop.train(steps)), time_of(make_batches)
+        return Timing(training * scale, data * scale, time_of(loop.test) * test_scale)
+
+    loop.train(WARM_UP_STEPS)
+    loop.test()
+    return measure
 
 
-def _steps(images: int, fraction: float) -> int:
-    return max(1, int(images * fraction) // BATCH_SIZE)  # whole batches
+def _steps(images: int, fraction: float) -> tuple[int, float]:
+    """Whole batches in this fraction of the images, and how many times as long a pass over all of them takes."""
+    steps = max(1, int(images * fraction) // BATCH_SIZE)
+    return steps, images / (steps * BATCH_SIZE)
 
 
 # -- the limit ---------------------------------------------------------------------------------------------------------
@@ -321,14 +355,14 @@ def serve(loop: str, network: Network, arguments: argparse.Namespace) -> None:
         measure = lambda: [peak() for peak in peaks]  # noqa: E731
     else:
         ready = prepare_course(network, arguments) if loop == "course" else prepare_ours(network, arguments, loop)
-        measure = lambda: list(vars(ready()).values())  # noqa: E731
+        measure = ready
     print("ready", flush=True)
     for _ in sys.stdin:
         print(*measure(), flush=True)
 
 
 def measure_network(name: str, arguments: argparse.Namespace) -> dict[str, list[list[float]]]:
-    """A list of numbers a round for each of LOOPS (s an epoch, s for its batches) and for "peak" (fp32, bf16)."""
+    """A list of numbers a round for each of LOOPS (those of Timing) and for "peak" (fp32, bf16)."""
     common = ["--networks", name, "--data-dir", arguments.data_dir, "--fraction", arguments.fraction]
     commands = {loop: [sys.executable, __file__, "--serve", loop, *common] for loop in (*LOOPS, "peak")}
     if arguments.keras:
@@ -357,7 +391,8 @@ def measure_network(name: str, arguments: argparse.Namespace) -> dict[str, list[
                 if not (line := child.stdout.readline()):
                     sys.exit(f"error: the loop {loop!r} of {name} ended early")
                 measured[loop].append([float(word) for word in line.split()])
-            seconds = ", ".join(f"{LOOPS[loop]} {measured[loop][-1][0]:.1f} s" for loop in LOOPS if loop in measured)
+            epochs = {loop: Timing(*measured[loop][-1]).epoch for loop in LOOPS if loop in measured}
+            seconds = ", ".join(f"{LOOPS[loop]} {epoch:.1f} s" for loop, epoch in epochs.items())
             print(f"{name:4}  round {number}/{arguments.rounds}: {seconds}", flush=True)
     return measured
 
@@ -370,14 +405,17 @@ def keras_arguments(name: str, arguments: argparse.Namespace) -> list:
 
     network = NETWORKS[name]
     images = load_images(network.images, data_dir=arguments.data_dir)
-    steps = _steps(len(images.train), arguments.fraction)
-    few = images.first(steps * BATCH_SIZE).train
-    inputs = images.normalise(few.images).numpy()  # (n, 1, height, width)
-    inputs = inputs.transpose(0, 2, 3, 1) if name == "cnn" else inputs[:, 0]
+    content, scales = {}, []
+    for which, split in (("train", images.train), ("test", images.test)):
+        steps, scale = _steps(len(split), arguments.fraction)
+        few = split.first(steps * BATCH_SIZE)
+        inputs = images.normalise(few.images).numpy()  # (n, 1, height, width)
+        inputs = inputs.transpose(0, 2, 3, 1) if name == "cnn" else inputs[:, 0]
+        content |= {f"{which}_inputs": np.ascontiguousarray(inputs), f"{which}_labels": few.labels.numpy()}
+        scales.append(scale)
     path = Path(arguments.scratch) / f"{name}.npz"
-    np.savez(path, inputs=np.ascontiguousarray(inputs), labels=few.labels.numpy())
-    scale = -(-len(images.train) // BATCH_SIZE) / steps
-    return [name, path, network.optimizer, network.lr, BATCH_SIZE, scale]
+    np.savez(path, **content)
+    return [name, path, network.optimizer, network.lr, BATCH_SIZE, *scales]
 
 
 def measure_starts(arguments: argparse.Namespace) -> dict[tuple[str, str], list[Start]]:
@@ -416,7 +454,6 @@ def run_child(loop: str, network: Network, data_dir: Path, fraction: float) -> N
     if loop == "course":
         _run_course(network, data_dir, fraction)
         return
-    from dataclasses import replace
     from importlib import import_module
 
     import harness.data
@@ -426,7 +463,7 @@ def run_child(loop: str, network: Network, data_dir: Path, fraction: float) -> N
 
     def load_part(*args: object, **options: object) -> object:
         images = load_images(*args, **options)
-        steps = max(1, int(len(images.train) * fraction) // BATCH_SIZE)
+        steps, _ = _steps(len(images.train), fraction)
         return replace(images, train=images.train.first(steps * BATCH_SIZE))
 
     harness.data.load_images = load_part
@@ -439,16 +476,10 @@ def run_child(loop: str, network: Network, data_dir: Path, fraction: float) -> N
 
 
 def _run_course(network: Network, data_dir: Path, fraction: float) -> None:
-    import torch
-
-    train, loader = course_trainer(network), course_loader(network, data_dir)
-    test_loader = course_loader(network, data_dir, train=False)
-    steps = max(1, int(len(loader.dataset) * fraction) // BATCH_SIZE)
-    train(_announced(itertools.islice(loader, steps)))
-    model = course_model(network).eval()
-    with torch.no_grad():
-        for inputs, _ in test_loader:
-            model(inputs)
+    loop, loader = course_loop(network), course_loader(network, data_dir)
+    steps, _ = _steps(len(loader.dataset), fraction)
+    loop.train(_announced(itertools.islice(loader, steps)))
+    loop.test(course_loader(network, data_dir, train=False))
 
 
 def _announced(batches: Iterator) -> Iterator:
@@ -487,31 +518,39 @@ def render(
         "",
         *machine(arguments.keras),
         "",
-        f"Seconds are for the training pass of one epoch, batch {BATCH_SIZE}, **extrapolated** from "
-        f"{arguments.fraction:.0%} of the images (whole batches); the median of {arguments.rounds} interleaved rounds. "
-        "Times faster: the course's loop ÷ this one in the same round, median (smallest to largest). Data: making the "
-        "batches alone, as a share of the pass. Limit: the operations of the pass's matrix products and convolutions "
-        "(a multiply-add is two) ÷ its seconds, as a share of the fastest large matrix product of the same round in "
-        "the same precision.",
+        f"Seconds at batch {BATCH_SIZE}, **extrapolated** from {arguments.fraction:.0%} of the images (whole batches); "
+        f"the median of {arguments.rounds} interleaved rounds. An epoch is its training pass and, for the curves, its "
+        "test pass. Times faster: the course's loop ÷ this one in the same round, median (smallest to largest). Data: "
+        "making the batches alone, as a share of the training pass. Limit: the operations of that pass's matrix "
+        "products and convolutions (a multiply-add is two) ÷ its seconds, as a share of the fastest large matrix "
+        "product of the same round in the same precision.",
         "",
-        "| network | loop | s an epoch | times faster than the course's | data | of the limit |",
-        "|---|---|---:|---:|---:|---:|",
+        "| network | loop | training, s | times faster | epoch, s | times faster | data | of the limit |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, loops in measured.items():
         network = NETWORKS[name]
         operations = training_flops(network.model) * {"cifar10": 50_000, "mnist": 60_000}[network.images]
+        course = [Timing(*numbers) for numbers in loops["course"]]
         for loop, title in LOOPS.items():
             if loop not in loops:
                 continue
-            epochs = [numbers[0] for numbers in loops[loop]]
-            share = statistics.median(numbers[1] / numbers[0] for numbers in loops[loop])
-            faster = [course[0] / mine for course, mine in zip(loops["course"], epochs, strict=True)]
-            spread = f"{statistics.median(faster):.2f} ({min(faster):.2f} to {max(faster):.2f})"
-            spread = "1" if loop == "course" else spread
+            timings = [Timing(*numbers) for numbers in loops[loop]]
+            training, epoch = [timing.training for timing in timings], [timing.epoch for timing in timings]
+            faster = "1", "1"
+            if loop != "course":
+                faster = (
+                    spread([theirs.training / ours for theirs, ours in zip(course, training, strict=True)]),
+                    spread([theirs.epoch / ours for theirs, ours in zip(course, epoch, strict=True)]),
+                )
             peaks = [peak[loop == "bf16"] for peak in loops["peak"]]
-            limit = statistics.median(operations / mine / peak for mine, peak in zip(epochs, peaks, strict=True))
+            limit = statistics.median(operations / mine / peak for mine, peak in zip(training, peaks, strict=True))
+            share = statistics.median(timing.data / timing.training for timing in timings)
             data = "" if loop == "keras" else f"{share:.1%}"
-            lines.append(f"| {name} | {title} | {statistics.median(epochs):.1f} | {spread} | {data} | {limit:.0%} |")
+            lines.append(
+                f"| {name} | {title} | {statistics.median(training):.1f} | {faster[0]} "
+                f"| {statistics.median(epoch):.1f} | {faster[1]} | {data} | {limit:.0%} |"
+            )
     peaks = [peak for loops in measured.values() for peak in loops["peak"]]
     fp32, bf16 = (statistics.median(peak[which] for peak in peaks) / 1e9 for which in (0, 1))
     lines += ["", f"The fastest large matrix product: {fp32:.0f} GFLOP/s in fp32, {bf16:.0f} in bf16 (medians)."]
@@ -529,6 +568,10 @@ def render(
         peak = statistics.median(start.peak for start in measured)
         lines.append(f"| {name} | {loop} | {seconds:.1f} | {peak:,.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def machine(keras_python: str | None = None) -> list[str]:

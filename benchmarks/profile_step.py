@@ -9,7 +9,7 @@ The profiler makes a step longer: the seconds of a step with and without it stan
 import argparse
 from pathlib import Path
 
-from peers import BATCH_SIZE, NETWORKS, our_trainer, time_of
+from peers import BATCH_SIZE, NETWORKS, our_loop, time_of
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     network = NETWORKS[arguments.network]
     images = load_images(network.images, data_dir=arguments.data_dir)
-    train = our_trainer(network, images, arguments.precision, arguments.batch_size)
+    train = our_loop(network, images, arguments.precision, arguments.batch_size).train
     steps = arguments.steps
     train(steps)
     alone = time_of(lambda: train(steps)) / steps

@@ -30,7 +30,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
-from peers import BATCH_SIZE, NETWORKS, PROJECT, Network, machine, our_trainer
+from peers import BATCH_SIZE, NETWORKS, PROJECT, Network, machine, our_loop
 
 from harness.data import load_images
 from harness.errors import UserError, run_script
@@ -176,7 +176,7 @@ def serve(threads: int, data_dir: Path) -> None:
     @functools.cache
     def trainer(point: Point) -> Callable[[int], None]:
         network = point.description()
-        return our_trainer(network, images[network.images], point.precision, point.batch_size)
+        return our_loop(network, images[network.images], point.precision, point.batch_size).train
 
     for line in sys.stdin:
         point, steps = json.loads(line)
