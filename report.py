@@ -14,7 +14,7 @@ import cnn_cifar10
 import rnn_mnist
 import visualize
 from harness.errors import Interrupted, UserError, run_script
-from harness.flags import Help, Parser, command_line, option, thread_count
+from harness.flags import Help, Parser, command_line, option, program, thread_count
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
     from harness.grid import Problem, Row, RowRuns
@@ -90,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return report(flags, command)
     except Interrupted as interruption:
-        interruption.message = f"interrupted; nothing is lost, continue with: {command}"
+        typed = command_line([program("python"), sys.argv[0], *argv])
+        interruption.message = f"interrupted; nothing is lost, continue with: {typed}"
         raise
 
 

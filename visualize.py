@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import Interrupted, UserError, run_script
-from harness.flags import Help, Parser, command_line, seed_number
+from harness.flags import Help, Parser, command_line, program, seed_number
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
     import numpy as np
@@ -339,7 +339,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         with lock:
             replace_images(trained.folder, {f"figures/{each.name}": each.pixels for each in pictures}, trained.epoch)
-        print(f"{len(pictures)} figures are in the Images tab: tensorboard --logdir {trained.folder}")
+        shown_by = command_line([program("tensorboard"), "--logdir", str(trained.folder)])
+        print(f"{len(pictures)} figures are in the Images tab: {shown_by}")
     print(f"{folder / 'index.html'} shows them all")
     return 0
 

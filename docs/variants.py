@@ -44,7 +44,7 @@ def main() -> int:
         label.append(variant.init)
     import harness.flags
 
-    repeated = harness.flags.command_line(["python", *sys.argv, "--resume"])  # with the variant
+    repeated = harness.flags.command_line([harness.flags.program("python"), *sys.argv, "--resume"])  # with the variant
     harness.flags.resume_command = lambda flags: repeated
     folder = Path("runs") / "search" / "-".join(label or ["plain"])
     return importlib.import_module(variant.script).main(["--runs-dir", str(folder), *rest])

@@ -5,9 +5,11 @@ its own flags with `add_argument`, `parse_flags` reads the command line.
 """
 
 import argparse
+import contextlib
 import math
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -185,7 +187,8 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     typed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(flags), absent)))
     flags.given = frozenset(name for name, value in vars(typed).items() if value is not absent)
     flags.parser = parser
-    flags.command = [*launcher(), sys.argv[0], *argv]
+    first, *rest = launcher()
+    flags.command = [program(first), *rest, sys.argv[0], *argv]
     return flags
 
 
@@ -262,6 +265,23 @@ def resume_command(flags: argparse.Namespace) -> str:
 def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> str:
     """The words as they are typed, quoted for this system's shell: on Windows cmd.exe knows double quotes only."""
     return subprocess.list2cmdline(words) if windows else shlex.join(words)
+
+
+def program(name: str) -> str:
+    """How a program of this Python's environment is typed: its name if a shell finds it by that, else its path.
+
+    The environment of the Python that runs may not be the active one: `.venv/bin/python rnn_mnist.py` is enough.
+    """
+    python = Path(sys.executable)
+    own = python if name == "python" else python.with_name(f"{name}.exe" if os.name == "nt" else name)
+    with contextlib.suppress(OSError, TypeError):  # TypeError: there is none on the PATH
+        found = Path(shutil.which(name))
+        if found.parent.samefile(own.parent) and found.samefile(own):
+            return name
+    if not (sys.executable and own.exists()):
+        return name
+    typed, here = own.with_suffix("") if os.name == "nt" else own, Path.cwd()
+    return str(typed.relative_to(here) if here in typed.parents[1:] else typed)
 
 
 def snapshot_epochs(flags: argparse.Namespace) -> frozenset[int]:

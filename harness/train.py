@@ -23,7 +23,7 @@ from harness.data import EpochOrder, ImageSet, test_batches, train_batches
 from harness.distributed import ALONE, Ranks
 from harness.errors import EXIT_DIVERGED, UserError
 from harness.events import BEST_TAGS, CONFUSION_TAG, EPOCH_TAGS, FILTERS_TAG, HPARAMS, MISTAKES_TAG, EventsFile
-from harness.flags import command_line, recorded_flags, snapshot_epochs
+from harness.flags import command_line, program, recorded_flags, snapshot_epochs
 from harness.optimizers import QuickStep, make_optimizer
 from harness.run_folder import EpochMetrics, RunFolder
 
@@ -470,7 +470,7 @@ def _print_summary(run: RunFolder, history: list[EpochMetrics], wall_seconds: fl
         print("dry run: nothing was kept")
         return
     print(f"\n{len(history)} epochs in {wall_seconds:.1f} s; best.pt and the rest are in {run.path}")
-    print(f"curves: {command_line(['tensorboard', '--logdir', str(run.flags.runs_dir)])}")
+    print(f"curves: {command_line([program('tensorboard'), '--logdir', str(run.flags.runs_dir)])}")
 
 
 class _Progress:

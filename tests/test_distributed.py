@@ -20,6 +20,7 @@ from killed_runs import SMALL, make_runs_small, metrics_of, weights_of
 
 from harness.data import EpochOrder, ImageSet, Split
 from harness.distributed import ALONE, Ranks, launcher
+from harness.flags import command_line, program
 from harness.train import evaluate, train_epoch
 
 # Trains a script on a few images. The rank that the variable KILL names sends itself SIGKILL as epoch 2 begins.
@@ -125,7 +126,7 @@ def test_killed_rank_ends_the_job_and_the_folder_resumes(run_main: Callable) -> 
     assert done.returncode != 0
     (said,) = own_lines(done.stderr)
     again = " ".join(["rnn_mnist", *RNN, "--epochs 2 --name run --resume"])
-    assert said == f"interrupted; continue with: torchrun --nproc-per-node=2 {again}"
+    assert said == f"interrupted; continue with: {command_line([program('torchrun')])} --nproc-per-node=2 {again}"
     assert re.search(r"rank +: 1 .*\n +exitcode +: -9", done.stderr)
     assert re.search(r"rank +: 0 .*\n +exitcode +: 143", done.stderr)
     run = only_run()

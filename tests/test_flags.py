@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,15 @@ import pytest
 from conftest import PROJECT
 
 from harness.errors import UserError
-from harness.flags import command_line, recorded_flags, resume_command, resumed_flags, run_name, snapshot_epochs
+from harness.flags import (
+    command_line,
+    program,
+    recorded_flags,
+    resume_command,
+    resumed_flags,
+    run_name,
+    snapshot_epochs,
+)
 
 SHARED_DEFAULTS = {
     "data_dir": Path("data"),
@@ -296,8 +305,36 @@ def test_run_of_before_a_flag_was_added_is_resumed_with_its_default(read_flags: 
 def test_resume_command_repeats_the_flags_and_asks_to_resume_once(read_flags: Callable) -> None:
     for way in ("--overwrite", "--resume"):
         flags = read_flags("rnn_mnist", "--runs-dir", "my runs", way, "--lr", "0.5")
-        assert resume_command(flags).startswith("python ")
+        assert resume_command(flags).startswith(f"{command_line([program('python')])} ")
         assert resume_command(flags).endswith(f" {command_line(['--runs-dir', 'my runs'])} --lr 0.5 --resume")
+
+
+def environment(folder: Path) -> Path:
+    """The Python of a stand-in for a virtual environment, with TensorBoard."""
+    folder.mkdir(parents=True)
+    ending = ".exe" if os.name == "nt" else ""
+    for name in ("python", "tensorboard"):
+        path = folder / f"{name}{ending}"
+        path.touch()
+        path.chmod(0o755)
+    return folder / f"python{ending}"
+
+
+def test_printed_commands_name_a_program_by_its_path_unless_its_environment_is_active(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ours, other = environment(tmp_path / "ours" / "bin"), environment(tmp_path / "other")
+    monkeypatch.setattr(sys, "executable", str(ours))
+    monkeypatch.chdir(tmp_path)
+    for path in (str(other.parent), str(tmp_path)):  # another one is active, none is
+        monkeypatch.setenv("PATH", path)
+        assert program("python") == str(Path("ours", "bin", "python"))
+        assert program("tensorboard") == str(Path("ours", "bin", "tensorboard"))
+        assert program("torchrun") == "torchrun"  # which the environment lacks
+    monkeypatch.chdir(other.parent)
+    assert program("python") == str(ours.parent / "python")
+    monkeypatch.setenv("PATH", os.pathsep.join([str(ours.parent), str(other.parent)]))
+    assert (program("python"), program("tensorboard")) == ("python", "tensorboard")
 
 
 def test_commands_are_quoted_for_the_systems_own_shell() -> None:

@@ -25,6 +25,7 @@ import cnn_cifar10
 import rnn_mnist
 from harness.errors import Interrupted, UserError
 from harness.files import FolderLock
+from harness.flags import command_line, program
 from harness.grid import Row, find_runs
 from harness.jobs import Job, Settings, plan_jobs, train_jobs
 
@@ -225,7 +226,7 @@ def test_interrupted_report_leaves_resumable_folders_and_no_script(nodes: Nodes,
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip().startswith("interrupted; nothing is lost, continue with: python ")
+    assert err.strip().startswith(f"interrupted; nothing is lost, continue with: {command_line([program('python')])} ")
     assert err.strip().endswith(f"--engine=ray --address={nodes.address}")
     (file,) = Path("runs").glob("*/*/last.pt")  # there is room for one run at once
     assert status_of(file.parent) == "interrupted"

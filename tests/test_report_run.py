@@ -24,6 +24,7 @@ import report
 import visualize
 from harness.errors import UserError
 from harness.files import FolderLock
+from harness.flags import command_line, program
 
 SMALL_SCRIPT = f"""
 import sys
@@ -276,7 +277,7 @@ def test_interrupted_report_leaves_runs_that_continue(signum, code):
     process.send_signal(signum)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code
-    assert err.strip().startswith("interrupted; nothing is lost, continue with: python ")
+    assert err.strip().startswith(f"interrupted; nothing is lost, continue with: {command_line([program('python')])} ")
     assert err.strip().endswith("--only long")
     with FolderLock(long / ".lock", refusal="the script still trains"):
         assert status_of(long) == "interrupted"

@@ -16,6 +16,7 @@ from killed_runs import SMALL, assert_same_run, make_runs_small, metrics_of, wei
 
 import harness.train
 from harness.errors import Interrupted, UserError
+from harness.flags import command_line, program
 from harness.run_folder import load_checkpoint
 
 SMALL_SCRIPT = f"""
@@ -205,7 +206,8 @@ def test_interruption_ends_at_once_with_the_command_that_continues(run_main, sig
     assert process.returncode == code
     assert seconds < 2 * max(1, os.getloadavg()[0] / os.cpu_count())  # 2 s is promised, where a core is free
     assert status_of(run) == "interrupted"
-    assert err.strip() == f"interrupted; continue with: python rnn_mnist {' '.join(flags)} --resume"
+    python = command_line([program("python")])
+    assert err.strip() == f"interrupted; continue with: {python} rnn_mnist {' '.join(flags)} --resume"
 
 
 def test_interrupted_run_is_resumed_by_the_command_it_printed(monkeypatch, run_main):
@@ -217,7 +219,7 @@ def test_interrupted_run_is_resumed_by_the_command_it_printed(monkeypatch, run_m
         _, _, err = run_main("rnn_mnist", *flags)
     assert status_of(only_run()) == "interrupted"
     command = err.strip().split("continue with: ")[1].split()
-    assert command[:2] == ["python", "rnn_mnist.py"]
+    assert command[:2] == [command_line([program("python")]), "rnn_mnist.py"]
     assert run_main("rnn_mnist", *command[2:])[0] == 0
     assert status_of(only_run()) == "complete"
     assert len(metrics_of(only_run())) == 3
@@ -247,7 +249,7 @@ def test_full_disk_at_any_write_costs_no_earlier_checkpoint(monkeypatch, run_mai
         assert err.startswith("error: cannot write ")
         assert "No space left on device" in err
         begun = list(runs_dir.rglob("config.json"))  # the very first write may be the one that fails
-        assert ("what was saved before is whole, continue with: python" in err) == bool(begun)
+        assert ("what was saved before is whole, continue with: " in err) == bool(begun)
         assert not list(runs_dir.rglob("*.tmp"))
         assert run_main("rnn_mnist", *flags, "--runs-dir", runs_dir, "--resume")[0] == 0
         assert_same_run(only_run(runs_dir), only_run("whole"))
