@@ -1,10 +1,10 @@
 """The Keras side of peers.py: the same networks, trained by `fit` and tested by `evaluate` on arrays in memory.
 
-    python benchmarks/keras_loop.py NETWORK IMAGES.npz OPTIMIZER LR BATCH_SIZE TRAIN_SCALE TEST_SCALE
+    python benchmarks/keras_loop.py NETWORK IMAGES.npz OPTIMIZER LR BATCH_SIZE SCALE
 
 Run by peers.py with an interpreter that has Keras and TensorFlow; imports nothing of this project. Prints "ready", then
-for every line on standard input three numbers: the seconds of one pass over the training images times TRAIN_SCALE, a 0,
-and those of one over the test images times TEST_SCALE.
+for every line on standard input three numbers: the seconds of a pass over SCALE times as many training images, a 0, and
+the seconds of a pass over the test images. What a call of `fit` takes with its first batch is not multiplied.
 """
 
 import os
@@ -36,28 +36,29 @@ def network(name: str) -> keras.Model:
 
 
 def main() -> None:
-    name, path, optimizer, lr, batch_size, train_scale, test_scale = sys.argv[1:]
-    content = np.load(path)
-    images = {which: (content[f"{which}_inputs"], content[f"{which}_labels"]) for which in ("train", "test")}
+    name, path, optimizer, lr, batch_size, scale = sys.argv[1:]
+    content = dict(np.load(path))
+    inputs, labels = content["train_inputs"], content["train_labels"]
     model = network(name)
     kind = {"adam": keras.optimizers.Adam, "adagrad": keras.optimizers.Adagrad}[optimizer]
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(kind(learning_rate=float(lr)), loss=loss, metrics=["accuracy"])
 
-    def train() -> float:
+    def train(count: int | None = None) -> float:
         started = time.perf_counter()
-        model.fit(*images["train"], batch_size=int(batch_size), epochs=1, verbose=0)
+        model.fit(inputs[:count], labels[:count], batch_size=int(batch_size), epochs=1, verbose=0)
         return time.perf_counter() - started
 
     def test() -> float:
         started = time.perf_counter()
-        model.evaluate(*images["test"], batch_size=int(batch_size), verbose=0)
+        model.evaluate(content["test_inputs"], content["test_labels"], batch_size=int(batch_size), verbose=0)
         return time.perf_counter() - started
 
     train(), test()  # trace the graphs
     print("ready", flush=True)
     for _ in sys.stdin:
-        print(train() * float(train_scale), 0.0, test() * float(test_scale), flush=True)
+        call = train(int(batch_size))
+        print(call + (train() - call) * float(scale), 0.0, test(), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ The course's loop: a torchvision dataset with transforms, a DataLoader without w
 fp32, a plain optimizer, loss and accuracy read after every step. Keras: `fit` and `evaluate` on arrays in memory
 (keras_loop.py), run by an interpreter that has Keras and TensorFlow. Ours: harness.train's loop, in fp32 and in bf16.
 The network, batch size, optimizer and its settings are the same. An epoch is a pass over the training images and, as
-all three do it for the curves, one over the test images for their loss and accuracy. Each loop is a process of its own,
-which waits while another is measured; the rounds are interleaved, so that what slows the machine for a while slows all
-of them. The limit is the fastest large matrix product, measured in the same rounds. Needs the real image sets, Linux or
-macOS, and an otherwise idle machine.
+all three do it for the curves, one over the test images for their loss and accuracy, which ours does in the larger
+batches of harness.train. Each loop is a process of its own, which waits while another is measured; the rounds are
+interleaved, so that what slows the machine for a while slows all of them. The limit is the fastest large matrix
+product, measured in the same rounds. Needs the real image sets, Linux or macOS, and an otherwise idle machine.
 """
 
 import argparse
@@ -75,7 +75,7 @@ class Loop(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Seconds for the training pass of one epoch, for making its batches alone, and for its test pass; extrapolated."""
+    """Seconds for the training pass of one epoch and for making its batches alone, both extrapolated; its test pass."""
 
     training: float
     data: float
@@ -215,19 +215,17 @@ def course_loop(network: Network) -> Loop:
 
 
 def prepare_course(network: Network, arguments: argparse.Namespace) -> Callable[[], Timing]:
-    """A function that times some steps of the course's training, as many batches without it, and as much of a test."""
+    """A function that times some steps of the course's training, as many batches without it, and a whole test pass."""
     loop, loader = course_loop(network), course_loader(network, arguments.data_dir)
     test_loader = course_loader(network, arguments.data_dir, train=False)
     steps, scale = _steps(len(loader.dataset), arguments.fraction)
-    test_steps, test_scale = _steps(len(test_loader.dataset), arguments.fraction)
     loop.train(itertools.islice(loader, WARM_UP_STEPS))
     loop.test(itertools.islice(test_loader, WARM_UP_STEPS))
 
     def measure() -> Timing:
         training = time_of(lambda: loop.train(itertools.islice(loader, steps)))
         data = time_of(lambda: _exhaust(itertools.islice(loader, steps)))
-        testing = time_of(lambda: loop.test(itertools.islice(test_loader, test_steps)))
-        return Timing(training * scale, data * scale, testing * test_scale)
+        return Timing(training * scale, data * scale, time_of(lambda: loop.test(test_loader)))
 
     return measure
 
@@ -281,8 +279,6 @@ def prepare_ours(network: Network, arguments: argparse.Namespace, precision: str
 
     images = load_images(network.images, data_dir=arguments.data_dir)
     steps, scale = _steps(len(images.train), arguments.fraction)
-    test_steps, test_scale = _steps(len(images.test), arguments.fraction)
-    images = replace(images, test=images.test.first(test_steps * BATCH_SIZE))
     loop = our_loop(network, images, precision)
     generator = torch.Generator().manual_seed(0)
 
@@ -292,7 +288,7 @@ def prepare_ours(network: Network, arguments: argparse.Namespace, precision: str
 
     def measure() -> Timing:
         training, data = time_of(lambda: loop.train(steps)), time_of(make_batches)
-        return Timing(training * scale, data * scale, time_of(loop.test) * test_scale)
+        return Timing(training * scale, data * scale, time_of(loop.test))
 
     loop.train(WARM_UP_STEPS)
     loop.test()
@@ -405,17 +401,15 @@ def keras_arguments(name: str, arguments: argparse.Namespace) -> list:
 
     network = NETWORKS[name]
     images = load_images(network.images, data_dir=arguments.data_dir)
-    content, scales = {}, []
-    for which, split in (("train", images.train), ("test", images.test)):
-        steps, scale = _steps(len(split), arguments.fraction)
-        few = split.first(steps * BATCH_SIZE)
-        inputs = images.normalise(few.images).numpy()  # (n, 1, height, width)
+    steps, scale = _steps(len(images.train), arguments.fraction)
+    content = {}
+    for which, split in (("train", images.train.first(steps * BATCH_SIZE)), ("test", images.test)):
+        inputs = images.normalise(split.images).numpy()  # (n, 1, height, width)
         inputs = inputs.transpose(0, 2, 3, 1) if name == "cnn" else inputs[:, 0]
-        content |= {f"{which}_inputs": np.ascontiguousarray(inputs), f"{which}_labels": few.labels.numpy()}
-        scales.append(scale)
+        content |= {f"{which}_inputs": np.ascontiguousarray(inputs), f"{which}_labels": split.labels.numpy()}
     path = Path(arguments.scratch) / f"{name}.npz"
     np.savez(path, **content)
-    return [name, path, network.optimizer, network.lr, BATCH_SIZE, *scales]
+    return [name, path, network.optimizer, network.lr, BATCH_SIZE, scale]
 
 
 def measure_starts(arguments: argparse.Namespace) -> dict[tuple[str, str], list[Start]]:
@@ -469,7 +463,8 @@ def run_child(loop: str, network: Network, data_dir: Path, fraction: float) -> N
     harness.data.load_images = load_part
     harness.train.train_batches = lambda *args: _announced(train_batches(*args))
     with tempfile.TemporaryDirectory() as runs:
-        argv = ["--epochs", "1", "--device", "cpu", "--data-dir", data_dir, "--runs-dir", runs]
+        argv = ["--epochs", "1", "--batch-size", BATCH_SIZE, "--device", "cpu"]
+        argv += ["--data-dir", data_dir, "--runs-dir", runs]
         if "cell" in network.model:
             argv += ["--cell", network.model["cell"]]
         sys.exit(import_module(network.script).main([str(word) for word in argv]))
@@ -518,12 +513,12 @@ def render(
         "",
         *machine(arguments.keras),
         "",
-        f"Seconds at batch {BATCH_SIZE}, **extrapolated** from {arguments.fraction:.0%} of the images (whole batches); "
-        f"the median of {arguments.rounds} interleaved rounds. An epoch is its training pass and, for the curves, its "
-        "test pass. Times faster: the course's loop ÷ this one in the same round, median (smallest to largest). Data: "
-        "making the batches alone, as a share of the training pass. Limit: the operations of that pass's matrix "
-        "products and convolutions (a multiply-add is two) ÷ its seconds, as a share of the fastest large matrix "
-        "product of the same round in the same precision.",
+        f"Seconds at batch {BATCH_SIZE}, the training pass **extrapolated** from {arguments.fraction:.0%} of the "
+        f"images (whole batches); the median of {arguments.rounds} interleaved rounds. An epoch is its training pass and, for "
+        "the curves, its test pass, which ours makes in larger batches. Times faster: the course's loop ÷ this one in "
+        "the same round, median (smallest to largest). Data: making the batches alone, as a share of the training "
+        "pass. Limit: the operations of that pass's matrix products and convolutions (a multiply-add is two) ÷ its seconds, "
+        "as a share of the fastest large matrix product of the same round in the same precision.",
         "",
         "| network | loop | training, s | times faster | epoch, s | times faster | data | of the limit |",
         "|---|---|---:|---:|---:|---:|---:|---:|",

@@ -272,16 +272,23 @@ def program(name: str) -> str:
 
     The environment of the Python that runs may not be the active one: `.venv/bin/python rnn_mnist.py` is enough.
     """
+    if not sys.executable:  # Python does not know
+        return name
     python = Path(sys.executable)
     own = python if name == "python" else python.with_name(f"{name}.exe" if os.name == "nt" else name)
     with contextlib.suppress(OSError, TypeError):  # TypeError: there is none on the PATH
         found = Path(shutil.which(name))
         if found.parent.samefile(own.parent) and found.samefile(own):
             return name
-    if not (sys.executable and own.exists()):
+    if not own.exists():
         return name
-    typed, here = own.with_suffix("") if os.name == "nt" else own, Path.cwd()
-    return str(typed.relative_to(here) if here in typed.parents[1:] else typed)
+    typed = own.with_suffix("") if os.name == "nt" else own
+    with contextlib.suppress(OSError):  # the current folder may be gone
+        here = Path.cwd()
+        typed = typed.relative_to(here) if here in typed.parents[1:] else typed
+    if os.name == "nt" and " " in str(typed):
+        return name  # PowerShell takes a program in quotes for a text
+    return str(typed)
 
 
 def snapshot_epochs(flags: argparse.Namespace) -> frozenset[int]:
