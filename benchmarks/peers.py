@@ -514,11 +514,12 @@ def render(
         *machine(arguments.keras),
         "",
         f"Seconds at batch {BATCH_SIZE}, the training pass **extrapolated** from {arguments.fraction:.0%} of the "
-        f"images (whole batches); the median of {arguments.rounds} interleaved rounds. An epoch is its training pass and, for "
-        "the curves, its test pass, which ours makes in larger batches. Times faster: the course's loop ÷ this one in "
-        "the same round, median (smallest to largest). Data: making the batches alone, as a share of the training "
-        "pass. Limit: the operations of that pass's matrix products and convolutions (a multiply-add is two) ÷ its seconds, "
-        "as a share of the fastest large matrix product of the same round in the same precision.",
+        f"images (whole batches); the median of {arguments.rounds} interleaved rounds. An epoch is its training "
+        "pass and, for the curves, its test pass, which ours makes in larger batches. Times faster: the course's "
+        "loop ÷ this one in the same round, median (smallest to largest). Data: making the batches alone, as a "
+        "share of the training pass. Limit: the operations of that pass's matrix products and convolutions (a "
+        "multiply-add is two) ÷ its seconds, as a share of the fastest large matrix product of the same round in "
+        "the same precision.",
         "",
         "| network | loop | training, s | times faster | epoch, s | times faster | data | of the limit |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
