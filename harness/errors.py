@@ -83,6 +83,10 @@ def run_script(main: Callable[[], int]) -> int:
 
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, _interrupt)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before Python began: nobody listens, which is no reason to stop
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - for the rest of the process
+    os.environ["MPLBACKEND"] = "agg"  # no window is opened; a notebook's own, which it hands down, may not be installed
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be text that the terminal can show
     output = sys.stdout

@@ -80,7 +80,7 @@ def write_findings(
         write_atomically(folder / file, content)
     sections = _sections(folder) | {name: _section(findings, made)}
     in_order = {each: sections[each] for each in order if each in sections}
-    write_atomically(folder / PAGE, _page(page_title, in_order).encode())
+    write_atomically(folder / PAGE, _page(page_title, in_order).encode(errors="backslashreplace"))
 
 
 def _rounded(value: object) -> str:

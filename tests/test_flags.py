@@ -344,3 +344,17 @@ def test_commands_are_quoted_for_the_systems_own_shell() -> None:
     words = ["python", r".\rnn_mnist.py", "--runs-dir", "my runs"]
     assert command_line(words, windows=True) == r'python .\rnn_mnist.py --runs-dir "my runs"'
     assert command_line(words, windows=False) == r"python '.\rnn_mnist.py' --runs-dir 'my runs'"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell closes the streams")
+def test_closed_streams_and_a_notebooks_drawing_backend_do_not_stop_a_script(tmp_path: Path) -> None:
+    script = f'"{sys.executable}" "{PROJECT / "rnn_mnist.py"}" --data synthetic --cell rnn --hidden-size 4 --dry-run'
+    for closed in (">&-", "2>&-"):
+        done = subprocess.run(
+            ["sh", "-c", f"{script} {closed}"],
+            env=os.environ | {"MPLBACKEND": "module://not_installed"},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) == (0, "")

@@ -82,7 +82,7 @@ def write_report(
     for name, content in figures.items():
         write_atomically(out / "figures" / name, content)
     for name, text in pages.items():
-        write_atomically(out / name, text.encode("utf-8"))
+        write_atomically(out / name, text.encode("utf-8", errors="backslashreplace"))
     for name in earlier - set(figures):
         try:
             (out / "figures" / name).unlink(missing_ok=True)

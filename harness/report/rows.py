@@ -166,7 +166,7 @@ def overview_table(rows: Sequence[RowRuns], names: Names) -> Table:
         lines.append(
             (
                 Link(row.row.name, f"#{names.anchor(row)}"),
-                f"{len(row.complete)} of {len(row.seeds)}",
+                f"{len(row.complete)} of {len({*row.seeds, *(run.seed for run in row.complete)})}",
                 spread(bests(row, "test_accuracy"), "test_accuracy"),
                 _printed(row, "test_accuracy"),
                 spread(lasts(row, "test_accuracy"), "test_accuracy"),
