@@ -120,6 +120,7 @@ def report(flags: argparse.Namespace, command: str) -> int:
     grid = load_grid(flags.grid, parsers)
     chosen = chosen_rows(grid.rows, flags)
     check_out(flags.out)
+    check_folder("--runs-dir", flags.runs_dir)
 
     def find(rows: "Sequence[Row]", data: str | None, *, quiet: bool = False) -> "list[RowRuns]":
         seeds = range(flags.seeds)
@@ -152,7 +153,10 @@ def report(flags: argparse.Namespace, command: str) -> int:
         command=command,
         count_parameters=count_parameters,
     )
-    write_seed_aggregates(results, flags.runs_dir)
+    try:
+        write_seed_aggregates(results, flags.runs_dir)
+    except UserError as error:  # of someone else's runs
+        print(f"warning: TensorBoard goes without the curves over seeds: {error}", file=sys.stderr)
     print(f"the report is in {flags.out}")
     names = {row.name for row in chosen}
     wanted = [problem for problem in problems if problem.row in names] + beside
@@ -165,10 +169,21 @@ def check_out(out: Path) -> None:
     from harness.files import check_writable
     from harness.report import earlier_figures
 
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; the report needs a folder")
+    check_folder("--out", out)
     earlier_figures(out)
-    check_writable(next(folder for folder in (out, *out.parents) if folder.exists()))
+    check_writable(nearest_folder(out))
+
+
+def check_folder(option: str, path: Path) -> None:
+    """UserError if there is a file in the folder's place, or in that of one that it lies in."""
+    there = nearest_folder(path)
+    if not there.is_dir():
+        raise UserError(f"{option} {path}: {there} is a file, and must be a folder")
+
+
+def nearest_folder(path: Path) -> Path:
+    """The folder, or else the first above it that exists."""
+    return next(each for each in (path, *path.parents) if each.exists())
 
 
 def chosen_rows(rows: "list[Row]", flags: argparse.Namespace) -> "list[Row]":
@@ -198,6 +213,7 @@ def train_missing(
     `data` is what --data says to the scripts, None their own default.
     """
     from harness.data import load_images
+    from harness.files import check_writable
     from harness.jobs import Settings, ThisMachine, plan_jobs, train_jobs
     from harness.train import choose_device, warn_of_slow_bf16
 
@@ -214,6 +230,7 @@ def train_missing(
     jobs = plan_jobs(results, parsers, settings)
     if not jobs:
         return {}
+    check_writable(nearest_folder(flags.runs_dir))
     here = flags.engine == "local" and choose_device(flags.device).type
     if here == "cpu" and any(job.flags["precision"] == "bf16" for job in jobs):
         warn_of_slow_bf16()

@@ -7,10 +7,11 @@ import _thread
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn, TextIO
 
 EXIT_BAD_INPUT = 2
@@ -23,6 +24,26 @@ STOP_WITH_STDIN = "HARNESS_STOP_WITH_STDIN"
 
 class UserError(Exception):
     """Something the user can mend; the message is one sentence that says what is wrong and what to do."""
+
+
+_MEMORY_IS_SHORT = re.compile("out of memory|can't allocate memory|not enough memory")  # CUDA and MPS; Unix; Windows
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is one of the errors by which Python, NumPy and PyTorch say that no memory is left."""
+    told = isinstance(error, RuntimeError) and _MEMORY_IS_SHORT.search(str(error))
+    return isinstance(error, MemoryError) or bool(told)
+
+
+@contextlib.contextmanager
+def memory_errors_told(advice: str = "") -> Iterator[None]:
+    """Turn an error for want of memory into a UserError, whose sentence ends with the advice."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"there is not enough memory for this{advice}") from error
 
 
 class OutputLost(Exception):
@@ -97,7 +118,8 @@ def run_script(main: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what this script starts (git) has no business with it
         threading.Thread(target=_stop_at_end_of, args=(stdin,), daemon=True).start()
     try:
-        code = main()
+        with memory_errors_told():
+            code = main()
         sys.stdout.flush()
         if is_rank():
             leave(code)  # threads of PyTorch's that served its group may be alive, and would abort Python's own end

@@ -50,10 +50,10 @@ HPARAMS = {
 
 
 class EventsFile:
-    """The events file of one run folder; opened by `open`, closed by `close`."""
+    """The events file of one run folder; opened by `open`, closed by `close`. `epochs` are those with curves in it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, epochs: frozenset[int] = frozenset()) -> None:
+        self.path, self.epochs = path, epochs
         try:
             self._file = path.open("ab")
         except OSError as error:
@@ -69,17 +69,17 @@ class EventsFile:
         found = sorted(folder.glob("events.out.tfevents.*"))
         path = found[0] if found else folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
         kept = [
-            event.SerializeToString()
+            event
             for event in (read_events(path) if found else ())
             if event.summary.value and 1 <= event.step <= epoch and event.summary.value[0].tag not in _AT_THE_END
         ]
         head = [Event(wall_time=time.time(), file_version="brain.Event:2")]
         experiment, session_start, _ = _hparams_summaries(hparams)
         head += [Event(wall_time=time.time(), summary=summary) for summary in (experiment, session_start)]
-        write_atomically(path, b"".join(_framed(record) for record in [e.SerializeToString() for e in head] + kept))
+        write_atomically(path, b"".join(_framed(event.SerializeToString()) for event in head + kept))
         for extra in found[1:]:
             extra.unlink(missing_ok=True)
-        return cls(path)
+        return cls(path, frozenset(event.step for event in kept if event.summary.value[0].tag == EPOCH_TAGS[0]))
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Write several scalars as one event."""

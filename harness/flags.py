@@ -109,10 +109,22 @@ def epoch_list(text: str) -> str:
 
 
 def folder_name(text: str) -> str:
+    """A name for a new folder: one that it can have on every system, and that no command line takes for a flag."""
     special = any(character in text for character in '/\\:*?"<>|') or not text.isprintable()
-    if not text or text in (".", "..") or special or text[0] == "-":
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be the name of a folder")
+    if special or existing_folder_name(text)[0] == "-":
+        raise _no_name(text)
     return text
+
+
+def existing_folder_name(text: str) -> str:
+    """A name that a folder can have on this system."""
+    if text in ("", ".", "..") or not {*text}.isdisjoint("/\\:\0" if os.name == "nt" else "/\0"):
+        raise _no_name(text)
+    return text
+
+
+def _no_name(text: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"{text!r} cannot be the name of a folder")
 
 
 # argparse names the type in "invalid ... value"; these read better there than the functions' names.
@@ -165,7 +177,7 @@ def training_parser(
 
     group = parser.add_argument_group("run folder")
     group.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of all runs")
-    group.add_argument("--name", type=folder_name, help="of this run's folder (default: made from the flags)")
+    group.add_argument("--name", type=existing_folder_name, help="of this run's folder (default: made from the flags)")
     ways = group.add_mutually_exclusive_group()
     ways.add_argument("--resume", action="store_true", help="continue the run that the flags or --name select")
     ways.add_argument("--overwrite", action="store_true", help="delete that run and start anew")
@@ -183,6 +195,11 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     flags = parser.parse_args(argv)
     if flags.momentum and flags.optimizer != "sgd":
         parser.error("--momentum is a flag of --optimizer sgd")
+    if flags.name and not flags.resume:
+        try:
+            folder_name(flags.name)
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"argument --name: {error}")
     absent = object()  # parsing into a namespace that has every flag already shows which ones were typed
     typed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(flags), absent)))
     flags.given = frozenset(name for name, value in vars(typed).items() if value is not absent)

@@ -321,16 +321,31 @@ def _read_run(folder: Path, config: dict, data: str, quiet: bool) -> Run | None:
             raise UserError(f"{folder / 'config.json'} has no seed")
         if not isinstance(dataset, dict) or not _is_dataset(dataset, data):
             raise UserError(f"{folder} was trained on other images than today's {data}")
-        # Of a run killed in its first epoch there may be no metrics yet.
-        there = status in FINISHED or (folder / "metrics.csv").exists()
-        history = read_history(folder / "metrics.csv") if there else []
-        whole = len(history) == epochs and all(metrics.finite for metrics in history)
-        if len(history) > epochs or (status == "complete" and not whole):
-            raise UserError(f"{folder / 'metrics.csv'} does not hold the {epochs} epochs of a {status} run")
+        history = _history_of(folder, status, epochs)
     except UserError as error:
         _note(f"{error}; the folder is left out", quiet)
         return None
+    if history is None:
+        _note(f"{folder / 'metrics.csv'} is missing or damaged; the run's script writes it again from last.pt", quiet)
+        status, history = "interrupted", []
     return Run(folder, seed, status, config, history)
+
+
+def _history_of(folder: Path, status: str, epochs: int) -> list[EpochMetrics] | None:
+    """The epochs of a run of this status; None if they are in last.pt alone. UserError if they are nowhere."""
+    file = folder / "metrics.csv"
+    if status not in FINISHED and not file.exists():  # it may have been killed in its first epoch
+        return []
+    try:
+        history = read_history(file)
+        whole = len(history) == epochs and all(metrics.finite for metrics in history)
+        if len(history) > epochs or (status == "complete" and not whole):
+            raise UserError(f"{file} does not hold the {epochs} epochs of a {status} run")
+    except UserError:
+        if (folder / "last.pt").exists():
+            return None
+        raise
+    return history
 
 
 def _is_dataset(dataset: dict, data: str) -> bool:

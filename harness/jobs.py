@@ -6,7 +6,6 @@ metrics.csv. No script outlives this process, even if that is killed (process.py
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,7 @@ from harness.errors import EXIT_DIVERGED, UserError
 from harness.files import FolderLock
 from harness.flags import run_name
 from harness.grid import FINISHED, Parsers, Row, RowRuns, experiment_of, flag_words, read_history, wanted_flags
-from harness.process import ScriptProcess
+from harness.process import ScriptProcess, cores
 from harness.progress import LiveTable, duration
 from harness.run_folder import LOCKED, EpochMetrics
 
@@ -140,13 +139,6 @@ class ThisMachine:
 
     def start(self, job: Job) -> ScriptProcess:
         return ScriptProcess(command(job, self.settings, self.threads), self.threads)
-
-
-def cores() -> int:
-    """How many CPU cores this process may use."""
-    if hasattr(os, "process_cpu_count"):  # Python 3.13
-        return os.process_cpu_count() or 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def plan_jobs(results: Iterable[RowRuns], parsers: Parsers, settings: Settings) -> list[Job]:

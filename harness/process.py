@@ -68,5 +68,13 @@ class ScriptProcess:
         if code == 0 or (code == EXIT_DIVERGED and any("diverged" in line for line in lines)):
             return ""
         if code < 0:
-            return f"killed by signal {-code} ({signal.strsignal(-code)})"
+            why = ", perhaps because the memory ran out" if -code == signal.SIGKILL else ""
+            return f"killed by signal {-code} ({signal.strsignal(-code)}{why})"
         return lines[-1].removeprefix("error: ") if lines else f"ended with exit code {code}"
+
+
+def cores() -> int:
+    """How many CPU cores this process may use."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return os.process_cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from harness.distributed import ALONE, Ranks, join
-from harness.errors import Interrupted, OutputLost, UserError
+from harness.errors import Interrupted, OutputLost, UserError, is_out_of_memory, memory_errors_told
 from harness.files import FolderLock, make_folder, write_atomically
 from harness.flags import MAY_CHANGE, RESULT_FLAGS, recorded_flags, resume_command, resumed_flags, run_name
 
@@ -175,6 +175,8 @@ class RunFolder:
         make_folder(self.path)
         if not self._lock.held:
             self.lock()
+            if has_run(self.path) and self.flags.resume:  # and there was none when it was looked for
+                raise UserError(f"another process has just trained in {self.path}; the same command again continues it")
             if has_run(self.path) and not self.flags.overwrite:
                 raise _folder_exists(self.path)
         try:
@@ -193,11 +195,17 @@ class RunFolder:
         self.config = config
 
     def write_metrics(self, history: list[EpochMetrics]) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(METRICS_HEADER)
-        writer.writerows(history)
-        self._write("metrics.csv", text.getvalue().encode())
+        self._write("metrics.csv", _metrics_csv(history))
+
+    def lacks(self, history: list[EpochMetrics]) -> bool:
+        """Whether metrics.csv with just these epochs, the events file or best.pt is missing."""
+        try:
+            metrics = (self.path / "metrics.csv").read_bytes()
+        except OSError:
+            return True
+        return metrics != _metrics_csv(history) or not all(
+            any(self.path.glob(pattern)) for pattern in ("events.out.tfevents.*", "best.pt")
+        )
 
     def write_checkpoint(self, name: str, content: dict) -> None:
         """Write `content` (tensors and plain values) as `name`, with the format number and the run's config."""
@@ -215,11 +223,14 @@ class RunFolder:
         self.write_config({"status": "complete", "wall_seconds": round(wall_seconds, 3)})
         self.ended = True
 
-    def note_divergence(self) -> None:
-        """Give a run that diverged its status, should a kill have come between its last checkpoint and that."""
-        if self.recorded_status != "diverged":
-            self.config, self.ended = self.recorded_config, True
-            self.write_config({"status": "diverged"})
+    def stay(self, status: str) -> None:
+        """Give a run that has ended its status again, should a kill have come between its last checkpoint and that.
+
+        Its record stays as it is, but files of it may be written anew.
+        """
+        self.config, self.ended = self.recorded_config | {"status": status}, True
+        if self.recorded_status != status:
+            self.write_config()
 
 
 @contextlib.contextmanager
@@ -230,16 +241,16 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
     in it, or if what it holds cannot be resumed. An interruption or a failed write while it is open is recorded as
     status `interrupted`, and the message gets the command that continues.
     """
-    ranks = join()
+    ranks, enough_memory = join(), memory_errors_told("; a smaller --batch-size needs less")
     path = flags.runs_dir / experiment / (flags.name or run_name(flags))
     if not ranks.main:
-        with ranks.together():
+        with ranks.together(), enough_memory:
             run = RunFolder(path, experiment, flags, ranks)
             run.take_up(ranks.tell(None))
             yield run
         return
     if flags.dry_run:
-        with tempfile.TemporaryDirectory(prefix="dry-run-") as folder, ranks.together():
+        with tempfile.TemporaryDirectory(prefix="dry-run-") as folder, ranks.together(), enough_memory:
             run = RunFolder(Path(folder) / "run", experiment, flags, ranks)
             try:
                 ranks.tell(run.taken_up())
@@ -249,7 +260,7 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
         return
     run = RunFolder(path, experiment, flags, ranks)
     try:
-        with ranks.together():
+        with ranks.together(), enough_memory:
             _find_run(run)
             ranks.tell(run.taken_up())
             yield run
@@ -309,6 +320,14 @@ def _shorter_runs(folder: Path, flags: argparse.Namespace) -> list[str]:
             if wanted.items() <= recorded.items() and type(epochs) is int and epochs < flags.epochs:
                 names.append(file.parent.name)
     return names
+
+
+def _metrics_csv(history: list[EpochMetrics]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(METRICS_HEADER)
+    writer.writerows(history)
+    return text.getvalue().encode()
 
 
 def has_run(path: Path) -> bool:
@@ -396,6 +415,8 @@ def load_checkpoint(path: Path) -> dict:
     except UserError:
         raise
     except Exception as error:  # a hostile file can make the reader fail in any way
+        if is_out_of_memory(error):
+            raise UserError(f"there is not enough memory to read {path}") from error
         raise UserError(f"{path} is not a checkpoint that can be trusted: it is damaged or holds code") from error
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise UserError(f"{path} is not a checkpoint of this project")

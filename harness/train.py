@@ -25,6 +25,7 @@ from harness.errors import EXIT_DIVERGED, UserError
 from harness.events import BEST_TAGS, CONFUSION_TAG, EPOCH_TAGS, FILTERS_TAG, HPARAMS, MISTAKES_TAG, EventsFile
 from harness.flags import command_line, program, recorded_flags, snapshot_epochs
 from harness.optimizers import QuickStep, make_optimizer
+from harness.process import cores
 from harness.run_folder import EpochMetrics, RunFolder
 
 # Images a step of evaluation; changes no result, only speed and memory. A convolution's maps take 131 kB an image: on a
@@ -63,6 +64,8 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     keep_freed_memory()
     # Said even if it is what PyTorch chose: only then do a resumed run and one at one go compute in the same way.
     torch.set_num_threads(flags.threads or torch.get_num_threads())
+    if flags.threads and flags.threads > cores():
+        print(f"warning: {flags.threads} threads on {cores()} cores slow one another down", file=sys.stderr)
     if flags.precision == "bf16" and device.type == "cpu":
         warn_of_slow_bf16()
     if flags.dry_run:
@@ -73,11 +76,17 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     if run.checkpoint:
         _restore(state, run)
         if state.epoch == flags.epochs and run.recorded_status == "complete":
+            run.stay("complete")
+            if ranks.main and run.lacks(state.history):
+                with contextlib.closing(EventsFile.open(run.path, _hparams(run), epoch=state.epoch)) as events:
+                    _write_again(run, state, events)
+                    _finish_events(events, state, images, flags, device)
             print(f"{run.path} is complete; --name {run.path.name} with a larger --epochs and --resume trains on")
             _print_summary(run, state.history, run.recorded_seconds)
             return 0
         if not state.history[-1].finite:
-            run.note_divergence()
+            run.stay("diverged")
+            run.write_metrics(state.history)
             print(f"{run.path} diverged in epoch {state.epoch}; there is nothing to continue", file=sys.stderr)
             return EXIT_DIVERGED
         _note_other_machine(run, device)
@@ -90,7 +99,8 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
 
     events = EventsFile.open(run.path, _hparams(run), epoch=state.epoch) if ranks.main else None
     with contextlib.closing(events) if events else contextlib.nullcontext():
-        run.write_metrics(state.history)  # cut back to the checkpoint's epoch, as the events just were
+        if ranks.main:
+            _write_again(run, state, events)
         wall_before, started = run.config["wall_seconds"], time.perf_counter()
         for epoch in range(state.epoch + 1, flags.epochs + 1):
             order = EpochOrder.draw(len(images.train), state.generator, augment=getattr(flags, "augment", False))
@@ -353,8 +363,7 @@ def _one_epoch(
 def _save_epoch(run: RunFolder, state: State, events: EventsFile, metrics: EpochMetrics) -> None:
     """Write an epoch into the run folder, in the order that makes last.pt the truth."""
     epoch = metrics.epoch
-    values = (metrics.train_loss, metrics.train_accuracy, metrics.test_loss, metrics.test_accuracy)
-    events.scalars(dict(zip(EPOCH_TAGS, values, strict=True)), epoch)
+    _write_curves(events, metrics)
     if _shows_filters(state.model, epoch, run.flags.epochs):
         from harness.plots import filters_grid
 
@@ -365,7 +374,7 @@ def _save_epoch(run: RunFolder, state: State, events: EventsFile, metrics: Epoch
     weights = state.model.state_dict()
     if metrics.finite and metrics.test_accuracy > state.best_accuracy:
         state.best_accuracy = metrics.test_accuracy
-        run.write_checkpoint("best.pt", {"model": weights, "epoch": epoch, "metrics": metrics._asdict()})
+        _write_best(run, state)
     if metrics.finite and epoch in snapshot_epochs(run.flags):
         convolutions = {name for name, module in state.model.named_modules() if isinstance(module, nn.Conv2d)}
         kept = {name: value for name, value in weights.items() if name.rpartition(".")[0] in convolutions}
@@ -380,6 +389,17 @@ def _save_epoch(run: RunFolder, state: State, events: EventsFile, metrics: Epoch
             "history": [list(row) for row in state.history],
         },
     )
+
+
+def _write_curves(events: EventsFile, metrics: EpochMetrics) -> None:
+    values = (metrics.train_loss, metrics.train_accuracy, metrics.test_loss, metrics.test_accuracy)
+    events.scalars(dict(zip(EPOCH_TAGS, values, strict=True)), metrics.epoch)
+
+
+def _write_best(run: RunFolder, state: State) -> None:
+    metrics = state.history[-1]
+    content = {"model": state.model.state_dict(), "epoch": metrics.epoch, "metrics": metrics._asdict()}
+    run.write_checkpoint("best.pt", content)
 
 
 def _shows_filters(model: nn.Module, epoch: int, epochs: int) -> bool:
@@ -437,6 +457,23 @@ def _exact_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def _write_again(run: RunFolder, state: State, events: EventsFile) -> None:
+    """The files beside last.pt as of its epoch: metrics.csv, curves, and best.pt if it is missing and can be made."""
+    run.write_metrics(state.history)
+    for row in state.history:
+        if row.epoch not in events.epochs:
+            _write_curves(events, row)
+    events.flush()
+    if not state.epoch or (run.path / "best.pt").exists():
+        return
+    if state.history[-1].test_accuracy == state.best_accuracy:
+        _write_best(run, state)
+        return
+    best = max(state.history, key=lambda row: row.test_accuracy).epoch
+    print(f"note: best.pt is missing, and the model of epoch {best}, the best so far, is in no other file", flush=True)
+    state.best_accuracy = -1.0
+
+
 def _note_other_machine(run: RunFolder, device: torch.device) -> None:
     now = {"threads": torch.get_num_threads(), "device": str(device), "torch": str(torch.__version__)}
     for name, value in (now | {"ranks": run.ranks.count}).items():
@@ -469,7 +506,8 @@ def _print_summary(run: RunFolder, history: list[EpochMetrics], wall_seconds: fl
     if not run.kept:
         print("dry run: nothing was kept")
         return
-    print(f"\n{len(history)} epochs in {wall_seconds:.1f} s; best.pt and the rest are in {run.path}")
+    best = "best.pt and the rest are" if (run.path / "best.pt").exists() else "all but best.pt is"
+    print(f"\n{len(history)} epochs in {wall_seconds:.1f} s; {best} in {run.path}")
     print(f"curves: {command_line([program('tensorboard'), '--logdir', str(run.flags.runs_dir)])}")
 
 

@@ -329,8 +329,9 @@ def test_failing_and_diverging_runs_are_told_and_the_others_go_on(run_main, writ
         (["--engine", "ray", "--gpus-per-run", "2"], "--gpus-per-run: 2 is neither 0 nor a number from 0.01 to 1"),
         (["--engine", "slurm"], "argument --engine: invalid choice: 'slurm'"),
         (["--engine", "ray"], "--engine ray needs Ray: pip install -r requirements-ray.txt"),
-        (["--out", "grid.toml"], "--out grid.toml is a file; the report needs a folder"),
-        (["--out", "grid.toml/report"], "cannot write in grid.toml: "),
+        (["--out", "grid.toml"], "--out grid.toml: grid.toml is a file, and must be a folder"),
+        (["--out", "grid.toml/report"], f"--out {Path('grid.toml/report')}: grid.toml is a file"),
+        (["--runs-dir", "grid.toml"], "--runs-dir grid.toml: grid.toml is a file, and must be a folder"),
         (["--out", "own"], f"{Path('own/README.md')} was not written by report.py and would be replaced"),
         (["--data", "real", "--data-dir", "grid.toml"], "grid.toml"),
     ],
@@ -345,6 +346,43 @@ def test_wrong_input_is_one_sentence_before_anything_is_trained(run_main, writte
     assert (code, out) == (2, "")
     assert err.startswith("error: ") and sentence in err and err.count("\n") == 1
     assert not Path("runs").exists() and written == []
+
+
+def test_curves_over_seeds_that_cannot_be_written_are_one_warning(run_main, written, monkeypatch):
+    def fail(*_: object) -> None:
+        raise UserError("cannot make the folder runs/seeds: Permission denied")
+
+    monkeypatch.setattr("harness.seeds.write_seed_aggregates", fail)
+    write_grid(good="epochs = 1")
+    code, out, err = run_main("report", *FLAGS)
+    assert (code, len(written)) == (0, 1) and "the report is in report" in out
+    assert err.startswith("warning: ") and "Permission denied" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["my: first", "-lead", "what?", "a b", "Größe"])
+@posix
+def test_unfinished_run_in_a_renamed_folder_goes_on_there(run_main, name):
+    write_grid(good="epochs = 2")
+    assert run_main("report", *FLAGS)[0] == 0
+    (run,) = runs()
+    run = run.rename(run.with_name(name))
+    config = (run / "config.json").read_text()
+    (run / "config.json").write_text(config.replace('"complete"', '"interrupted"'))
+    code, _, err = run_main("report", *FLAGS)
+    assert (code, err, runs()) == (0, "", [run])
+    assert status_of(run) == "complete"
+
+
+def test_metrics_that_were_deleted_are_written_again_and_nothing_is_trained(run_main):
+    write_grid(good="epochs = 2")
+    assert run_main("report", *FLAGS)[0] == 0
+    (run,) = runs()
+    rows, trained = metrics_of(run), (run / "last.pt").read_bytes()
+    for damage in (lambda file: file.unlink(), lambda file: file.write_text("epoch,")):
+        damage(run / "metrics.csv")
+        code, _, err = run_main("report", *FLAGS)
+        assert code == 0 and err.startswith("note: ") and err.count("\n") == 1
+        assert (runs(), metrics_of(run), (run / "last.pt").read_bytes()) == ([run], rows, trained)
 
 
 def test_images_are_loaded_once_before_any_run_starts(run_main, monkeypatch):

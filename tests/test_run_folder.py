@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from killed_runs import make_runs_small, metrics_of
+from killed_runs import logged_values, make_runs_small, metrics_of, same_bits
 
 from harness.errors import UserError
 from harness.files import FolderLock, write_atomically
@@ -166,6 +166,13 @@ def test_other_number_of_threads_is_allowed_and_said(rnn):
         torch.set_num_threads(before)
 
 
+def test_more_threads_than_cores_are_warned_of(rnn, monkeypatch):
+    monkeypatch.setattr("harness.train.cores", lambda: 1)
+    for threads, warning in ((1, ""), (2, "warning: 2 threads on 1 cores slow one another down\n")):
+        assert rnn("--epochs", 1, "--overwrite", "--threads", threads)[::2] == (0, warning)
+    torch.set_num_threads(1)
+
+
 def test_more_epochs_asked_for_on_a_resume_are_remembered_when_it_dies_at_once(rnn, monkeypatch):
     assert rnn("--epochs", 1)[0] == 0
 
@@ -193,6 +200,62 @@ def test_checkpoint_is_the_truth_beside_a_lost_or_damaged_config_and_metrics(rnn
         assert rnn("--resume")[0] == 0
         assert config_of(RUN)["status"] == "complete"
         assert metrics_of(RUN) == rows
+
+
+def test_resume_of_a_complete_run_writes_again_what_is_missing(rnn):
+    assert rnn("--epochs", 1)[0] == 0
+    (events,) = RUN.glob("events.out.tfevents.*")
+    config, rows, values = (RUN / "config.json").read_bytes(), metrics_of(RUN), logged_values(RUN)
+    best = load_checkpoint(RUN / "best.pt")
+    for file in (RUN / "metrics.csv", events, RUN / "best.pt"):
+        file.unlink()
+        code, out, _ = rnn("--resume")
+        assert code == 0 and "is complete" in out
+        assert metrics_of(RUN) == rows and logged_values(RUN) == values
+        assert (RUN / "config.json").read_bytes() == config
+    assert same_bits(load_checkpoint(RUN / "best.pt") | {"config": None}, best | {"config": None})
+
+
+def test_events_file_is_written_again_before_training_goes_on(rnn, monkeypatch):
+    assert rnn("--epochs", 3)[0] == 0
+    rows, values = metrics_of(RUN), logged_values(RUN)
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.train.train_epoch", _after(1, RuntimeError("killed")))
+        with pytest.raises(RuntimeError, match="killed"):
+            rnn("--epochs", 3, "--overwrite")
+    (events,) = RUN.glob("events.out.tfevents.*")
+    events.unlink()
+    assert rnn("--resume")[0] == 0
+    assert (metrics_of(RUN), logged_values(RUN)) == (rows, values)
+
+
+def _after(epochs: int, error: Exception):
+    """A `train_epoch` that trains so often and then fails."""
+    import harness.train
+
+    real, calls = harness.train.train_epoch, []
+
+    def train_epoch(*arguments):
+        calls.append(arguments)
+        if len(calls) > epochs:
+            raise error
+        return real(*arguments)
+
+    return train_epoch
+
+
+def test_lost_best_model_of_an_earlier_epoch_is_told_and_a_new_one_begins(rnn, monkeypatch):
+    accuracies = iter((0.9, 0.5, 0.6))
+    monkeypatch.setattr("harness.train.evaluate", lambda *_: (1.0, next(accuracies)))
+    assert rnn("--epochs", 2)[0] == 0
+    assert load_checkpoint(RUN / "best.pt")["epoch"] == 1
+    (RUN / "best.pt").unlink()
+    for epochs in (2, 3):
+        code, out, _ = rnn("--epochs", epochs, "--resume")
+        assert code == 0
+        assert "best.pt is missing, and the model of epoch 1" in out
+        assert ("all but best.pt is in" in out) == (epochs == 2)
+    assert load_checkpoint(RUN / "best.pt")["epoch"] == 3
 
 
 def test_rows_of_epochs_without_a_checkpoint_are_cut_off_before_training_goes_on(rnn, monkeypatch):
@@ -231,7 +294,10 @@ def test_second_process_in_a_folder_is_refused(rnn):
     assert rnn("--epochs", 2, "--resume")[0] == 0
 
 
-def test_run_that_another_process_began_meanwhile_is_refused(rnn, monkeypatch):
+@pytest.mark.parametrize(
+    ("way", "sentence"), [((), "exists already"), (("--resume",), "the same command again continues it")]
+)
+def test_run_that_another_process_began_meanwhile_is_refused(rnn, monkeypatch, way, sentence):
     """Both saw no run; the other one was quicker while this one loaded its images."""
     import harness.data
 
@@ -243,9 +309,9 @@ def test_run_that_another_process_began_meanwhile_is_refused(rnn, monkeypatch):
         return real()
 
     monkeypatch.setattr(harness.data, "draw_digits", slow)
-    code, _, err = rnn("--epochs", 1)
+    code, _, err = rnn("--epochs", 1, *way)
     assert code == 2
-    assert "exists already" in err
+    assert sentence in err
     assert (RUN / "config.json").read_text() == "{}"
 
 
