@@ -1,24 +1,28 @@
 """What report.py writes: README.md, index.html and figures/, of whole and of broken grids, in words that fit both."""
 
-import base64
 import html.parser
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
+import urllib.parse
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from report_grids import Problem, cell_row, cnn_row, history, row_runs, run, write_run
 
 from harness.errors import UserError
 from harness.grid import RowRuns, Run
 from harness.report import charts, write_report
+from harness.report.svg import smaller
 from harness.run_folder import EpochMetrics
 
 HOSTILE = "<b>R&D</b> *x* _y_ | `z` [l](u) $a$ <script>alert(1)</script>"
@@ -127,10 +131,9 @@ def test_pictures_of_the_readme_are_there_and_those_of_the_page_are_in_it(write,
     assert len(parsed.sources) == len(named)
     for name, source in zip(named, parsed.sources, strict=True):
         kind, data = source.split(",", 1)
-        assert kind == "data:image/svg+xml;base64"
-        content = base64.b64decode(data)
-        assert content == (tmp_path / "report" / name).read_bytes()
-        ElementTree.fromstring(content)
+        assert kind == "data:image/svg+xml" and "#" not in data
+        file = (tmp_path / "report" / name).read_text(encoding="utf-8")
+        assert ElementTree.canonicalize(urllib.parse.unquote(data)) == ElementTree.canonicalize(file)
     assert "script" not in parsed.tags
     assert not re.search(r"(?:src|href)=\"(?:https?:)?//(?!arxiv\.org)", page)
 
@@ -382,10 +385,50 @@ def test_pictures_keep_their_text_and_have_colours_for_dark_ground():
     curve = charts.Curve("test", charts.TEST, ((0.5, 0.25), (0.5, 0.5)), reference=0.123456789)
     svg = charts.curve_chart("lr 0.00123456 $x$", [charts.Panel("", (curve,), "loss")]).decode()
     assert ">lr 0.00123456 $x$<" in svg  # not taken for a formula, its digits not cut
-    assert "prefers-color-scheme: dark" in svg
-    light = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", re.sub(r"(?s)<style.*?</style>", "", svg)))
-    twins = set(re.findall(r"\[style\*=\"(?:fill|stroke): (#[0-9a-f]{6})\"\]", svg))
-    assert light <= twins
+    light, dark = re.search(r"<style[^>]*>(.*)@media[^{]*{(.*)}</style>", svg).groups()
+    rules = [dict(re.findall(r"\.(\w+){([^}]*)}", sheet)) for sheet in (light, dark)]
+    for name, style in rules[0].items():
+        colours = re.findall(r"(fill|stroke):(#\w+)", style)
+        twins = re.findall(r"(fill|stroke):(#\w+)", rules[1].get(name, ""))
+        assert [kind for kind, _ in colours] == [kind for kind, _ in twins]
+        assert not {colour for _, colour in colours} & {colour for _, colour in twins}
+
+
+def test_small_picture_has_all_that_the_large_one_shows():
+    """What Matplotlib wrote, element by element: the same shapes and texts, to a twentieth of a pixel."""
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([0, 1, 2], [0.3, 0.12345678, 0.2], "o--", color=charts.TEST)
+    axes.fill_between([0, 1, 2], [0.1, 0.1, 0.1], [0.3, 0.2, 0.4], color=charts.TRAIN, alpha=0.2)
+    axes.set_title('a < b & "c", 0.123456 rotate(-0 1)')
+    axes.set_ylabel("it's upright")
+    file = io.BytesIO()
+    with matplotlib.rc_context(charts.STYLE):
+        figure.savefig(file, format="svg")
+    large, small = (ElementTree.fromstring(svg) for svg in (file.getvalue(), smaller(file.getvalue(), {})))
+    assert len(ElementTree.tostring(small)) < 0.6 * len(file.getvalue())
+    (sheet,) = small.iterfind(".//{*}style")
+    styles = dict(re.findall(r"\.(\w+){([^}]*)}", sheet.text))
+
+    def shapes(root: ElementTree.Element) -> list[tuple]:
+        found = []
+        for kind in ("path", "use", "text", "rect"):
+            for element in root.iter(f"{{http://www.w3.org/2000/svg}}{kind}"):
+                place = [element.get(key, "") for key in ("d", "x", "y")]
+                numbers = [float(number) for number in re.findall(r"-?[\d.]+", " ".join(place))]
+                commands = re.findall("[A-Za-z]", place[0])
+                found.append((kind, commands, (element.text or "").strip(), numbers))
+        return found
+
+    for before, after in zip(shapes(large), shapes(small), strict=True):
+        assert before[:3] == after[:3]
+        assert after[3] == pytest.approx(before[3], abs=0.0501)
+    names = {element.get("id") for element in small.iter()} - {None}
+    links = re.findall(r"#(n\d+)", ElementTree.tostring(small, encoding="unicode"))
+    assert set(links) == names and names
+    assert {element.get("class") for element in small.iter()} - {None} == set(styles)
+    drawn = [element for element in large.iter() if "fill: #d95319" in element.get("style", "")]
+    assert drawn and any("fill:#d95319" in style for style in styles.values())
 
 
 def test_every_chart_is_drawn_the_same_each_time_with_its_labels_in_it():

@@ -7,7 +7,6 @@ system is dark. That works in an <img> of a README as in a page, and every other
 import io
 import itertools
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from harness.report.svg import smaller
 
 INK, FAINT, GRID, GROUND = "#1b1f24", "#59636e", "#d9dfe5", "#ffffff"
 TRAIN, TEST, THIRD, FOURTH = "#3a62c9", "#d95319", "#00875a", "#8a4fbf"
@@ -379,27 +380,4 @@ def svg(figure: Figure) -> bytes:
         text.set_parse_math(False)  # a row may be called "$^$"
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return _smaller(buffer.getvalue().decode("utf-8")).encode("utf-8")
-
-
-def _smaller(svg: str) -> str:
-    """Matplotlib's SVG without what no viewer needs, and with the colours for dark ground: half the size."""
-    svg = re.sub(r"(?s)<metadata>.*?</metadata>|<!DOCTYPE.*?>", "", svg)
-    svg = re.sub(r" font-family: [^;\"]+;?| text-anchor: start;?", "", svg)
-    svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
-    svg = re.sub(r'<g id="(?!FillBetween)[^"]*">', "<g>", svg)
-    svg = re.sub(r"\s*\n\s*", lambda found: " " if found.end() < len(svg) and svg[found.end()] not in '<"' else "", svg)
-    places = r' (?:d|x|y|transform)="[^"]*"'  # six decimals of a pixel where two are enough
-    svg = re.sub(places, lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found.group()), svg)
-    look = "*{stroke-linejoin:round}text{font-family:'DejaVu Sans',Verdana,sans-serif}"
-    return svg.replace("*{stroke-linejoin: round; stroke-linecap: butt}", look + _dark_rules(), 1)
-
-
-def _dark_rules() -> str:
-    """Each colour's twin on dark ground; `screen`, because paper is white for everybody."""
-    rules = [
-        f'[style*="{kind}: {light}"]{{{kind}:{dark} !important}}'
-        for light, dark in _DARK.items()
-        for kind in ("fill", "stroke")
-    ]
-    return "\n@media screen and (prefers-color-scheme: dark){\n" + "\n".join(rules) + "\n}\n"
+    return smaller(buffer.getvalue(), _DARK)
