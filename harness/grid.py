@@ -17,7 +17,7 @@ from pathlib import Path
 from harness.data import published_checksum
 from harness.errors import UserError
 from harness.flags import RESULT_FLAGS, folder_name, option, parse_flags
-from harness.run_folder import METRICS_HEADER, EpochMetrics, is_metrics, read_config
+from harness.run_folder import METRICS_HEADER, EpochMetrics, is_metrics, load_checkpoint, read_config
 
 FIGURES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")  # what a row may have `printed`
 
@@ -299,17 +299,29 @@ def _rank(run: Run) -> tuple[bool, bool, int]:
 
 def _read_configs(folder: Path, quiet: bool) -> list[tuple[Path, dict]]:
     configs = []
-    for file in sorted(folder.glob("*/config.json")):
+    for run in sorted({file.parent for name in ("config.json", "last.pt") for file in folder.glob(f"*/{name}")}):
         try:
-            config = read_config(file.parent)
+            config = _config_of(run, quiet)
         except (UserError, RecursionError) as error:
             _note(f"{str(error).partition(';')[0]}; the folder is left out", quiet)
             continue
         if config.get("experiment") != folder.name or config.get("status") not in STATUSES:
-            _note(f"{file} is not of a run of {folder.name}; the folder is left out", quiet)
+            _note(f"{run / 'config.json'} is not of a run of {folder.name}; the folder is left out", quiet)
             continue
-        configs.append((file.parent, config))
+        configs.append((run, config))
     return configs
+
+
+def _config_of(run: Path, quiet: bool) -> dict:
+    """A run folder's config.json, or what last.pt has of it. UserError if neither can be read."""
+    try:
+        return read_config(run)
+    except UserError:
+        if not (run / "last.pt").exists():
+            raise
+    config = load_checkpoint(run / "last.pt")["config"]
+    _note(f"{run / 'config.json'} is missing or damaged; the run's script writes it again from last.pt", quiet)
+    return config
 
 
 def _read_run(folder: Path, config: dict, data: str, quiet: bool) -> Run | None:

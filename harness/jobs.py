@@ -202,7 +202,7 @@ def command(job: Job, settings: Settings, threads: int) -> list[str]:
         common["name"] = job.name
     if not job.resumes:
         common["threads"] = threads
-    if not (job.folder / "config.json").exists():
+    if not job.resumes and not (job.folder / "config.json").exists():
         common["compile"] = settings.compile
     return [*words, *flag_words(common)]
 

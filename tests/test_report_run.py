@@ -373,14 +373,15 @@ def test_unfinished_run_in_a_renamed_folder_goes_on_there(run_main, name):
     assert status_of(run) == "complete"
 
 
-def test_metrics_that_were_deleted_are_written_again_and_nothing_is_trained(run_main):
+@pytest.mark.parametrize("name", ["metrics.csv", "config.json"])
+def test_records_that_were_deleted_are_written_again_and_nothing_is_trained(run_main, name):
     write_grid(good="epochs = 2")
     assert run_main("report", *FLAGS)[0] == 0
     (run,) = runs()
     rows, trained = metrics_of(run), (run / "last.pt").read_bytes()
     for damage in (lambda file: file.unlink(), lambda file: file.write_text("epoch,")):
-        damage(run / "metrics.csv")
-        code, _, err = run_main("report", *FLAGS)
+        damage(run / name)
+        code, _, err = run_main("report", *FLAGS, "--compile")  # which the run keeps as it was begun
         assert code == 0 and err.startswith("note: ") and err.count("\n") == 1
         assert (runs(), metrics_of(run), (run / "last.pt").read_bytes()) == ([run], rows, trained)
 
