@@ -306,9 +306,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if analyses != ["filters"]:
         import torch
 
-        from harness.train import choose_device
+        from harness.train import choose_device, choose_threads
 
         device = choose_device(flags.device)
+        choose_threads()
         subject.images = load_test_images(trained, flags.data, data_dir=flags.data_dir, mirror=flags.mirror)
         if subject.images.name != trained.dataset:
             print(

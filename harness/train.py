@@ -62,10 +62,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     flags, ranks = run.flags, run.ranks
     device = ranks.own_device(choose_device(flags.device))
     keep_freed_memory()
-    # Said even if it is what PyTorch chose: only then do a resumed run and one at one go compute in the same way.
-    torch.set_num_threads(flags.threads or torch.get_num_threads())
-    if flags.threads and flags.threads > cores():
-        print(f"warning: {flags.threads} threads on {cores()} cores slow one another down", file=sys.stderr)
+    choose_threads(flags.threads)
     if flags.precision == "bf16" and device.type == "cpu":
         warn_of_slow_bf16()
     if flags.dry_run:
@@ -203,6 +200,14 @@ def choose_device(name: str) -> torch.device:
             f"--device {name}: this machine, or this build of PyTorch, has none; --device cpu works everywhere"
         )
     return torch.device(name)
+
+
+def choose_threads(asked: int | None = None) -> None:
+    """Compute on `asked` CPU threads, or by default on as many as PyTorch would and the machine has cores for us."""
+    if asked and asked > cores():
+        print(f"warning: {asked} threads on {cores()} cores slow one another down", file=sys.stderr)
+    # Said even if it is what PyTorch chose: only then do a resumed run and one at one go compute in the same way.
+    torch.set_num_threads(asked or min(torch.get_num_threads(), cores()))
 
 
 def cpu_has_bf16() -> bool:

@@ -4,6 +4,7 @@ The stand-in needs no PyTorch and starts at once; tests/test_report_run.py does 
 """
 
 import json
+import math
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 import cnn_cifar10
 import harness.jobs
+import harness.process
 import rnn_mnist
 from harness.errors import Interrupted
 from harness.files import FolderLock
@@ -270,6 +272,29 @@ def test_cores_are_divided_among_the_runs_side_by_side(settings, side_by_side, r
     assert len(started) == runs
     assert {record["omp"] for record in started} == {str(threads)}
     assert all(f"--threads={threads}" in record["argv"] for record in started)
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({}, math.inf),
+        ({"docker/a/cpu.max": "max 100000\n"}, math.inf),
+        ({"docker/a/cpu.max": "150000 100000\n"}, 1.5),
+        ({"docker/a/cpu.max": "400000 100000\n", "docker/cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 0.5),  # as it looks from within a container
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+    ],
+)
+def test_container_s_quota_of_cores_is_read(tmp_path, monkeypatch, files, quota):
+    (tmp_path / "own").write_text("1:cpu:/\n0::/docker/a\n")
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(text)
+    found = harness.process.quota_of_cores(tmp_path / "groups", tmp_path / "own")
+    assert found == quota
+    monkeypatch.setattr(harness.process, "quota_of_cores", lambda: found)
+    assert harness.process.cores() <= max(1, math.ceil(min(quota, os.cpu_count())))
 
 
 def test_no_more_runs_side_by_side_than_asked_for(settings, monkeypatch):
