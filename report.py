@@ -127,15 +127,16 @@ def report(flags: argparse.Namespace, command: str) -> int:
         return find_runs(rows, flags.runs_dir, parsers, seeds=seeds, precision=flags.precision, data=data, quiet=quiet)
 
     data = None if flags.data == "real" else flags.data
+    compared = [grid.comparison] if grid.comparison and data is None else []
     results, failures, beside = find(grid.rows, data), {}, []
     if not flags.no_train:
         failures = train_missing([each for each in results if each.row in chosen], parsers, flags, data)
         results = find(grid.rows, data, quiet=True)
-        if grid.comparison and chosen == grid.rows and data is None:
-            failed = train_missing(find([grid.comparison], "mnist"), parsers, flags, "mnist")
-            comparison = find([grid.comparison], "mnist", quiet=True)
-            beside = problems_of(comparison, failed)
-            keep_first_rows_of(comparison, results, flags)
+        if compared and chosen == grid.rows:
+            failed = train_missing(find(compared, "mnist"), parsers, flags, "mnist")
+            on_mnist = find(compared, "mnist", quiet=True)
+            beside = problems_of(on_mnist, failed)
+            keep_first_rows_of(on_mnist, results, flags)
         look_inside(results, flags)
     problems = problems_of(results, failures)
 
@@ -152,6 +153,7 @@ def report(flags: argparse.Namespace, command: str) -> int:
         data=flags.data,
         command=command,
         count_parameters=count_parameters,
+        on_mnist=next(iter(find(compared, "mnist", quiet=True)), None),
     )
     try:
         write_seed_aggregates(results, flags.runs_dir)

@@ -293,6 +293,15 @@ def find_runs(
     return results
 
 
+def complete_runs(folder: Path) -> list[Run]:
+    """All complete runs in an experiment's folder, in the order of their seeds; the rest is passed over in silence."""
+    runs = []
+    for path, config in _read_configs(folder, quiet=True):
+        if config["status"] == "complete":
+            runs.append(_read_run(path, config, str(config["flags"].get("data")), quiet=True))
+    return sorted((run for run in runs if run and run.status == "complete"), key=lambda run: (run.seed, run.path.name))
+
+
 def _rank(run: Run) -> tuple[bool, bool, int]:
     return run.status == "complete", run.status == "diverged", len(run.history)
 
@@ -325,12 +334,14 @@ def _config_of(run: Path, quiet: bool) -> dict:
 
 
 def _read_run(folder: Path, config: dict, data: str, quiet: bool) -> Run | None:
-    """The run in a folder whose flags are a row's, or None, with a note, if it is damaged or saw other images."""
-    seed, epochs = config["flags"].get("seed"), config["flags"]["epochs"]
+    """The run in a folder, or None, with a note, if it is damaged or saw other images than today's of this name."""
+    seed, epochs = config["flags"].get("seed"), config["flags"].get("epochs")
     status, dataset = config["status"], config.get("dataset")
     try:
         if type(seed) is not int or seed < 0:
             raise UserError(f"{folder / 'config.json'} has no seed")
+        if type(epochs) is not int:
+            raise UserError(f"{folder / 'config.json'} has no number of epochs")
         if not isinstance(dataset, dict) or not _is_dataset(dataset, data):
             raise UserError(f"{folder} was trained on other images than today's {data}")
         history = _history_of(folder, status, epochs)

@@ -4,21 +4,11 @@ import csv
 import json
 import math
 import random
-from dataclasses import dataclass
 from pathlib import Path
 
+from harness.data import published_checksum
 from harness.grid import Row, RowRuns, Run
 from harness.run_folder import METRICS_HEADER, EpochMetrics
-
-
-@dataclass(frozen=True)
-class Problem:
-    """As report.py has it."""
-
-    row: str
-    seed: int
-    status: str
-    text: str
 
 
 def history(seed: int, epochs: int = 3, *, level: float = 0.9) -> list[EpochMetrics]:
@@ -47,6 +37,7 @@ def run(
     config = {
         "experiment": experiment,
         "flags": recorded,
+        "dataset": {"name": recorded["data"], "checksum": published_checksum(recorded["data"])},
         "device": "cpu",
         "threads": 1,
         "torch": "2.0",

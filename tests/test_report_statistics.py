@@ -10,9 +10,9 @@ from report_grids import cell_row, cnn_row, row_runs, run
 
 from harness.grid import RowRuns
 from harness.report.conclusions import stability
-from harness.report.measures import bests, compare, interval_text, lasts, spread, worst_drop
+from harness.report.measures import bests, compare, interval_of, interval_text, lasts, signed, spread, worst_drop
 from harness.report.names import Names
-from harness.report.statistics import Sample, prediction_interval, t_quantile, t_upper_tail, weighted_sum
+from harness.report.statistics import Estimate, Sample, prediction_interval, t_quantile, t_upper_tail, weighted_sum
 from harness.run_folder import EpochMetrics
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -104,9 +104,38 @@ def test_difference_of_means_has_welchs_interval():
     assert weighted_sum([Sample((2.0, 2.0)), Sample((1.0, 1.0))], [1, -1]).interval == (1, 1)
 
 
+def test_difference_of_runs_with_the_same_seeds_is_taken_seed_by_seed():
+    """By hand: differences 1, 2 and 3 have mean 2, s = 1 and t(2) = 4.30265: 2 ± 2.48414, though the means scatter."""
+    seeds = (0, 1, 2)
+    difference = weighted_sum([Sample((11.0, 22.0, 33.0), seeds), Sample((10.0, 20.0, 30.0), seeds)], [1, -1])
+    assert (difference.value, difference.paired, difference.sign) == (2, True, 0)
+    assert difference.interval == (pytest.approx(2 - 2.48414, abs=1e-4), pytest.approx(2 + 2.48414, abs=1e-4))
+    others = weighted_sum([Sample((11.0, 22.0, 33.0), seeds), Sample((10.0, 20.0, 30.0), (0, 1, 3))], [1, -1])
+    assert not others.paired and others.interval[1] > 20
+    alone = weighted_sum([Sample((11.0,), (0,)), Sample((10.0,), (0,))], [1, -1])
+    assert (alone.value, alone.interval) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("printed", "inside"), [(0.9932, True), (0.9931, False), (0.993, False), (0.99317, False), (0.99322, True)]
+)
+def test_printed_figure_is_inside_if_a_number_that_rounds_to_it_is(monkeypatch, printed, inside):
+    """The interval begins at 0.993223; 0.9932 stands for what lies between 0.99315 and 0.99325."""
+    monkeypatch.setattr("harness.report.measures.prediction_interval", lambda _: (0.993223, 0.9935))
+    row = row_runs(cnn_row(printed={"train_accuracy": printed}), (0, 1), Path("runs"))
+    assert compare(row, "train_accuracy").inside is inside
+
+
+def test_differences_have_as_many_decimals_as_their_figures_and_no_negative_zero():
+    assert signed(-0.00041, "test_loss", 0.041) == "−0.00041"
+    assert signed(0.00041, "test_loss", 0.41) == "+0.0004"
+    assert signed(-1e-6, "test_accuracy", 0.9) == "+0.0000"
+    assert interval_of(Estimate(0.0, (-0.012, 0.03)), "test_accuracy", 0.9) == "−0.0120 … +0.0300"
+
+
 def test_figures_of_the_committed_runs_are_numpys():
     """Best and last of three seeds, mean and sample standard deviation, straight from metrics.csv."""
-    from harness.report.comparison import complete_runs
+    from harness.grid import complete_runs
 
     runs = {
         each.seed: each

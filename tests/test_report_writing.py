@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from report_grids import Problem, cell_row, cnn_row, history, row_runs, run, write_run
+from report_grids import cell_row, cnn_row, history, row_runs, run, write_run
 
 from harness.errors import UserError
-from harness.grid import RowRuns, Run
+from harness.grid import Problem, RowRuns, Run
 from harness.report import charts, write_report
 from harness.report.svg import smaller
 from harness.run_folder import EpochMetrics
@@ -273,21 +273,21 @@ def test_pictures_of_visualize_py_and_the_statistics_of_the_relus_are_taken_up(w
     assert "python visualize.py" in write(results)[0].split("## Visualization")[1].split("\n## ")[0]
 
 
-def test_the_cnn_on_mnist_is_found_by_config_and_compared_at_equal_epochs(write, quick_charts, monkeypatch, tmp_path):
+def test_the_cnn_on_mnist_is_compared_at_equal_epochs(write, quick_charts, monkeypatch, tmp_path):
     drawn, panels = [], {}
     monkeypatch.setattr(charts, "lines_chart", lambda *arguments: drawn.append(arguments[-1]) or b"<svg/>")
     monkeypatch.setattr(charts, "dot_chart", lambda title, found: panels.update({title: found}) or b"<svg/>")
     folder = tmp_path / "runs"
     results = [row_runs(cell_row(cell), (0, 1), folder) for cell in ("rnn", "lstm", "gru")]
-    assert "has not been trained on MNIST yet" in write(results)[0]
+    assert "has not been trained on MNIST yet" not in write(results)[0]  # nor does the grid ask for it
     cnn = cnn_row("any", flags={"data": "mnist", "optimizer": "adam", "lr": 0.001})
-    for seed in (0, 1):
-        write_run(run(cnn, seed, folder))
+    assert "has not been trained on MNIST yet" in write(results, on_mnist=RowRuns(cnn, {}, (0, 1)))[0]
+    on_mnist = row_runs(cnn, (0, 1), folder)
     for network, scale in ((folder / "cnn_mnist" / "any-s0", 1.0), (results[2].runs[0].path, 0.9)):
         (network / "figures").mkdir(parents=True)
         lines = [f"{k},{scale * k / 28},1.5\n" for k in range(1, 29)]
         (network / "figures" / "first_rows.csv").write_text("rows,accuracy,loss\n" + "".join(lines))
-    readme, _ = write(results)
+    readme, _ = write(results, on_mnist=on_mnist)
     assert "Rows needed for a test accuracy of 0.9: CNN: 26; GRU, h128: 28." in readme
     (line,) = re.findall(r"^\| CNN \|.*$", readme, re.MULTILINE)
     accuracies = [
@@ -309,14 +309,14 @@ def test_the_cnn_on_mnist_is_found_by_config_and_compared_at_equal_epochs(write,
     ]
     (results[2].runs[0].path / "figures" / "first_rows.csv").write_text("k\n1\n")
     with pytest.raises(UserError, match=r"first_rows\.csv does not hold"):
-        write(results)
+        write(results, on_mnist=on_mnist)
 
 
 def test_the_other_precision_is_compared_where_there_are_runs_of_it(write, quick_charts, tmp_path):
     results = [row_runs(cell_row("gru"), (0, 1, 2), tmp_path / "runs")]
     assert "## Precision" not in write(results)[0]
     for seed, shift in ((0, 0.0), (1, 0.001), (2, 0.002)):
-        epochs = [EpochMetrics(1, 0.1, 0.9, 0.2, 0.1 + shift, 1.0)]  # far from the row's
+        epochs = [EpochMetrics(epoch, 0.1, 0.9, 0.2, 0.1 + shift, 1.0) for epoch in (1, 2, 3)]  # far from the row's
         other = run(results[0].row, seed, tmp_path / "runs", precision="bf16", epochs=epochs)
         path = other.path.with_name(f"gru-bf16-s{seed}")
         write_run(type(other)(path, seed, "complete", other.config, epochs))
@@ -340,7 +340,7 @@ def test_kept_runs_with_another_unstated_setting_stand_beside_the_original(write
         write_run(each)
 
     def keep(name: str, seed: int, **flags: object) -> None:
-        epochs = [EpochMetrics(1, 0.3, 0.9, 0.5, 0.8 + seed / 100, 1.0)]
+        epochs = [EpochMetrics(epoch, 0.3, 0.9, 0.5, 0.8 + seed / 100, 1.0) for epoch in (1, 2, 3)]
         made = run(row, seed, folder, epochs=epochs, **flags)
         write_run(Run(folder / "cnn_cifar10" / name, seed, "complete", made.config, epochs))
 
@@ -356,6 +356,25 @@ def test_kept_runs_with_another_unstated_setting_stand_beside_the_original(write
         ["rgb, weight decay 0.001", "2", "0.3000 ± 0.0000"],
     ]
     assert lines[2][5:] == ["0.4", "0.85"] and lines[4][5:] == ["0.5000 ± 0.0000", "0.8100 ± 0.0141"]
+
+
+def test_a_row_that_is_the_beginning_of_the_best_one_is_compared_by_its_last_epoch(write, quick_charts, tmp_path):
+    accuracies = {0: (0.5, 0.6, 0.8, 0.7), 1: (0.4, 0.7, 0.6, 0.8)}
+
+    def row(name: str, epochs: int, shift: float = 0.0) -> RowRuns:
+        runs = {}
+        for seed, values in accuracies.items():
+            made = [EpochMetrics(n, 0.5, 0.5, 0.5, value + shift, seed + 1.0) for n, value in enumerate(values, 1)]
+            runs[seed] = run(cnn_row(name), seed, tmp_path / "runs", epochs=made[:epochs])
+        return RowRuns(cnn_row(name), runs, (0, 1))
+
+    longer, shorter = row("long", 4), row("short", 2)
+    text = write([longer, shorter])[0].split("The best setting is")[1].split("\n")[0]
+    assert (
+        "these are the same runs, ended after 2 epochs" in text and "By the last epoch a difference of 0.1000" in text
+    )
+    text = write([longer, row("other", 2, shift=0.01)])[0].split("The best setting is")[1].split("\n")[0]
+    assert "the same runs" not in text and ": a difference of 0.1400" in text  # of the best: 0.8 and 0.8, 0.61 and 0.71
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from harness.errors import UserError
 from harness.files import make_folder, write_atomically
-from harness.grid import RowRuns
+from harness.grid import Problem, RowRuns
 from harness.report.comparison import precision_agreement, settings_tried, versus_cnn
 from harness.report.conclusions import best_setting, stability
 from harness.report.document import Block, Bullets, Code, Figure, Heading, Link, Text, paragraph
@@ -36,15 +35,6 @@ MARKER = "written by report.py: every number here is computed from the run folde
 _SETTINGS_PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "original-settings.md"
 
 
-class Problem(Protocol):
-    """Why a run of the grid is not there: `status` is "missing", "failed" or "diverged", `text` says more."""
-
-    row: str
-    seed: int
-    status: str
-    text: str
-
-
 def write_report(
     results: Sequence[RowRuns],
     *,
@@ -56,13 +46,15 @@ def write_report(
     data: str,
     command: str,
     count_parameters: Callable[[dict], int],
+    on_mnist: RowRuns | None = None,
 ) -> None:
     """Write README.md, index.html and figures/ into `out`; the same runs give the same bytes.
 
     `precision` and `data` are what report.py was asked for, `command` how it was called; `count_parameters` tells a
-    network's size from its run's config. Pictures are written before the pages that show them, and those of an earlier
-    report that no page shows any more are deleted. Raises UserError if `out` holds a README.md or index.html that is no
-    report, or if something cannot be read or written.
+    network's size from its run's config; `on_mnist` is the CNN to compare the recurrent networks with. Pictures are
+    written before the pages that show them, and those of an earlier report that no page shows any more are deleted.
+    Raises UserError if `out` holds a README.md or index.html that is no report, or if something cannot be read or
+    written.
     """
     earlier = earlier_figures(out)
     blocks = compose(
@@ -75,6 +67,7 @@ def write_report(
         data=data,
         command=command,
         count_parameters=count_parameters,
+        on_mnist=on_mnist,
     )
     figures = {block.name: block.content for block in blocks if isinstance(block, Figure)}
     pages = {"README.md": render_markdown(blocks, MARKER), "index.html": render_page(blocks, MARKER)}
@@ -101,6 +94,7 @@ def compose(
     data: str,
     command: str,
     count_parameters: Callable[[dict], int],
+    on_mnist: RowRuns | None,
 ) -> list[Block]:
     """The whole report as blocks, in the original's order."""
     synthetic = data == "synthetic" or (bool(results) and all(dataset(row) == "synthetic" for row in results))
@@ -134,7 +128,7 @@ def compose(
             for row in rows:
                 blocks += row_section(row, problems, names, 4)
         blocks += _side_by_side(multiples(title, recurrent, names), "rnn")
-        blocks += versus_cnn(recurrent, runs_dir, names, count_parameters)
+        blocks += versus_cnn(recurrent, on_mnist, names, count_parameters)
     blocks += agreement(families, names)
     blocks += precision_agreement(results, runs_dir, names)
     if printed:

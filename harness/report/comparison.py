@@ -3,16 +3,15 @@
 Their runs are found in the runs folder by config, never by name.
 """
 
-import contextlib
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from harness.errors import UserError
 from harness.flags import RESULT_FLAGS
-from harness.grid import FIGURES, RowRuns, Run
+from harness.grid import FIGURES, RowRuns, Run, complete_runs
 from harness.report import charts
 from harness.report.document import Block, Code, Figure, Heading, Link, paragraph, table
 from harness.report.measures import (
@@ -24,8 +23,10 @@ from harness.report.measures import (
     cell_name,
     counted,
     described,
+    interval_of,
     last,
     listed,
+    sample,
     seconds_an_epoch,
     setting,
     short_setting,
@@ -33,30 +34,11 @@ from harness.report.measures import (
     spread,
 )
 from harness.report.names import Names
-from harness.report.statistics import Sample, weighted_sum
-from harness.run_folder import METRICS_HEADER, EpochMetrics, read_config
+from harness.report.statistics import Estimate, weighted_sum
 
 FIRST_ROWS = "first_rows.csv"
 # What makes no other row of the original: the seed, and the flags for which it gives no value.
 _UNNAMED = ("seed", *(flag for flag in RESULT_FLAGS if flag not in ("seed", "data", "cell", *ORIGINAL_FLAGS)))
-
-
-def complete_runs(folder: Path) -> list[Run]:
-    """The complete runs of one experiment's folder, in the order of their seeds; what is no run is passed over."""
-    runs = []
-    for file in sorted(folder.glob("*/config.json")):
-        with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError):
-            config = read_config(file.parent)
-            seed = config["flags"]["seed"]
-            if config.get("status") == "complete" and isinstance(seed, int):
-                runs.append(Run(file.parent, seed, "complete", config, _history(file.parent / "metrics.csv")))
-    return sorted(runs, key=lambda run: (run.seed, run.path.name))
-
-
-def _history(path: Path) -> list[EpochMetrics]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [EpochMetrics(int(row["epoch"]), *(float(row[name]) for name in METRICS_HEADER[1:])) for row in rows]
 
 
 def _signature(run: Run, *without: str) -> tuple:
@@ -70,9 +52,12 @@ def _signature(run: Run, *without: str) -> tuple:
 
 
 def versus_cnn(
-    recurrent: Sequence[RowRuns], runs_dir: Path, names: Names, count_parameters: Callable[[dict], int]
+    recurrent: Sequence[RowRuns], on_mnist: RowRuns | None, names: Names, count_parameters: Callable[[dict], int]
 ) -> list[Block]:
-    """Measured where the original only asserts: the CNN and the three cells on the same images."""
+    """Measured where the original only asserts: the CNN and the three cells on the same images.
+
+    `on_mnist` is the CNN of the grid's [comparison], None where it has none.
+    """
     blocks: list[Block] = [Heading(2, "Comparison with the CNN", "comparison")]
     if names.synthetic:
         blocks.append(paragraph("Not measured on synthetic images: there the two scripts see different ones."))
@@ -83,11 +68,12 @@ def versus_cnn(
             "on MNIST: what either does with an image of which only a part is known, and what accuracy costs."
         )
     )
-    cnn = _cnn_runs(runs_dir / "cnn_mnist", recurrent)
+    cnn = on_mnist.complete if on_mnist else []
     networks = _networks(cnn, recurrent)
-    if not cnn:
+    if on_mnist and not cnn:
         blocks.append(_how_to("The CNN has not been trained on MNIST yet."))
-    blocks += _first_rows(networks, recurrent)
+    if on_mnist or any(map(_csv_runs, recurrent)):
+        blocks += _first_rows(networks)
     if cnn:
         blocks += _costs(networks, count_parameters)
     blocks.append(
@@ -104,18 +90,6 @@ def versus_cnn(
 
 def _how_to(what: str) -> Block:
     return paragraph(what, " ", Code("python report.py"), " does it, once, after the grid's runs are complete.")
-
-
-def _cnn_runs(folder: Path, recurrent: Sequence[RowRuns]) -> list[Run]:
-    """The CNN's runs on MNIST: of one setting, preferably with the epochs, optimizer and rate of a recurrent row."""
-    groups: dict[tuple, list[Run]] = {}
-    for run in complete_runs(folder):
-        groups.setdefault(_signature(run, "seed"), []).append(run)
-
-    def rank(runs: list[Run]) -> tuple:
-        return bool(_matching(runs[0], recurrent)), len(runs), -runs[0].config["flags"].get("epochs", 0)
-
-    return max(groups.values(), key=rank, default=[])
 
 
 def _matching(cnn: Run, recurrent: Sequence[RowRuns]) -> list[RowRuns]:
@@ -150,7 +124,7 @@ def _csv_runs(row: RowRuns) -> list[Run]:
     return [run for run in row.complete if (run.path / "figures" / FIRST_ROWS).is_file()]
 
 
-def _first_rows(networks: Sequence[tuple[str, Sequence[Run]]], recurrent: Sequence[RowRuns]) -> list[Block]:
+def _first_rows(networks: Sequence[tuple[str, Sequence[Run]]]) -> list[Block]:
     lines, seeds = [], set()
     for label, runs in networks:
         run = next((run for run in runs if (run.path / "figures" / FIRST_ROWS).is_file()), None)
@@ -159,7 +133,7 @@ def _first_rows(networks: Sequence[tuple[str, Sequence[Run]]], recurrent: Sequen
             lines.append((label, counts, accuracies))
             seeds.add(run.seed)
     if not lines:
-        return [_how_to("The test on the first rows of each image has not been made yet.")] if recurrent else []
+        return [_how_to("The test on the first rows of each image has not been made yet.")]
     title = "Test accuracy from the first k rows of each MNIST image"
     caption = (
         "Trained on whole images. A recurrent network reads only the first k rows as its k steps; the CNN sees black "
@@ -198,8 +172,8 @@ def _costs(networks: Sequence[tuple[str, Sequence[Run]]], count_parameters: Call
             (
                 label,
                 str(len(runs)),
-                spread(Sample(tuple(best(run, "test_accuracy") for run in runs)), "test_accuracy"),
-                spread(Sample(tuple(last(run, "test_accuracy") for run in runs)), "test_accuracy"),
+                spread(sample(runs, lambda run: best(run, "test_accuracy")), "test_accuracy"),
+                spread(sample(runs, lambda run: last(run, "test_accuracy")), "test_accuracy"),
                 "–" if size is None else f"{size:,}",
                 f"{seconds:.1f}" if math.isfinite(seconds) else "–",
                 str(runs[0].config["flags"].get("precision", "–")),
@@ -226,8 +200,8 @@ def _parameters(run: Run, count_parameters: Callable[[dict], int]) -> int | None
 def _costs_figure(networks: Sequence[tuple[str, Sequence[Run]]], sizes: Sequence[int | None], same: str) -> Figure:
     accuracy, parameters, time = [], [], []
     for (label, runs), size in zip(networks, sizes, strict=True):
-        accuracies = Sample(tuple(best(run, "test_accuracy") for run in runs))
-        seconds = Sample(tuple(seconds_an_epoch([run]) for run in runs))
+        accuracies = sample(runs, lambda run: best(run, "test_accuracy"))
+        seconds = sample(runs, lambda run: seconds_an_epoch([run]))
         accuracy.append(charts.Dots(label, accuracies.values, accuracies.mean if accuracies.n > 1 else None))
         parameters.append(charts.Dots(label, () if size is None else (float(size),)))
         time.append(charts.Dots(label, seconds.values, seconds.mean if seconds.n > 1 else None))
@@ -254,64 +228,66 @@ def _costs_figure(networks: Sequence[tuple[str, Sequence[Run]]], sizes: Sequence
 
 def precision_agreement(rows: Sequence[RowRuns], runs_dir: Path, names: Names) -> list[Block]:
     """Rows that were also run in another precision: means side by side. Nothing if there are none."""
-    lines, differ = [], []
-    folders = {run.path.parent.name for row in rows for run in row.complete}
+    lines, differences = [], []
+    for row, precision, runs in _in_other_precisions(rows, runs_dir):
+        for figure in ("test_accuracy", "test_loss"):
+            ours, theirs = bests(row, figure), sample(runs, lambda run, figure=figure: best(run, figure))
+            difference = weighted_sum([ours, theirs], [1, -1])
+            what = figure.replace("_", " ")
+            differences.append((f"{row.row.name} ({what})", difference))
+            lines.append(
+                (
+                    row.row.name,
+                    what,
+                    f"{setting(row, 'precision')}: {spread(ours, figure)} (n = {ours.n})",
+                    f"{precision}: {spread(theirs, figure)} (n = {theirs.n})",
+                    signed(difference.value, figure, ours.mean),
+                    interval_of(difference, figure, ours.mean) if difference.interval else "one seed: no interval",
+                )
+            )
+    if not lines:
+        return []
+    header = ("row", "figure", "this report", "the other precision", "difference", "95 % interval")
+    text = "Rows that were run in both precisions; best figures, mean ± standard deviation over seeds. "
+    return [
+        Heading(2, names.marked("Precision"), "precision"),
+        paragraph(text, _told(differences)),
+        table(header, lines, left=(0, 1)),
+    ]
+
+
+def _in_other_precisions(rows: Sequence[RowRuns], runs_dir: Path) -> Iterator[tuple[RowRuns, str, list[Run]]]:
+    """Each row with the complete runs of its settings in another precision, one a seed."""
     elsewhere: dict[tuple, list[Run]] = {}
-    for folder in sorted(folders):
+    for folder in sorted({run.path.parent.name for row in rows for run in row.complete}):
         for run in complete_runs(runs_dir / folder):
             elsewhere.setdefault(_signature(run, "seed", "precision"), []).append(run)
     for row in rows:
-        if not row.complete:
-            continue
-        precision = row.complete[0].config["flags"].get("precision")
-        same = elsewhere.get(_signature(row.complete[0], "seed", "precision"), [])
-        for other in sorted({str(run.config["flags"].get("precision")) for run in same} - {str(precision)}):
-            runs = _one_a_seed(run for run in same if str(run.config["flags"].get("precision")) == other)
-            for figure in ("test_accuracy", "test_loss"):
-                ours, theirs = bests(row, figure), Sample(tuple(best(run, figure) for run in runs))
-                difference = weighted_sum([ours, theirs], [1, -1])
-                if difference.interval is None:
-                    told = "one seed: no interval"
-                else:
-                    low, high = difference.interval
-                    told = f"{signed(low)} … {signed(high)}"
-                    if difference.sign:
-                        differ.append(f"{row.row.name} ({figure.replace('_', ' ')})")
-                lines.append(
-                    (
-                        row.row.name,
-                        figure.replace("_", " "),
-                        f"{precision}: {spread(ours, figure)} (n = {ours.n})",
-                        f"{other}: {spread(theirs, figure)} (n = {theirs.n})",
-                        signed(difference.value),
-                        told,
-                    )
-                )
-    if not lines:
-        return []
-    judged = sum(1 for line in lines if "no interval" not in line[-1])
-    blocks: list[Block] = [Heading(2, names.marked("Precision"), "precision")]
-    text = "Rows that were run in both precisions; best figures, mean ± standard deviation over seeds. "
-    if judged and not differ:
-        text += (
-            f"Each of the {counted(judged, 'difference')} of means lies within the spread over seeds: Welch's 95 % "
-            "interval contains 0."
-        )
-    elif judged:
-        text += (
-            f"{judged - len(differ)} of {counted(judged, 'difference')} lie within the spread over seeds (Welch's 95 % "
-            f"interval contains 0); not so {listed(differ)}."
-        )
-    else:
-        text += "With a single seed nothing can be said about the spread."
-    blocks.append(paragraph(text))
-    header = ("row", "figure", "this report", "the other precision", "difference", "95 % interval")
-    blocks.append(table(header, lines, left=(0, 1)))
-    return blocks
+        of_row = elsewhere.get(_signature(row.complete[0], "seed", "precision"), []) if row.complete else []
+        precisions = {str(run.config["flags"].get("precision")) for run in of_row}
+        for precision in sorted(precisions - {str(setting(row, "precision"))}):
+            yield row, precision, _one_a_seed(run for run in of_row if run.config["flags"]["precision"] == precision)
+
+
+def _told(differences: Sequence[tuple[str, Estimate]]) -> str:
+    """How many of the differences, each with what it is of, are more than chance."""
+    judged = [each for _, each in differences if each.interval]
+    if not judged:
+        return "With a single seed nothing can be said about the spread."
+    paired = all(each.paired for each in judged)
+    contains = f"the 95 % interval {'of the differences seed by seed' if paired else 'of the difference'} contains 0"
+    differ = [name for name, each in differences if each.sign]
+    if not differ:
+        count = counted(len(judged), "difference")
+        return f"Each of the {count} of means lies within the spread over seeds: {contains}."
+    return (
+        f"{len(judged) - len(differ)} of {counted(len(judged), 'difference')} lie within the spread over seeds "
+        f"({contains}); not so {listed(differ)}."
+    )
 
 
 def _one_a_seed(runs: Iterable[Run]) -> list[Run]:
-    return list({run.seed: run for run in runs}.values())
+    return [run for _, run in sorted({run.seed: run for run in runs}.items())]
 
 
 # -- settings that the original does not name --------------------------------------------------------------------------
@@ -360,4 +336,4 @@ def _variants(base: Run, others: Sequence[Run]) -> dict[str, list[Run]]:
 
 def _figures(runs: Sequence[Run]) -> list[str]:
     """How many runs there are, and the mean ± standard deviation of each best figure."""
-    return [str(len(runs)), *(spread(Sample(tuple(best(run, each) for run in runs)), each) for each in FIGURES)]
+    return [str(len(runs)), *(spread(sample(runs, lambda run, each=each: best(run, each)), each) for each in FIGURES)]

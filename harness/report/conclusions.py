@@ -16,6 +16,8 @@ from harness.report.measures import (
     cell_name,
     counted,
     described,
+    interval_of,
+    lasts,
     listed,
     setting,
     signed,
@@ -49,23 +51,52 @@ def best_setting(rows: Sequence[RowRuns], names: Names) -> Paragraph:
         its_loss = spread(bests(other, "test_loss"), "test_loss")
         parts.append(f" By testing loss it is {names.title(other)} instead, with {its_loss}.")
     if len(ranked) > 1:
-        second, runner_up = ranked[1]
-        difference = weighted_sum([accuracy, second], [1, -1])
-        parts.append(
-            f" The next by accuracy, {names.title(runner_up)}, has {spread(second, 'test_accuracy')}: a difference of "
-            f"{difference.value:.4f}"
-        )
-        if difference.interval is None:
-            parts.append("; a single seed of either cannot tell that from chance.")
-        else:
-            low, high = difference.interval
-            told = "cannot explain" if difference.sign > 0 else "can explain"
-            parts.append(f" [{signed(low)}, {signed(high)}], which the spread over seeds {told}.")
+        parts += _runner_up(ranked[0], ranked[1], names)
     parts += _originals_best(rows, first, names)
     absent = [row.row.name for row in rows if not row.complete]
     if absent:
         parts.append(f" Not judged, for want of a complete run: {listed(absent)}.")
     return paragraph(*parts)
+
+
+def _runner_up(best: tuple[Sample, RowRuns], next_best: tuple[Sample, RowRuns], names: Names) -> list[str]:
+    """The second best row, and whether the difference is more than chance."""
+    (accuracy, first), (second, runner_up) = best, next_best
+    parts = [f" The next by accuracy, {names.title(runner_up)}, has {spread(second, 'test_accuracy')}"]
+    if _are_beginnings(runner_up, first):
+        epochs = len(runner_up.complete[0].history)
+        accuracy, second = lasts(first, "test_accuracy"), lasts(runner_up, "test_accuracy")
+        parts.append(
+            f"; these are the same runs, ended after {counted(epochs, 'epoch')}, and the best of more epochs is never "
+            "less. By the last epoch"
+        )
+    else:
+        parts.append(":")
+    difference = weighted_sum([accuracy, second], [1, -1])
+    parts.append(f" a difference of {difference.value:.4f}")
+    if difference.interval is None:
+        return [*parts, "; a single seed of either cannot tell that from chance."]
+    told = "cannot explain" if difference.sign else "can explain"
+    interval = interval_of(difference, "test_accuracy", accuracy.mean)
+    return [*parts, f" (95 % interval {interval}{_paired(difference)}), which the spread over seeds {told}."]
+
+
+def _are_beginnings(shorter: RowRuns, longer: RowRuns) -> bool:
+    """Whether the runs of one row are, number for number, how those of the other began, seed by seed."""
+
+    def metrics(row: RowRuns, seed: int) -> list[tuple]:
+        return [epoch._replace(seconds=0) for epoch in row.runs[seed].history]
+
+    seeds = {run.seed for run in shorter.complete} & {run.seed for run in longer.complete}
+    return bool(seeds) and all(
+        len(metrics(shorter, seed)) < len(metrics(longer, seed))
+        and metrics(longer, seed)[: len(metrics(shorter, seed))] == metrics(shorter, seed)
+        for seed in seeds
+    )
+
+
+def _paired(difference: Estimate) -> str:
+    return ", seed by seed" if difference.paired else ""
 
 
 def _originals_best(rows: Sequence[RowRuns], ours: RowRuns, names: Names) -> list[str]:
@@ -115,7 +146,7 @@ def stability(rows: Sequence[RowRuns], names: Names) -> list[Block]:
     shared = _shared_settings(measured, cells)
     estimates = {cell: _cell_drop(shared[cell]) for cell in cells if shared.get(cell)}
     blocks.append(_figure(measured, estimates, names))
-    blocks += _verdict(measured, shared, estimates)
+    blocks += _verdict(shared, estimates)
     return blocks
 
 
@@ -160,7 +191,7 @@ def _figure(rows: Sequence[RowRuns], estimates: dict[str, Estimate], names: Name
     return Figure("stability.svg", charts.dot_chart(title, [panel]), title, (caption,), 826)
 
 
-def _verdict(rows: Sequence[RowRuns], shared: dict[str, list[RowRuns]], estimates: dict[str, Estimate]) -> list[Block]:
+def _verdict(shared: dict[str, list[RowRuns]], estimates: dict[str, Estimate]) -> list[Block]:
     """The original's claim as numbers: each cell's mean worst drop, and the differences between the cells."""
     if not estimates:
         return [paragraph("No setting was run with every cell, so the cells are not compared.")]
@@ -192,21 +223,23 @@ def _verdict(rows: Sequence[RowRuns], shared: dict[str, list[RowRuns]], estimate
         paragraph(
             "By the mean worst drop ",
             Strong(f"{cell_name(ranked[0])} is the most stable and {cell_name(ranked[-1])} the least"),
-            f" ({order}; {counted(len(shared[ranked[0]]), 'setting')} that all cells share). Intervals are Welch's, "
-            "with the settings fixed and the seeds as the only source of chance.",
+            f" ({order}; {counted(len(shared[ranked[0]]), 'setting')} that all cells share). The settings are taken as "
+            "fixed and the seeds as the only source of chance: intervals are Student's, of a mean for each seed"
+            + ("" if all(each.paired for each in estimates.values()) else ", or Welch's where the seeds differ")
+            + ".",
         )
     )
     sentences = []
     for less, more in itertools.combinations(ranked, 2):
         difference = _difference(shared[more], shared[less])
-        name = f"{cell_name(more)} − {cell_name(less)}: {signed(difference.value)}"
+        name = f"{cell_name(more)} − {cell_name(less)}: {signed(difference.value, 'drop', difference.value)}"
         if difference.interval is None:
-            sentences.append((f"{name}; a single seed gives no interval.",))
+            sentences.append(f"{name}; a single seed gives no interval.")
             continue
-        low, high = map(signed, difference.interval)
+        interval = interval_of(difference, "drop", difference.value)
         told = "larger by more than chance" if difference.sign > 0 else "not to be told from chance with these seeds"
-        sentences.append((f"{name} [{low}, {high}], {told}.",))
-    blocks.append(paragraph("Differences of the mean worst drop: ", " ".join(text for (text,) in sentences)))
+        sentences.append(f"{name} ({interval}), {told}.")
+    blocks.append(paragraph("Differences of the mean worst drop, with their 95 % intervals: ", " ".join(sentences)))
     blocks += _original_claim(shared)
     return blocks
 

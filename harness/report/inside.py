@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def find_inside(rows: Sequence[RowRuns]) -> tuple[RowRuns, Run] | None:
 def rank(run: Run) -> tuple:
     """Which of several runs is shown: the one with the largest of these. Most epochs, then the best test accuracy."""
     accuracy = best(run, "test_accuracy")
-    return len(run.history), accuracy if accuracy == accuracy else -1.0, -run.seed
+    return len(run.history), -1.0 if math.isnan(accuracy) else accuracy, -run.seed
 
 
 def visualization(rows: Sequence[RowRuns], names: Names) -> tuple[list[Block], dict[str, str]]:

@@ -7,12 +7,13 @@ drawn, but counts in no mean.
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from harness.flags import RESULT_FLAGS
 from harness.grid import RowRuns, Run
-from harness.report.statistics import Sample, prediction_interval
+from harness.report.statistics import Estimate, Sample, prediction_interval
 
 CNN, RECURRENT = "cnn_cifar10", "rnn_mnist"  # a row's `script`
 CELLS = ("rnn", "lstm", "gru")  # in the original's order
@@ -64,21 +65,21 @@ def worst_drop(run: Run) -> float:
 
 def bests(row: RowRuns, figure: str) -> Sample | None:
     """The complete runs' best; None if there is no complete run."""
-    return _sample(best(run, figure) for run in row.complete)
+    return sample(row.complete, lambda run: best(run, figure))
 
 
 def lasts(row: RowRuns, figure: str) -> Sample | None:
-    return _sample(last(run, figure) for run in row.complete)
+    return sample(row.complete, lambda run: last(run, figure))
 
 
 def worst_drops(row: RowRuns) -> Sample | None:
     """Of each complete run; None without one, or if the runs are of a single epoch."""
-    return _sample(worst_drop(run) for run in row.complete if len(run.history) > 1)
+    return sample([run for run in row.complete if len(run.history) > 1], worst_drop)
 
 
-def _sample(values: Iterable[float]) -> Sample | None:
-    found = tuple(values)
-    return Sample(found) if found else None
+def sample(runs: Sequence[Run], value: Callable[[Run], float]) -> Sample | None:
+    """A value of each run, with its seed; None without a run."""
+    return Sample(tuple(map(value, runs)), tuple(run.seed for run in runs)) if runs else None
 
 
 def seconds_an_epoch(runs: Sequence[Run]) -> float:
@@ -89,7 +90,10 @@ def seconds_an_epoch(runs: Sequence[Run]) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A printed figure beside ours. `interval` and `inside` are None where a single seed allows none."""
+    """A printed figure beside ours. `interval` and `inside` are None where a single seed allows none.
+
+    Inside is a printed figure for which a number that is rounded to it lies in the interval.
+    """
 
     figure: str
     printed: float
@@ -101,7 +105,7 @@ class Comparison:
     def verdict(self) -> str:
         difference = self.printed - self.ours.mean
         if self.inside is None:
-            return f"ours − original: {signed(-difference)}"
+            return f"ours − original: {signed(-difference, self.figure, self.printed)}"
         if self.inside:
             return "inside"
         return f"outside: original {'lower' if difference < 0 else 'higher'}"
@@ -113,8 +117,16 @@ def compare(row: RowRuns, figure: str) -> Comparison | None:
     if printed is None or ours is None:
         return None
     interval = prediction_interval(ours)
-    inside = None if interval is None else interval[0] <= printed <= interval[1]
+    rounding = _half_a_digit(printed)
+    inside = None if interval is None else interval[0] - rounding <= printed <= interval[1] + rounding
     return Comparison(figure, printed, ours, interval, inside)
+
+
+def _half_a_digit(printed: float) -> float:
+    """Half a unit of the last digit, of which the original prints four that count; more if more are given."""
+    exponent = Decimal(repr(printed)).adjusted()
+    given = len(Decimal(repr(printed)).normalize().as_tuple().digits)
+    return 0.5 * 10.0 ** (exponent + 1 - max(4, given))
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -196,8 +208,16 @@ def _decimals(size: float, figure: str) -> int:
     return 5 if figure.endswith("loss") and abs(size) < 0.1 else 4
 
 
-def signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "−")
+def signed(value: float, figure: str, size: float) -> str:
+    """A difference of two figures of about this size, with as many decimals as these have; never -0."""
+    text = f"{value:+.{_decimals(size, figure)}f}"
+    return (text if float(text) else text.replace("-", "+")).replace("-", "−")
+
+
+def interval_of(estimate: Estimate, figure: str, size: float) -> str:
+    """The interval of a difference of two figures of about this size."""
+    low, high = estimate.interval
+    return f"{signed(low, figure, size)} … {signed(high, figure, size)}"
 
 
 def spread(sample: Sample | None, figure: str) -> str:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from harness.grid import FIGURES, RowRuns
+from harness.grid import FIGURES, Problem, RowRuns
 from harness.report import charts
 from harness.report.document import Block, Code, Figure, Heading, Link, Strong, Table, Text, paragraph, remark, table
 from harness.report.measures import (
@@ -52,7 +52,7 @@ def parameters_table(rows: Sequence[RowRuns]) -> Table:
     return table(header, [(*line, *[""] * (width - len(line))) for line in lines])
 
 
-def row_section(row: RowRuns, problems: Sequence, names: Names, level: int) -> list[Block]:
+def row_section(row: RowRuns, problems: Sequence[Problem], names: Names, level: int) -> list[Block]:
     """One row: note, state, curves, and the original's table with ours beside it."""
     blocks: list[Block] = [Heading(level, names.title(row), names.anchor(row))]
     blocks.append(paragraph(Code(row.row.name), ". ", *_state(row)))
@@ -79,7 +79,7 @@ def _state(row: RowRuns) -> list:
     return [f"{counted(len(seeds), 'complete run')} ({which}){took}."]
 
 
-def problem_sentences(row: RowRuns, problems: Sequence) -> list[str]:
+def problem_sentences(row: RowRuns, problems: Sequence[Problem]) -> list[str]:
     """What is not as it should be with the row's runs, a sentence each."""
     sentences = []
     for problem in problems:
@@ -315,8 +315,9 @@ def agreement(families: Sequence[tuple[str, Sequence[RowRuns]]], names: Names) -
                 Strong(f"{len(inside)} of {counted(len(with_interval), 'printed figure')} lie in the interval"),
                 " in which one more run of ours would lie with 95 % probability. If the original had been made with "
                 "just our code and settings, about 95 of 100 would; the four figures of a row come from the same run, "
-                "so they agree or disagree together. With few seeds the intervals are wide, and being inside says "
-                "little.",
+                "and the runs of all rows from the same few seeds, so they agree or disagree together. With few seeds "
+                "the intervals are wide, and being inside says little. A printed figure is inside if a number that "
+                "rounds to it is.",
             )
         )
         for family, rows in families:

@@ -5,6 +5,7 @@ Written out because the project has no SciPy. Everything is for small samples: a
 
 import functools
 import math
+import operator
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +15,13 @@ LEVEL = 0.95  # of every interval in the report
 
 @dataclass(frozen=True)
 class Sample:
-    """A figure's values, one a seed; `sd` is the sample standard deviation (divided by n - 1), None for one value."""
+    """A figure's values, one a seed; `sd` is the sample standard deviation (divided by n - 1), None for one value.
+
+    `seeds` may be told, in the order of the values: runs with one seed begin with the same random numbers.
+    """
 
     values: tuple[float, ...]
+    seeds: tuple[int, ...] = ()
 
     @property
     def n(self) -> int:
@@ -33,10 +38,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % confidence interval; `interval` is None where a single seed allows none."""
+    """A number with its 95 % confidence interval; `interval` is None where a single seed allows none.
+
+    `paired` says that the interval is of one value a seed, as all samples have the same seeds.
+    """
 
     value: float
     interval: tuple[float, float] | None
+    paired: bool = False
 
     @property
     def sign(self) -> int:
@@ -61,15 +70,22 @@ def prediction_interval(sample: Sample, level: float = LEVEL) -> tuple[float, fl
 
 
 def weighted_sum(samples: Sequence[Sample], weights: Sequence[float], level: float = LEVEL) -> Estimate:
-    """Σ weight · mean of independent samples, with Welch's interval (degrees of freedom after Satterthwaite, 1946).
+    """Σ weight · mean of the samples, with the seeds as the only source of chance.
 
-    Weights (1, -1) give the difference of two means, weights 1/k the mean over k settings, the seeds being
-    the only chance.
-    A sample of one value, whose variance is unknown, leaves no interval.
+    Weights (1, -1) give the difference of two means, weights 1/k the mean over k settings. Samples of the same seeds
+    are not independent (the networks begin alike and see the images in the same order): the interval is then Student's
+    of the sums Σ weight · value of each seed. Else it is Welch's (degrees of freedom after Satterthwaite, 1946). A
+    sample of one value, whose variance is unknown, leaves no interval.
     """
     value = math.fsum(weight * sample.mean for sample, weight in zip(samples, weights, strict=True))
     if any(sample.sd is None for sample in samples):
         return Estimate(value, None)
+    seeds = {sample.seeds for sample in samples}
+    if len(seeds) == 1 and seeds != {()}:
+        by_seed = zip(*(sample.values for sample in samples), strict=True)
+        sums = Sample(tuple(math.fsum(map(operator.mul, weights, values)) for values in by_seed))
+        reach = t_quantile((1 + level) / 2, sums.n - 1) * sums.sd / math.sqrt(sums.n)
+        return Estimate(value, (value - reach, value + reach), paired=True)
     parts = [(weight * sample.sd) ** 2 / sample.n for sample, weight in zip(samples, weights, strict=True)]
     variance = math.fsum(parts)
     if variance == 0:
