@@ -6,7 +6,7 @@ with several complete seeds it writes an events file, runs/seeds/<row>/, which i
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
@@ -17,7 +17,7 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
 from harness.errors import UserError
-from harness.events import EPOCH_TAGS, write_events
+from harness.events import EPOCH_TAGS, read_events, write_events
 from harness.files import make_folder
 from harness.grid import RowRuns, Run
 from harness.report.statistics import Sample
@@ -30,24 +30,41 @@ def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path) -> list[Pa
     """Write runs_dir/seeds/<row>/ for every row with at least two complete seeds; their events files are returned.
 
     Each holds, at step = epoch, the four tags of a run (their mean over the seeds, so that it stands beside the runs'
-    own curves) and `seeds/<tag>/mean`, `/lower`, `/upper` (mean ± sample standard deviation). The first also holds the
-    one layout of the Custom Scalars tab. Aggregates of rows that have none any more are deleted. The same runs give the
-    same bytes. UserError if something cannot be written or deleted.
+    own curves) and `seeds/<tag>/mean`, `/lower`, `/upper` (mean ± sample standard deviation). One of all files in
+    runs_dir/seeds also holds the layout of the Custom Scalars tab. Of these rows, aggregates that are outdated are
+    deleted; other grids' rows keep theirs. The same runs give the same bytes. UserError if something cannot be written
+    or deleted.
     """
     folder = runs_dir / FOLDER
-    rows = [row for row in results if len(row.complete) > 1]
+    names = {row.row.name: _name(row) for row in results}
+    earlier = sorted(folder.glob(f"*/events.out.tfevents.*.{_SUFFIX}"))
+    has_layout = any(_holds_layout(path) for path in earlier if path.parent.name not in names.values())
     written = []
-    for row in rows:
+    for row in results:
+        if len(row.complete) < 2:
+            continue
         wall_time = _wall_time(row.complete)
-        events = [_event(wall_time, 0, _layout_summary())] if not written else []
+        events = [] if has_layout else [_event(wall_time, 0, _layout_summary())]
+        has_layout = True
         events += _aggregate(row.complete, wall_time)
-        make_folder(folder / row.row.name)
+        make_folder(folder / names[row.row.name])
         # The runs' own time in the name: a TensorBoard that is open notices a new file, not one replaced.
-        path = folder / row.row.name / f"events.out.tfevents.{wall_time:010d}.{_SUFFIX}"
+        path = folder / names[row.row.name] / f"events.out.tfevents.{wall_time:010d}.{_SUFFIX}"
         write_events(path, events)
         written.append(path)
-    _delete_others(folder, written)
+    _delete(path for path in earlier if path.parent.name in names.values() and path not in written)
     return written
+
+
+def _name(row: RowRuns) -> str:
+    """The folder's: the row's, which tells if its images are synthetic."""
+    synthetic = any(run.config["flags"].get("data") == "synthetic" for run in row.runs.values())
+    return f"{row.row.name}-synthetic" if synthetic else row.row.name
+
+
+def _holds_layout(path: Path) -> bool:
+    tags = (value.tag for event in read_events(path) for value in event.summary.value)
+    return metadata.CONFIG_SUMMARY_TAG in tags
 
 
 def _aggregate(runs: Sequence[Run], wall_time: int) -> list[Event]:
@@ -98,13 +115,12 @@ def _wall_time(runs: Sequence[Run]) -> int:
     return max(times, default=0)
 
 
-def _delete_others(folder: Path, kept: Sequence[Path]) -> None:
-    """Delete our earlier events files, and the folders that are empty then."""
-    for path in sorted(folder.glob(f"*/events.out.tfevents.*.{_SUFFIX}")):
-        if path not in kept:
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise UserError(f"cannot delete {path}: {error.strerror}") from error
-            with contextlib.suppress(OSError):  # something else is in it
-                path.parent.rmdir()
+def _delete(files: Iterable[Path]) -> None:
+    """Delete events files of ours, and the folders that are empty then."""
+    for path in files:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot delete {path}: {error.strerror}") from error
+        with contextlib.suppress(OSError):  # something else is in it
+            path.parent.rmdir()

@@ -72,7 +72,7 @@ def test_there_is_exactly_one_layout_and_it_lists_a_margin_chart_a_tag(tmp_path)
     ]
 
 
-def test_aggregates_are_replaced_and_those_of_other_rows_go_with_their_layout(tmp_path):
+def test_aggregates_are_replaced_and_outdated_ones_go(tmp_path):
     given = results(tmp_path)
     before = {path: path.read_bytes() for path in write_seed_aggregates(given, tmp_path)}
     assert {path: path.read_bytes() for path in write_seed_aggregates(given, tmp_path)} == before
@@ -82,12 +82,30 @@ def test_aggregates_are_replaced_and_those_of_other_rows_go_with_their_layout(tm
     newest = given[1].runs[1].path / "events.out.tfevents.1795469163.vm"
     newest.parent.mkdir(parents=True)
     newest.write_bytes(b"")
-    (written,) = write_seed_aggregates(given[1:], tmp_path)
+    lost = RowRuns(given[0].row, {0: given[0].runs[0]}, (0, 1, 2))
+    (written,) = write_seed_aggregates([lost, *given[1:]], tmp_path)
     assert written.name == "events.out.tfevents.1795469163.seeds"
-    assert sorted(path for path in (tmp_path / "seeds").rglob("*") if path.is_file()) == sorted([written, own])
+    assert files(tmp_path) == sorted([written, own])
     assert len(layouts(tmp_path / "seeds")) == 1
+
+
+def test_another_grid_s_aggregates_stay_and_there_is_still_one_layout(tmp_path):
+    given = results(tmp_path)
+    cnn, gru = write_seed_aggregates(given, tmp_path)
+    assert write_seed_aggregates([given[1]], tmp_path) == [gru]
+    (lstm,) = write_seed_aggregates([row_runs(cell_row("lstm"), (0, 1), tmp_path)], tmp_path)
+    assert files(tmp_path) == sorted([cnn, gru, lstm])
+    assert len(layouts(tmp_path / "seeds")) == 1
+    drawn = row_runs(cell_row("gru"), (0, 1), tmp_path, data="synthetic")
+    (synthetic,) = write_seed_aggregates([drawn], tmp_path)
+    assert synthetic.parent.name == "gru-a-synthetic"
+    assert files(tmp_path) == sorted([cnn, gru, lstm, synthetic])
     assert write_seed_aggregates([], tmp_path) == []
-    assert [path for path in (tmp_path / "seeds").rglob("*") if path.is_file()] == [own]
+    assert len(layouts(tmp_path / "seeds")) == 1
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "seeds").rglob("*") if path.is_file())
 
 
 def test_an_aggregate_is_not_taken_for_a_run(tmp_path):
