@@ -7,8 +7,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from harness.errors import run_script
 from harness.flags import DEFAULT_SNAPSHOTS, epoch_list, parse_flags, training_parser
+from harness.script import run_script
 
 DATA = {"cifar10": "cifar10", "mnist": "mnist", "synthetic": "synthetic-shapes"}
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import cnn_cifar10
 import rnn_mnist
 import visualize
-from harness.errors import Interrupted, UserError, run_script
-from harness.flags import Help, Parser, command_line, option, program, thread_count
+from harness.errors import Interrupted, UserError
+from harness.flags import Help, Parser, command_line, option, program, up_to_1024
+from harness.script import run_script
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
     from harness.grid import Problem, Row, RowRuns
@@ -33,9 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("what to run")
     group.add_argument("--grid", type=Path, help="TOML file of the rows (default: the project's experiments.toml)")
     group.add_argument("--only", help="train these rows only: cnn, rnn or rows' names, with commas between")
-    group.add_argument(
-        "--seeds", type=thread_count, default=1, help="runs of each row: seeds 0, 1, … below this number"
-    )
+    group.add_argument("--seeds", type=up_to_1024, default=1, help="runs of each row: seeds 0, 1, … below this number")
     group.add_argument("--no-train", action="store_true", help="write the report from what the run folders hold")
     group.add_argument("--data", choices=("real", "synthetic"), default="real", help="CIFAR-10 and MNIST, or drawn")
     group.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the image sets, filled if empty")
@@ -43,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("machine")
     group.add_argument(
         "--jobs",
-        type=thread_count,
+        type=up_to_1024,
         help="runs side by side (default: one a core, or what the Ray cluster has room for)",
     )
     group.add_argument(
@@ -62,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--address", help="HOST:PORT of a Ray cluster, or auto, this machine's (default: a Ray of its own)"
     )
-    group.add_argument("--cpus-per-run", type=thread_count, help="CPUs, and threads, of each run on Ray (default: 1)")
+    group.add_argument("--cpus-per-run", type=up_to_1024, help="CPUs, and threads, of each run on Ray (default: 1)")
     group.add_argument("--gpus-per-run", type=share, help="of one GPU (default: 0.25 where there are GPUs)")
 
     group = parser.add_argument_group("folders")

@@ -8,8 +8,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from harness.errors import run_script
 from harness.flags import parse_flags, positive_int, training_parser
+from harness.script import run_script
 
 DATA = {"mnist": "mnist", "synthetic": "synthetic-digits"}
 

@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import Interrupted, UserError, run_script
+from harness.errors import Interrupted, UserError
 from harness.flags import Help, Parser, command_line, program, seed_number
+from harness.script import run_script
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
     import numpy as np
@@ -114,11 +115,11 @@ class Subject:
         order = torch.randperm(len(responds), generator=torch.Generator().manual_seed(self.flags.seed))
         if responds.any():  # else the layer is dead as a whole, which is to be seen, too
             order = order[responds[order]]
-        return sorted(order[:MAPS_SHOWN][:count].tolist())
+        return sorted(order[:count].tolist())
 
     @cached_property
     def shown(self) -> "Tensor":
-        """Indices of --images random test images that are classified rightly, of as many classes as there are."""
+        """Indices of --images random test images of as many classes as there are, if possible classified rightly."""
         import torch
 
         order = self.order[:1000]

@@ -33,10 +33,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from peers import BATCH_SIZE, NETWORKS, PROJECT, Network, machine, our_loop
 
 from harness.data import load_images
-from harness.errors import UserError, run_script
+from harness.errors import UserError
 from harness.files import make_folder, write_atomically
-from harness.flags import Help, Parser, positive_float, positive_int, thread_count
+from harness.flags import Help, Parser, positive_float, positive_int, up_to_1024
 from harness.report import charts
+from harness.script import run_script
 
 BATCH_SIZES = (16, 32, 64, 128, 256, 512, 1024)
 HIDDEN_SIZES = (32, 64, 128, 256, 512)
@@ -161,7 +162,7 @@ def parse_arguments() -> Namespace:
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the image sets")
     parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks", help="folder of scaling.md, .csv and .svg")
     parser.add_argument("--draw-only", action="store_true", help="draw scaling.csv again, measure nothing")
-    parser.add_argument("--serve", type=thread_count, help=SUPPRESS)
+    parser.add_argument("--serve", type=up_to_1024, help=SUPPRESS)
     return parser.parse_args()
 
 

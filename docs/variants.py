@@ -17,7 +17,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from harness.errors import run_script
+from harness.script import run_script
 
 
 def main() -> int:

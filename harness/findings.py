@@ -100,8 +100,8 @@ def evolution(shown: Iterable[tuple], epochs: Sequence[int], source: str) -> Fin
     header = ("layer", "map", "epoch", "test image", "class", "row", "column", "activation")
     text = (
         "Zeiler & Fergus, figure 4: the same maps at the epochs of the run's snapshots. Each picture is on its "
-        "own scale. What a snapshot does not hold, such as the biases, is the checkpoint's. A jump from one epoch "
-        "to the next mostly means that another image has become the strongest."
+        "own scale. What a snapshot does not hold, such as the linear layers, is the checkpoint's. A jump from one "
+        "epoch to the next mostly means that another image has become the strongest."
     )
     table = Table("evolution", f"Strongest activation at each snapshot, {source}", header, rows)
     return Findings("Evolution", text, pictures, [table])
@@ -125,9 +125,9 @@ def invariance(
     text = (
         "Zeiler & Fergus, section 4 and figure 5. How far the feature vector moves from that of the "
         "untransformed image, as a share of its length, at the first layer and at the last hidden layer; and the "
-        "probability of the true class. Thin lines are the images shown, classified rightly as they are; the "
-        f"thick line is the mean of {averaged} random test images. What comes in from outside the image is "
-        "mid-gray."
+        "probability of the true class. Thin lines are the images shown, as far as possible such as are classified "
+        f"rightly; the thick line is the mean of {averaged} random test images. What comes in from outside the image "
+        "is mid-gray."
     )
     title = f"Invariance: {source}"
     picture = Picture("invariance", figures.invariance_figure(results, examples, names, title), title)
@@ -181,7 +181,9 @@ def correspondence(cells: Sequence, parts: Sequence[str], layers: Sequence[str],
         "the signs of the change of the feature vector by their Hamming distance (0 alike). These images have no "
         "part annotations: parts are cells of the image, the class's critical cell being the one whose occlusion "
         "costs the class most. If the network related parts, that bar would be lower than that of the same random "
-        "cell, and the bar of each image's own critical cell lower than that of random cells."
+        "cell, and the bar of each image's own critical cell lower than that of random cells. The reverse does not "
+        "follow: random cells lie anywhere, also at the border; and at the last hidden layer the choice of cells by "
+        "probability makes the changes alike even in a network that was never trained."
     )
     title = f"Correspondence: {source}"
     picture = Picture("correspondence", figures.correspondence_figure(cells, parts, layers, title), title)

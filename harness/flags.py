@@ -66,7 +66,7 @@ def positive_int(text: str) -> int:
     return value
 
 
-def thread_count(text: str) -> int:
+def up_to_1024(text: str) -> int:
     value = int(text)
     if not 1 <= value <= 1024:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to 1024")
@@ -128,7 +128,7 @@ def _no_name(text: str) -> argparse.ArgumentTypeError:
 
 
 # argparse names the type in "invalid ... value"; these read better there than the functions' names.
-positive_int.__name__ = thread_count.__name__ = seed_number.__name__ = "whole number"
+positive_int.__name__ = up_to_1024.__name__ = seed_number.__name__ = "whole number"
 positive_float.__name__ = non_negative_float.__name__ = below_one_float.__name__ = "number"
 epoch_list.__name__ = "list of epochs"
 
@@ -169,7 +169,7 @@ def training_parser(
     )
     group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast to bfloat16")
     group.add_argument(
-        "--threads", type=thread_count, help="CPU threads (default: PyTorch's choice; same bits need same)"
+        "--threads", type=up_to_1024, help="CPU threads (default: PyTorch's choice; same bits need same)"
     )
     group.add_argument(
         "--compile", action="store_true", help="compile the CNN (torch.compile; on CUDA into CUDA graphs)"

@@ -17,8 +17,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from harness.errors import UserError, run_script
+from harness.errors import UserError
 from harness.files import write_atomically
+from harness.script import run_script
 
 CURVES = ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy")  # columns of metrics.csv
 TRAIN_COLOUR, TEST_COLOUR = "#4269d0", "#e4572e"

@@ -1,8 +1,8 @@
 """What a Ray task does on its node: it runs one training script there and, where no storage is shared, sends the run
 folder home with every checkpoint.
 
-Ray takes this file and harness/process.py to nodes that may not have the project, so both use the standard library
-only. The other end is harness/ray_engine.py.
+Ray takes this file and harness/process.py to nodes that may not have the project, so beside the standard library both
+use only each other and constants of the project. The other end is harness/ray_engine.py.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """The training loop: one for every network and data set.
 
 `train` takes an open run folder, an image set and a model's description, and trains to the last epoch, keeping the run
-folder as DESIGN prescribes. `train_epoch` and `evaluate` are the loop itself; everything particular to an experiment
-stands in its script.
+folder as run_folder.py describes it. `train_epoch` and `evaluate` are the loop itself; everything particular to an
+experiment stands in its script.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from harness.events import BEST_TAGS, CONFUSION_TAG, EPOCH_TAGS, FILTERS_TAG, HP
 from harness.flags import command_line, program, recorded_flags, snapshot_epochs
 from harness.optimizers import QuickStep, make_optimizer
 from harness.process import cores
-from harness.run_folder import EpochMetrics, RunFolder
+from harness.run_folder import EpochMetrics, RunFolder, load_checkpoint
 
 # Images a step of evaluation; changes no result, only speed and memory. A convolution's maps take 131 kB an image: on a
 # CPU larger batches of them scatter the memory that is kept, to 0.2 GB more at its peak.
@@ -72,20 +72,8 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     state = _new_state(flags, description, build_model, device)
     if run.checkpoint:
         _restore(state, run)
-        if state.epoch == flags.epochs and run.recorded_status == "complete":
-            run.stay("complete")
-            if ranks.main and run.lacks(state.history):
-                with contextlib.closing(EventsFile.open(run.path, _hparams(run), epoch=state.epoch)) as events:
-                    _write_again(run, state, events)
-                    _finish_events(events, state, images, flags, device)
-            print(f"{run.path} is complete; --name {run.path.name} with a larger --epochs and --resume trains on")
-            _print_summary(run, state.history, run.recorded_seconds)
-            return 0
-        if not state.history[-1].finite:
-            run.stay("diverged")
-            run.write_metrics(state.history)
-            print(f"{run.path} diverged in epoch {state.epoch}; there is nothing to continue", file=sys.stderr)
-            return EXIT_DIVERGED
+        if (code := _stay_ended(run, state, images)) is not None:
+            return code
         _note_other_machine(run, device)
     model = ranks.parallel(state.model)
     if flags.compile:
@@ -114,7 +102,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
                 print(f"diverged: the loss of epoch {epoch} is not finite; the run stops here", file=sys.stderr)
                 return EXIT_DIVERGED
         if ranks.main:
-            _finish_events(events, state, images, flags, device)
+            _finish_events(events, state, images, flags)
     run.finish(wall_before + time.perf_counter() - started)
     _print_summary(run, state.history, run.config["wall_seconds"])
     return 0
@@ -137,7 +125,7 @@ def train_epoch(
     model.train()
     device = images.train.labels.device
     totals = torch.zeros(2, dtype=_exact_dtype(device), device=device)
-    summed_loss, correct_answers = totals.unbind()  # views: adding to them changes the totals
+    summed_loss, summed_correct = totals.unbind()  # views: adding to them changes the totals
     parameters, step = list(model.parameters()), QuickStep(optimizer)
     computing = autocast(device, flags.precision)
     shares = ranks.shares(len(images.train), flags.batch_size)  # alone: the whole batches
@@ -153,7 +141,7 @@ def train_epoch(
         step()
         with torch.no_grad():
             summed_loss += loss * share.count
-            correct_answers += (logits.argmax(dim=1) == labels)[: share.count].sum()
+            summed_correct += (logits.argmax(dim=1) == labels)[: share.count].sum()
         show(share.count, totals)
     loss_sum, correct = ranks.sum(totals).tolist()
     return loss_sum / len(images.train), correct / len(images.train)
@@ -178,11 +166,11 @@ def predict(model: nn.Module, images: ImageSet, precision: str) -> Tensor:
     model.eval()
     device = images.test.labels.device
     maps = device.type == "cpu" and any(isinstance(module, nn.Conv2d) for module in model.modules())
-    answers = []
+    logits = []
     for inputs, _ in test_batches(images, TEST_BATCH_OF_CONVOLUTIONS if maps else TEST_BATCH):
         with autocast(device, precision):
-            answers.append(model(inputs).float())
-    return torch.cat(answers)
+            logits.append(model(inputs).float())
+    return torch.cat(logits)
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
@@ -312,6 +300,25 @@ def _restore(state: State, run: RunFolder) -> None:
         raise UserError(f"{run.path / 'last.pt'} belongs to another network or optimizer than its flags say") from error
 
 
+def _stay_ended(run: RunFolder, state: State, images: ImageSet) -> int | None:
+    """Of a run that is complete or diverged: write again what is missing, say so, and return the exit code."""
+    if state.epoch == run.flags.epochs and run.recorded_status == "complete":
+        run.stay("complete")
+        if run.ranks.main and run.lacks(state.history):
+            with contextlib.closing(EventsFile.open(run.path, _hparams(run), epoch=state.epoch)) as events:
+                _write_again(run, state, events)
+                _finish_events(events, state, images, run.flags)
+        print(f"{run.path} is complete; --name {run.path.name} with a larger --epochs and --resume trains on")
+        _print_summary(run, state.history, run.recorded_seconds)
+        return 0
+    if not state.history[-1].finite:
+        run.stay("diverged")
+        run.write_metrics(state.history)
+        print(f"{run.path} diverged in epoch {state.epoch}; there is nothing to continue", file=sys.stderr)
+        return EXIT_DIVERGED
+    return None
+
+
 def _state_template(flags: Namespace, model: nn.Module) -> dict:
     """What the optimizer's state looks like after a step: by parameter's number and name, tensors without data."""
     if flags.optimizer == "sgd" and not flags.momentum:
@@ -412,7 +419,7 @@ def _shows_filters(model: nn.Module, epoch: int, epochs: int) -> bool:
     return hasattr(model, "features") and (epoch <= 20 or epoch == epochs or epoch % -(-epochs // 40) == 0)
 
 
-def _finish_events(events: EventsFile, state: State, images: ImageSet, flags: Namespace, device: torch.device) -> None:
+def _finish_events(events: EventsFile, state: State, images: ImageSet, flags: Namespace) -> None:
     """Write what TensorBoard shows of a finished run: best values, confusion matrix, worst-classified images."""
     from harness.plots import confusion_figure, worst_figure
 
@@ -421,8 +428,8 @@ def _finish_events(events: EventsFile, state: State, images: ImageSet, flags: Na
     events.scalars(dict(zip(BEST_TAGS, values, strict=True)), state.epoch)
     logits = predict(state.model, images, flags.precision).cpu()
     labels, count = images.test.labels.cpu(), len(images.classes)
-    answers = logits.argmax(dim=1)
-    confusion = torch.bincount(labels * count + answers, minlength=count * count).view(count, count)
+    predicted = logits.argmax(dim=1)
+    confusion = torch.bincount(labels * count + predicted, minlength=count * count).view(count, count)
     title = f"{images.name}, test images, epoch {state.epoch}"
     events.image(CONFUSION_TAG, confusion_figure(confusion.numpy(), images.classes, title), state.epoch)
     losses = F.cross_entropy(logits, labels, reduction="none")
@@ -430,7 +437,7 @@ def _finish_events(events: EventsFile, state: State, images: ImageSet, flags: Na
     sheet = worst_figure(
         images.test.images.cpu()[worst].numpy(),
         labels[worst].tolist(),
-        answers[worst].tolist(),
+        predicted[worst].tolist(),
         (-losses[worst]).exp().tolist(),
         images.classes,
         f"{title}: largest loss first; p is the true class's probability",
@@ -463,19 +470,23 @@ def _exact_dtype(device: torch.device) -> torch.dtype:
 
 
 def _write_again(run: RunFolder, state: State, events: EventsFile) -> None:
-    """The files beside last.pt as of its epoch: metrics.csv, curves, and best.pt if it is missing and can be made."""
+    """The files beside last.pt as of its epoch: metrics.csv, curves, and best.pt if it is lost and can be made."""
     run.write_metrics(state.history)
     for row in state.history:
         if row.epoch not in events.epochs:
             _write_curves(events, row)
     events.flush()
-    if not state.epoch or (run.path / "best.pt").exists():
+    if not state.epoch:
+        return
+    with contextlib.suppress(UserError):
+        if load_checkpoint(run.path / "best.pt")["epoch"] > state.epoch:  # a kill came before last.pt was written
+            state.best_accuracy = -1.0  # the epoch to come replaces it, even if on this machine it is a worse one
         return
     if state.history[-1].test_accuracy == state.best_accuracy:
         _write_best(run, state)
         return
     best = max(state.history, key=lambda row: row.test_accuracy).epoch
-    print(f"note: best.pt is missing, and the model of epoch {best}, the best so far, is in no other file", flush=True)
+    print(f"note: best.pt is lost, and the model of epoch {best}, the best so far, is in no other file", flush=True)
     state.best_accuracy = -1.0
 
 

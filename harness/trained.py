@@ -61,7 +61,7 @@ def load_trained(path: Path, build_model: Callable[[dict], nn.Module]) -> Traine
 
 
 def load_snapshots(trained: Trained) -> dict[int, dict[str, Tensor]]:
-    """The run's snapshots, epoch -> convolution weights, in rising order; empty if there are none.
+    """The run's snapshots, epoch -> the convolutions' weights and biases, in rising order; empty if there are none.
 
     UserError if one is damaged or of another network.
     """

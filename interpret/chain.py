@@ -89,7 +89,7 @@ def trace(model: nn.Module, images: Tensor, to: str | None = None) -> list[Layer
 def feature_vectors(model: nn.Module, images: Tensor, *, batch_size: int = BATCH) -> FeatureVectors:
     """The feature vectors of images (n, channels, height, width) at three depths, flattened, and their logits.
 
-    Raises ValueError as `trace` does, or if the model has no Linear module.
+    Raises ValueError as `trace` does, or if the model has no Linear module or uses none.
     """
     chain = trace(model, images)
     second = next((i for i, layer in enumerate(chain) if i and isinstance(layer.module, nn.Conv2d)), len(chain))
@@ -114,6 +114,8 @@ def feature_vectors(model: nn.Module, images: Tensor, *, batch_size: int = BATCH
             hooks.enter_context(linear.register_forward_pre_hook(keep_input))
         for batch in images.split(batch_size):
             logits = model(batch)
+            if "last_hidden" not in seen:
+                raise ValueError(f"{type(model).__name__} uses none of its Linear modules")
             batches.append(FeatureVectors(**seen, logits=logits))
     return FeatureVectors(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
 

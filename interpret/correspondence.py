@@ -53,7 +53,7 @@ def correspondence(
     -1, 0 and 1). Δ is the mean over pairs; the paper sums over pairs, but prints what can only be a mean as well.
 
     The stand-in for "the same part". What matters to the answer is what the network itself looks at, so a part is where
-    hiding costs the true class most probability, in two ways, each with a control that differs in nothing else:
+    hiding costs the true class most probability, in two ways, each beside a control:
 
     - "class's critical cell": the one cell whose hiding costs the images of the class most on average, hidden in all of
       them. CIFAR-10's objects fill their small image and are centred, so the same cell often holds the same part; but
@@ -62,8 +62,10 @@ def correspondence(
     - "own critical cell": in each image the cell that costs this image most, wherever it lies. Its control are "random
       cells", drawn for each image by itself, the paper's last row.
 
-    Within each of the two pairs of rows a smaller Δ says that what is critical is related across images. Critical cells
-    are found on the images that are compared, by probability alone: no sign of any feature enters the choice.
+    Were what is critical related across images, the critical row of each pair had the smaller Δ. The reverse does not
+    follow. Random cells are drawn from the whole grid, as the paper's are, and so lie nearer the border than critical
+    ones. And critical cells are chosen on the images that are compared, by probability, which is one Linear layer above
+    "last_hidden": there the choice alone aligns the signs, in a network with random weights as well.
 
     Raises ValueError as `occlusion` and `chain.feature_vectors`, or unless each class present has two images.
     """

@@ -113,12 +113,12 @@ def _answers(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """True class's probability, most probable class, and the total of map numbers[i] of `module`; (n,) on the CPU."""
     totals: list[Tensor] = []
-    answers: list[Tensor] = []
+    logits: list[Tensor] = []
     hook = module.register_forward_hook(lambda module, inputs, output: totals.append(output.sum(dim=(2, 3))))
     with hook, evaluating(model):
         for batch in images.split(batch_size):
-            answers.append(model(batch))
-    probabilities = torch.cat(answers).softmax(dim=1)  # (n, classes)
+            logits.append(model(batch))
+    probabilities = torch.cat(logits).softmax(dim=1)  # (n, classes)
     probability = probabilities.gather(1, labels[:, None]).squeeze(1)
     activation = torch.cat(totals).gather(1, numbers[:, None]).squeeze(1)
     return probability.cpu(), probabilities.argmax(dim=1).cpu(), activation.cpu()

@@ -15,7 +15,7 @@ class RecurrentClassifier(nn.Module):
     """One recurrent layer over an image's rows (tanh RNN, LSTM or GRU), then Linear on the last step's output.
 
     The cells are PyTorch's: Elman (1990) for `rnn`, Hochreiter & Schmidhuber (1997) with forget gates for `lstm`,
-    Cho et al. (2014) for `gru`.
+    Cho et al. (2014) for `gru`, with the reset gate applied after the product with the state, not before.
     """
 
     def __init__(self, *, cell: str, input_size: int, hidden_size: int, classes: int) -> None:

@@ -71,7 +71,7 @@ def run_main(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
         import importlib
         import signal
 
-        from harness.errors import run_script
+        from harness.script import run_script
 
         before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
         capfd.readouterr()

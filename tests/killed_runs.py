@@ -120,7 +120,7 @@ def train_in_fork(script: str, flags: list[str], folder: Path, kill_at: int = 0)
     if not child:
         code = 99
         try:
-            from harness.errors import run_script
+            from harness.script import run_script
 
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             kill_before_step(kill_at, folder.resolve())

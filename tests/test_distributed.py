@@ -29,7 +29,7 @@ import importlib, os, signal, sys
 sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
 import killed_runs
 from harness.data import EpochOrder
-from harness.errors import run_script
+from harness.script import run_script
 killed_runs.make_runs_small()
 draw, epochs = EpochOrder.draw, []
 def draw_or_die(*given, **named):

@@ -68,6 +68,21 @@ def test_what_is_no_chain_is_refused_by_name(model, layer):
         trace(model, images(1, 2, 12, 12))
 
 
+def test_feature_vectors_need_a_linear_module_that_is_used():
+    class Unused(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Conv2d(2, 2, 3))
+            self.head = nn.Linear(1, 1)
+
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            return self[0](pictures)
+
+    with pytest.raises(ValueError, match="Sequential has no Linear module"):
+        feature_vectors(nn.Sequential(nn.Conv2d(2, 2, 3)), images(1, 2, 12, 12))
+    with pytest.raises(ValueError, match="Unused uses none of its Linear modules"):
+        feature_vectors(Unused(), images(1, 2, 12, 12))
+
+
 def test_unknown_layer_is_refused_with_the_known_ones():
     model, pictures = lenet5()
     with pytest.raises(ValueError, match=r"no layer features\.conv3; the layers are features\.conv1, "):

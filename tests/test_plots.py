@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.errors import run_script
 from harness.plots import confusion_figure, filters_grid, main, png_bytes, read_metrics, worst_figure
+from harness.script import run_script
 
 METRICS = """epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds
 1,1.5,0.25,1.25,0.5,3.0

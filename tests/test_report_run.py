@@ -30,7 +30,7 @@ SMALL_SCRIPT = f"""
 import sys
 sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
 import killed_runs
-from harness.errors import run_script
+from harness.script import run_script
 killed_runs.make_runs_small()
 import {{name}}
 sys.exit(run_script({{name}}.main))
@@ -40,7 +40,7 @@ import sys
 sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
 from pathlib import Path
 import report
-from harness.errors import run_script
+from harness.script import run_script
 import harness.jobs
 report.PROJECT, harness.jobs.cores = Path("scripts").resolve(), lambda: 1
 sys.exit(run_script(report.main))

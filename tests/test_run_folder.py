@@ -13,7 +13,7 @@ from killed_runs import logged_values, make_runs_small, metrics_of, same_bits
 
 from harness.errors import UserError
 from harness.files import FolderLock, write_atomically
-from harness.run_folder import METRICS_HEADER, load_checkpoint
+from harness.run_folder import METRICS_HEADER, RunFolder, load_checkpoint
 
 TINY = ("--data", "synthetic", "--hidden-size", "8", "--batch-size", "16")
 RUN = Path("runs/rnn_synthetic/run")
@@ -253,9 +253,30 @@ def test_lost_best_model_of_an_earlier_epoch_is_told_and_a_new_one_begins(rnn, m
     for epochs in (2, 3):
         code, out, _ = rnn("--epochs", epochs, "--resume")
         assert code == 0
-        assert "best.pt is missing, and the model of epoch 1" in out
+        assert "best.pt is lost, and the model of epoch 1" in out
         assert ("all but best.pt is in" in out) == (epochs == 2)
     assert load_checkpoint(RUN / "best.pt")["epoch"] == 3
+
+
+def test_best_model_of_an_epoch_that_was_lost_is_replaced_even_by_a_worse_one(rnn, monkeypatch):
+    """A kill between best.pt and last.pt, and then a machine on which the epoch comes out differently."""
+    accuracies = iter((0.5, 0.4, 0.9, 0.6))
+    monkeypatch.setattr("harness.train.evaluate", lambda *_: (1.0, next(accuracies)))
+    write = RunFolder.write_checkpoint
+
+    def write_but_die(run, name, content):
+        if name == "last.pt" and content["epoch"] == 3:
+            raise RuntimeError("killed")
+        write(run, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_checkpoint", write_but_die)
+        with pytest.raises(RuntimeError, match="killed"):
+            rnn("--epochs", 3)
+    assert load_checkpoint(RUN / "best.pt")["metrics"]["test_accuracy"] == 0.9
+    assert rnn("--resume")[0] == 0
+    assert [row[4] for row in metrics_of(RUN)[1:]] == ["0.5", "0.4", "0.6"]
+    assert load_checkpoint(RUN / "best.pt")["metrics"]["test_accuracy"] == 0.6
 
 
 def test_rows_of_epochs_without_a_checkpoint_are_cut_off_before_training_goes_on(rnn, monkeypatch):

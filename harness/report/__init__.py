@@ -189,7 +189,7 @@ def _how_made(
         concerned = {problem.row for problem in problems}
         rows = [row for row in results if row in lost or row.row.name in concerned]
         for index, row in enumerate(rows):
-            parts += [", " if index else "", Link(row.row.name, f"#{names.anchor(row)}")]
+            parts += [", " if index else "", Link(row.row.name, f"#{names.slug(row)}")]
         blocks.append(paragraph(*parts, "."))
     blocks.append(
         paragraph(

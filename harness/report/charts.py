@@ -1,4 +1,4 @@
-"""The report's figures as SVG: one file each for light and dark ground, the same bytes for the same numbers.
+"""The report's figures as SVG, one file for light and dark ground, the same bytes for the same numbers.
 
 Matplotlib draws for a light ground; a style sheet put into the file replaces each colour by its twin where the reader's
 system is dark. That works in an <img> of a README as in a page, and every other viewer sees the light picture.
@@ -124,7 +124,7 @@ def curve_chart(title: str, panels: Sequence[Panel]) -> bytes:
         return svg(figure)
 
 
-def small_multiples(title: str, rows: Sequence[str], columns: Sequence[str], panels: dict, note: str = "") -> bytes:
+def small_multiples(title: str, rows: Sequence[str], columns: Sequence[str], panels: dict) -> bytes:
     """A grid of panels with the same axes; `panels` maps (row, column) to a Panel, and a place may be empty."""
     with matplotlib.rc_context(STYLE):
         width, height = max(8.6, 0.9 + 1.9 * len(columns)), 1.2 + 1.65 * len(rows)

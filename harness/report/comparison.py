@@ -310,7 +310,7 @@ def settings_tried(rows: Sequence[RowRuns], runs_dir: Path, names: Names) -> lis
     for row in rows:
         variants = _variants(row.complete[0], others) if row.complete and row.row.printed else {}
         if variants:
-            link = Link(row.row.name, f"#{names.anchor(row)}")
+            link = Link(row.row.name, f"#{names.slug(row)}")
             printed = [described("", row.row.printed[each]) if each in row.row.printed else "–" for each in FIGURES]
             lines.append((link, "the original", "1", *printed))
             lines.append((link, "this report", *_figures(row.complete)))

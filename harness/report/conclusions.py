@@ -132,7 +132,7 @@ def stability(rows: Sequence[RowRuns], names: Names) -> list[Block]:
         lost = sum(1 for run in row.runs.values() if run.status == "diverged")
         lines.append(
             (
-                Link(row.row.name, f"#{names.anchor(row)}"),
+                Link(row.row.name, f"#{names.slug(row)}"),
                 str(drops.n),
                 "–" if accuracy.sd is None else f"{accuracy.sd:.4f}",
                 spread(drops, "drop"),

@@ -67,7 +67,9 @@ PICTURES = {
         "of the change, smaller is more consistent. Two comparisons: the cell whose hiding costs the whole class most "
         "(dark blue) with a random one, each hidden in all images of the class (light blue), and each image's own most "
         "critical cell (orange) with a random one for each image (gray). If the network related parts, the first bar "
-        "of each pair would be the lower one.",
+        "of each pair would be the lower one. The reverse does not follow: random cells lie anywhere, also at the "
+        "border; and at the last hidden layer the choice of cells by probability makes the changes alike even in a "
+        "network that was never trained.",
     ),
 }
 

@@ -23,10 +23,7 @@ class Names:
             self._slugs[row.row.name] = slug
 
     def slug(self, row: RowRuns) -> str:
-        """Of the row's picture; no other picture of the report begins with `row-`."""
-        return f"row-{self._slugs[row.row.name]}"
-
-    def anchor(self, row: RowRuns) -> str:
+        """Of the row's heading and picture; no others of the report begin with `row-`."""
         return f"row-{self._slugs[row.row.name]}"
 
     def title(self, row: RowRuns) -> str:

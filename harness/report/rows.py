@@ -54,7 +54,7 @@ def parameters_table(rows: Sequence[RowRuns]) -> Table:
 
 def row_section(row: RowRuns, problems: Sequence[Problem], names: Names, level: int) -> list[Block]:
     """One row: note, state, curves, and the original's table with ours beside it."""
-    blocks: list[Block] = [Heading(level, names.title(row), names.anchor(row))]
+    blocks: list[Block] = [Heading(level, names.title(row), names.slug(row))]
     blocks.append(paragraph(Code(row.row.name), ". ", *_state(row)))
     if row.row.note.strip():
         blocks.append(remark("Note: ", row.row.note))
@@ -165,7 +165,7 @@ def overview_table(rows: Sequence[RowRuns], names: Names) -> Table:
         seconds = seconds_an_epoch(row.complete)
         lines.append(
             (
-                Link(row.row.name, f"#{names.anchor(row)}"),
+                Link(row.row.name, f"#{names.slug(row)}"),
                 f"{len(row.complete)} of {len({*row.seeds, *(run.seed for run in row.complete)})}",
                 spread(bests(row, "test_accuracy"), "test_accuracy"),
                 _printed(row, "test_accuracy"),
@@ -337,7 +337,7 @@ def agreement(families: Sequence[tuple[str, Sequence[RowRuns]]], names: Names) -
         blocks.append(paragraph(f"Without a complete run of ours beside it yet: {waiting}."))
     lines = [
         (
-            Link(row.row.name, f"#{names.anchor(row)}"),
+            Link(row.row.name, f"#{names.slug(row)}"),
             FIGURE_NAMES[comparison.figure],
             described("", comparison.printed),
             spread(comparison.ours, comparison.figure),
