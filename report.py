@@ -113,13 +113,14 @@ def default_grid() -> Path:
 
 def report(flags: argparse.Namespace, command: str) -> int:
     """Train, unless --no-train, and write the report; returns the exit code."""
+    from harness.files import nearest_folder
     from harness.grid import find_runs, load_grid, problems_of
 
     parsers = {name: script.make_parser() for name, script in SCRIPTS.items()}
     grid = load_grid(flags.grid, parsers)
     chosen = chosen_rows(grid.rows, flags)
     check_out(flags.out)
-    check_folder("--runs-dir", flags.runs_dir)
+    nearest_folder(flags.runs_dir, "--runs-dir")
 
     def find(rows: "Sequence[Row]", data: str | None, *, quiet: bool = False) -> "list[RowRuns]":
         seeds = range(flags.seeds)
@@ -167,24 +168,14 @@ def report(flags: argparse.Namespace, command: str) -> int:
 
 def check_out(out: Path) -> None:
     """UserError, before anything is trained, if the report could not be written to this folder afterwards."""
-    from harness.files import check_writable
+    from harness.files import check_writable, nearest_folder
     from harness.report import earlier_figures
 
-    check_folder("--out", out)
+    there = nearest_folder(out, "--out")
     earlier_figures(out)
-    check_writable(nearest_folder(out))
-
-
-def check_folder(option: str, path: Path) -> None:
-    """UserError if there is a file in the folder's place, or in that of one that it lies in."""
-    there = nearest_folder(path)
-    if not there.is_dir():
-        raise UserError(f"{option} {path}: {there} is a file, and must be a folder")
-
-
-def nearest_folder(path: Path) -> Path:
-    """The folder, or else the first above it that exists."""
-    return next(each for each in (path, *path.parents) if each.exists())
+    check_writable(there)
+    if there == out:
+        check_writable(nearest_folder(out / "figures", "--out"))
 
 
 def chosen_rows(rows: "list[Row]", flags: argparse.Namespace) -> "list[Row]":
@@ -214,7 +205,7 @@ def train_missing(
     `data` is what --data says to the scripts, None their own default.
     """
     from harness.data import load_images
-    from harness.files import check_writable
+    from harness.files import check_writable, nearest_folder
     from harness.jobs import Settings, ThisMachine, plan_jobs, train_jobs
     from harness.train import choose_device, warn_of_slow_bf16
 
@@ -231,7 +222,7 @@ def train_missing(
     jobs = plan_jobs(results, parsers, settings)
     if not jobs:
         return {}
-    check_writable(nearest_folder(flags.runs_dir))
+    check_writable(nearest_folder(flags.runs_dir, "--runs-dir"))
     here = flags.engine == "local" and choose_device(flags.device).type
     if here == "cpu" and any(job.flags["precision"] == "bf16" for job in jobs):
         warn_of_slow_bf16()
@@ -313,9 +304,10 @@ def count_parameters(config: dict) -> int:
 def tell_problems(problems: "list[Problem]", *, wanted: int) -> None:
     """Say, a line each, which runs are not complete."""
     if not problems:
-        print(f"all {wanted} runs are complete")
+        print(f"all {wanted} runs are complete" if wanted > 1 else "the run is complete")
         return
-    print(f"{len(problems)} of {wanted} runs are not complete:", file=sys.stderr)
+    of = f"{len(problems)} of {wanted} runs {'is' if len(problems) == 1 else 'are'}" if wanted > 1 else "the run is"
+    print(f"{of} not complete:", file=sys.stderr)
     for problem in problems[:PROBLEMS_SHOWN]:
         print(f"  {problem.row}, seed {problem.seed}: {problem.status}: {problem.text}", file=sys.stderr)
     if len(problems) > PROBLEMS_SHOWN:

@@ -189,7 +189,7 @@ def show_deconvnet(subject: Subject) -> "Findings":
         entries = []
         for index, number in enumerate(maps):
             value, here = float(strongest.values[number, 0]), slice(index * count, (index + 1) * count)
-            heading = f"map {number}: {value:.2f}" if value > 0 else f"map {number}: dead"
+            heading = f"map {number}: {value:.3g}" if value > 0 else f"map {number}: dead"
             entries.append((heading, projected[here], patches[here]))
         ranks = [*range(1, count + 1)] * len(maps)
         shown.append((convolution, entries, _rows(subject, layer, numbers.tolist(), ranks, *found)))

@@ -5,6 +5,7 @@ put together by `mosaic`. Where a result object of interpret/ is asked for, only
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -103,7 +104,7 @@ def _filters_sheet(pictures: np.ndarray, limit: np.ndarray, title: str) -> np.nd
     tiles = [_opaque(picture[None]) for of_input in pictures.swapaxes(0, 1) for picture in of_input]
     sheet = mosaic(tiles, maps, zoom=zoom, gap=zoom)
     # The axes have as many pixels as the sheet, so that each weight is equally large.
-    left, bottom, above, right = 70, 60, 50, 110
+    left, bottom, above, right = 70, 60, 50, 130
     size = left + sheet.shape[1] + right, bottom + sheet.shape[0] + above
     figure = Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI)
     axes = figure.add_axes(
@@ -148,6 +149,7 @@ def activations_figure(layers: Sequence, title: str) -> np.ndarray:
         left.bar(numbers, np.asarray(layer.map_mean), color="#4269d0", width=0.5, label="mean")
         if layer.dead:
             left.plot(layer.dead, np.zeros(len(layer.dead)), "x", color="#c62828", label="dead", clip_on=False)
+        left.yaxis.set_major_formatter("{x:g}")  # a common factor would stand where the legend does
         left.set(xlabel="feature map", ylabel=f"activation, {layer.layer.rpartition('.')[2]}")
         left.set_xlim(-1, len(numbers))
         left.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 0.99), borderaxespad=0)
@@ -175,10 +177,12 @@ def deconvnet_figure(entries: Sequence[tuple[str, list, list]], title: str, *, c
     """
     columns = min(columns, len(entries))
     rows = math.ceil(len(entries) / columns)
-    figure = Figure(figsize=(2.5 * columns + 0.1, 1.42 * rows + 0.5), dpi=DPI)
-    figure.suptitle(title, fontsize=11, y=1 - 0.1 / figure.get_figheight(), va="top")
+    width = 2.5 * columns + 0.1
+    lines = _wrapped(title, width)
+    figure = Figure(figsize=(width, 1.42 * rows + 0.3 + 0.2 * len(lines)), dpi=DPI)
+    figure.suptitle("\n".join(lines), fontsize=11, y=1 - 0.1 / figure.get_figheight(), va="top")
     figure.set_facecolor(TINT)
-    _margins(figure, top=0.55, bottom=0.08, left=0.08, right=0.08)
+    _margins(figure, top=0.35 + 0.2 * len(lines), bottom=0.08, left=0.08, right=0.08)
     grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.16})
     for axes in grid.ravel():
         axes.set_axis_off()
@@ -198,7 +202,7 @@ def evolution_figure(
     `entries` holds (heading, reconstruction tiles, patch tiles) a map, a tile an epoch; `patches` says what they are.
     """
     columns, rows = len(epochs), len(entries)
-    figure = Figure(figsize=(max(5.5, 1.55 * columns + 0.9), 0.82 * rows + 0.95), dpi=DPI)
+    figure = Figure(figsize=(max(6.5, 1.55 * columns + 0.9), 0.82 * rows + 0.95), dpi=DPI)
     figure.suptitle(title, fontsize=11, y=1 - 0.1 / figure.get_figheight(), va="top")
     figure.set_facecolor(TINT)
     _margins(figure, top=0.8, bottom=0.08, left=0.85, right=0.06)
@@ -235,14 +239,18 @@ def invariance_figure(
         picture.set_axis_off()
         amounts = np.asarray(result.amounts)
         curves = (
-            np.asarray(result.first) / np.asarray(result.first_norm),
-            np.asarray(result.last_hidden) / np.asarray(result.last_hidden_norm),
+            _shares(result.first, result.first_norm),
+            _shares(result.last_hidden, result.last_hidden_norm),
             np.asarray(result.probability),
         )
         for axes, values in zip(plots, curves, strict=True):
+            if not np.isfinite(values).any():
+                axes.text(0.5, 0.5, "not active", transform=axes.transAxes, ha="center", fontsize=9)
+                axes.set_axis_off()
+                continue
             for image in range(shown):
                 axes.plot(amounts, values[:, image], color=IMAGE_COLOURS[image], linewidth=1, alpha=0.85)
-            axes.plot(amounts, values[:, shown:].mean(axis=1), color="black", linewidth=2.4)
+            axes.plot(amounts, _means(values[:, shown:]), color="black", linewidth=2.4)
             axes.set_xlabel(f"{result.kind}, {units[result.kind]}", fontsize=8.5)
             axes.set_ylim(bottom=0)
             axes.grid(alpha=0.3)
@@ -274,8 +282,8 @@ def occlusion_figure(
     was, on axes as large as the image.
     """
     count, side = len(images), images[0].shape[:2]
-    figure = Figure(figsize=(10.2, 1.95 * count + 1.15), dpi=DPI, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure = Figure(figsize=(10.2, 1.95 * count + 1.35), dpi=DPI, layout="constrained")
+    figure.suptitle(title + "\n" * (count == 1), fontsize=11)  # else the layout puts a heading into it
     grid = figure.subplots(count, 5, squeeze=False)
     down, across = _edges(np.asarray(maps.rows) + maps.size / 2), _edges(np.asarray(maps.columns) + maps.size / 2)
     answers = np.asarray(maps.predicted)
@@ -354,6 +362,25 @@ def _opaque(picture: np.ndarray) -> np.ndarray:
     if picture.shape[0] != 3:
         picture = picture.mean(axis=0, keepdims=True).repeat(3, axis=0)
     return np.concatenate([picture.transpose(1, 2, 0), np.ones((*picture.shape[1:], 1), dtype=picture.dtype)], axis=2)
+
+
+def _shares(distances: object, lengths: object) -> np.ndarray:
+    """Distances (amounts, images) over the lengths (images,) of the vectors; nan where one is of length 0."""
+    distances, lengths = np.asarray(distances), np.asarray(lengths)
+    return np.divide(distances, lengths, out=np.full(distances.shape, np.nan), where=lengths > 0)
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """The mean of each row over what is finite; nan where nothing is."""
+    finite = np.isfinite(values)
+    counts = finite.sum(axis=1)
+    sums = np.where(finite, values, 0).sum(axis=1)
+    return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+
+
+def _wrapped(title: str, width: float) -> list[str]:
+    """A figure's title in lines that fit its width (inches) in the font size of titles."""
+    return textwrap.wrap(title, max(12, int(width / 0.105)))
 
 
 def _place(axes: Axes, tile: np.ndarray, heading: str) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import stat
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +24,26 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
+def nearest_folder(path: Path, flag: str) -> Path:
+    """The folder that a flag names or, where there is none yet, the first above it that exists.
+
+    Raises UserError if a file or a dangling link is in its place or in the way, or if one may not look.
+    """
+    for each in (path, *path.parents):
+        try:
+            is_folder = stat.S_ISDIR(each.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            if each.is_symlink():
+                raise UserError(f"{flag} {path}: {each} is a link to nothing") from None
+            continue
+        except OSError as error:
+            raise UserError(f"{flag} {path}: cannot look at {each}: {error.strerror}") from error
+        if not is_folder:
+            raise UserError(f"{flag} {path}: {each} is a file, and must be a folder")
+        return each
+    raise UserError(f"{flag} {path}: there is no such drive")
 
 
 def check_writable(folder: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from harness.errors import UserError
 from harness.files import write_atomically
 from harness.pages import STYLE
 
@@ -99,8 +100,10 @@ def _sections(folder: Path) -> dict[str, str]:
     """The sections of the page that is there, by analysis, but for those whose files are not there any more."""
     try:
         page = (folder / PAGE).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    except (FileNotFoundError, UnicodeDecodeError):
         return {}
+    except OSError as error:
+        raise UserError(f"cannot read {folder / PAGE}: {error.strerror}") from error
     found = dict(re.findall(r'(?s)<section id="(\w+)">(.*?)</section>', page))
     return {
         name: section

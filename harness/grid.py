@@ -308,8 +308,16 @@ def _rank(run: Run) -> tuple[bool, bool, int]:
 
 def _read_configs(folder: Path, quiet: bool) -> list[tuple[Path, dict]]:
     configs = []
-    for run in sorted({file.parent for name in ("config.json", "last.pt") for file in folder.glob(f"*/{name}")}):
+    try:
+        paths = sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}") from error
+    for run in paths:
         try:
+            if not _is_run(run):
+                continue
             config = _config_of(run, quiet)
         except (UserError, RecursionError) as error:
             _note(f"{str(error).partition(';')[0]}; the folder is left out", quiet)
@@ -319,6 +327,13 @@ def _read_configs(folder: Path, quiet: bool) -> list[tuple[Path, dict]]:
             continue
         configs.append((run, config))
     return configs
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return path.is_dir() and any((path / name).exists() for name in ("config.json", "last.pt"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _config_of(run: Path, quiet: bool) -> dict:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from tqdm.utils import disp_len, disp_trim
+
 from harness.errors import EXIT_DIVERGED, UserError
 from harness.files import FolderLock
 from harness.flags import run_name
@@ -24,6 +26,7 @@ from harness.run_folder import LOCKED, EpochMetrics
 POLL = 0.5  # seconds between two looks at the run folders
 LOST = "its node was lost"  # so begins the failure of a script that can be continued on another node of a cluster
 _MOST_LOSSES = 3  # at one and the same epoch, before the run itself is to blame
+_WIDEST_NAME = 30  # columns of the table
 _TIME_TO_STOP = 30  # seconds for a script to write what it has; its folder survives a kill as well
 _OF_THE_SPEED = ("cell", "hidden_size", "channels", "augment", "batch_size", "data")  # flags an epoch's time depends on
 
@@ -179,9 +182,12 @@ def _length(job: Job) -> tuple[bool, int]:
 def _free_folder(folder: Path, taken: set[Path]) -> Path:
     """The folder, or the first of `…-2`, `…-3`, … that neither holds a run nor is promised to another one."""
     number, free = 1, folder
-    while free in taken or any((free / file).exists() for file in ("config.json", "last.pt")):
-        number += 1
-        free = folder.with_name(f"{folder.name}-{number}")
+    try:
+        while free in taken or any((free / file).exists() for file in ("config.json", "last.pt")):
+            number += 1
+            free = folder.with_name(f"{folder.name}-{number}")
+    except OSError as error:
+        raise UserError(f"cannot look at {free}: {error.strerror}") from error
     return free
 
 
@@ -294,7 +300,7 @@ def _end_of(job: Job) -> str:
     last = job.history[-1]
     seconds = duration(sum(metrics.seconds for metrics in job.history))
     return (
-        f"done, {len(job.history)} epochs in {seconds}, test loss {last.test_loss:.4f}, "
+        f"done, {len(job.history)} epoch{'s' * (len(job.history) != 1)} in {seconds}, test loss {last.test_loss:.4f}, "
         f"accuracy {last.test_accuracy:.4f}"
     )
 
@@ -304,10 +310,12 @@ def _table(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job],
     jobs = [*running, *waiting, *ended]
     paces = _paces(jobs)
     blocked = waiting if len(running) < slots else []
-    width = max((len(job.row.name) for job in jobs), default=0)
+    names = {name: disp_trim(name, _WIDEST_NAME) for name in {job.row.name for job in jobs}}
+    width = max(map(disp_len, names.values()), default=0)
     lines = [f"{'':{width}}  seed    epoch  test loss  accuracy  s/epoch     left"]
     for job in [*running, *blocked]:
-        line = f"{job.row.name:{width}}  {job.seed:4}  {len(job.history):3}/{job.epochs:<3}"
+        name = names[job.row.name]
+        line = f"{name}{'':{width - disp_len(name)}}  {job.seed:4}  {len(job.history):3}/{job.epochs:<3}"
         if job in blocked:
             lines.append(f"{line}  waiting: another process is training it")
             continue

@@ -77,7 +77,9 @@ def worst_figure(
     for axes, image, label, answer, probability in zip(grid, images, labels, answers, probabilities, strict=False):
         axes.imshow(_show(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         text = f"{classes[label]}, not {classes[answer]}" if label != answer else f"{classes[label]}"
-        axes.set_title(f"{text}\np = {probability:.1g}", fontsize=7, y=-0.05, va="top")
+        axes.text(
+            0.5, -0.05, f"{text}\np = {probability:.1g}", transform=axes.transAxes, fontsize=7, ha="center", va="top"
+        )
     return render(figure)
 
 

@@ -8,6 +8,8 @@ import shutil
 import sys
 from collections.abc import Sequence
 
+from tqdm.utils import disp_trim
+
 
 class LiveTable:
     """Lines at the bottom of the terminal, redrawn in place; `log` prints a line above them that stays."""
@@ -33,7 +35,7 @@ class LiveTable:
         room = max(1, height - 2)
         if len(lines) > room:
             lines = [*lines[: room - 1], lines[-1]]
-        text = "".join(f"{line[: width - 1]}\n" for line in lines)
+        text = "".join(f"{disp_trim(line, width - 1)}\n" for line in lines)
         print(f"{self._erasure()}{text}", end="", flush=True)
         self._drawn = len(lines)
 

@@ -523,7 +523,7 @@ def _print_summary(run: RunFolder, history: list[EpochMetrics], wall_seconds: fl
         print("dry run: nothing was kept")
         return
     best = "best.pt and the rest are" if (run.path / "best.pt").exists() else "all but best.pt is"
-    print(f"\n{len(history)} epochs in {wall_seconds:.1f} s; {best} in {run.path}")
+    print(f"\n{len(history)} epoch{'s' * (len(history) != 1)} in {wall_seconds:.1f} s; {best} in {run.path}")
     print(f"curves: {command_line([program('tensorboard'), '--logdir', str(run.flags.runs_dir)])}")
 
 

@@ -5,6 +5,7 @@ Everything here may come from a stranger: each value is checked before it is use
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -66,7 +67,14 @@ def load_snapshots(trained: Trained) -> dict[int, dict[str, Tensor]]:
     UserError if one is damaged or of another network.
     """
     snapshots = {}
-    for path in sorted((trained.folder / "snapshots").glob("epoch-*.pt")):
+    folder = trained.folder / "snapshots"
+    try:
+        paths = sorted(path for path in folder.iterdir() if fnmatch(path.name, "epoch-*.pt"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}") from error
+    for path in paths:
         content = load_checkpoint(path)
         weights, epoch = content.get("weights"), content.get("epoch")
         own = trained.model.state_dict()

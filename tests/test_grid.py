@@ -1,6 +1,7 @@
 """The grid: what experiments.toml may say, and how a row's runs are found."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,6 +202,15 @@ def test_published_checksum_is_that_of_the_committed_reference_runs():
         dataset = json.loads(config.read_text())["dataset"]
         assert dataset["checksum"] == published_checksum(dataset["name"])
     assert published_checksum("synthetic-digits") is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets not everyone make links")
+def test_folder_of_runs_that_cannot_be_read_is_one_sentence():
+    assert find()[0].runs == {}
+    Path("runs").mkdir()
+    Path("runs/rnn_mnist").symlink_to("rnn_mnist")
+    with pytest.raises(UserError, match=r"^cannot read runs/rnn_mnist: "):
+        find()
 
 
 def test_run_is_found_by_its_config_whatever_its_folder_is_called(capsys):

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tqdm.utils import disp_len
 
 import cnn_cifar10
 import harness.jobs
@@ -406,6 +407,17 @@ def test_table_shows_each_run_and_is_redrawn_in_place(settings, monkeypatch, cap
     table.close()
     drawn = "".join(f"{line[:19]}\n" for line in (header, a, footer))  # three lines fit above the prompt
     assert capsys.readouterr().out == f"{drawn}\x1b[3A\x1b[Jdone\nx\n\x1b[1A\x1b[J"
+
+
+def test_long_names_leave_room_for_the_numbers_and_wide_letters_are_counted_as_wide(settings, monkeypatch, capsys):
+    rows = [replace(RNN, name="x" * 200), replace(RNN, name="名" * 20, flags=RNN.flags | {"lr": 0.5})]
+    header, a, b, _ = harness.jobs._table(plan(settings, *rows), [], [], 2)
+    assert [disp_len(line[: line.index("0/2")]) for line in (a, b)] == [40, 40]
+    assert header.index("  seed") == 30
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((20, 5)))
+    LiveTable().draw(["名" * 15])
+    assert capsys.readouterr().out == "名" * 9 + "\n"
 
 
 @pytest.mark.parametrize(

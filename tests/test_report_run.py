@@ -128,7 +128,7 @@ def test_killed_report_continues_and_finishes_nothing_twice(run_main, written):
     write_grid(short="epochs = 1", long=f"epochs = {LONG}")
     code, out, err = run_main("report", *FLAGS, "--only", "short")
     assert (code, err) == (0, "")
-    assert "short, seed 0: epoch 1/1" in out and "all 1 runs are complete" in out
+    assert "short, seed 0: epoch 1/1" in out and "the run is complete" in out
     (short,) = runs()
     before = state_of(short)
 
@@ -167,7 +167,7 @@ def test_killed_report_continues_and_finishes_nothing_twice(run_main, written):
     after = state_of(long)
     code, out, err = run_main("report", *FLAGS, "--no-train")
     assert code == 1
-    assert err == "1 of 2 runs are not complete:\n  short, seed 0: missing: not trained\n"
+    assert err == "1 of 2 runs is not complete:\n  short, seed 0: missing: not trained\n"
     assert "the report is in report" in out
     assert runs() == [long] and state_of(long) == after
 
@@ -309,7 +309,7 @@ def test_failing_and_diverging_runs_are_told_and_the_others_go_on(run_main, writ
 
     shutil.rmtree(broken)  # as if its user had mended it; the diverged run is final
     code, out, err = run_main("report", *FLAGS, "--only", "diverging")
-    assert (code, err) == (1, "1 of 1 runs are not complete:\n" + third + "\n")
+    assert (code, err) == (1, "the run is not complete:\n" + third + "\n")
     assert (state_of(diverging), state_of(good)) == before
 
 

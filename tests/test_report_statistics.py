@@ -133,6 +133,12 @@ def test_differences_have_as_many_decimals_as_their_figures_and_no_negative_zero
     assert interval_of(Estimate(0.0, (-0.012, 0.03)), "test_accuracy", 0.9) == "−0.0120 … +0.0300"
 
 
+def test_absurdly_large_figures_stay_short():
+    assert spread(Sample((1e30, 3e30)), "test_loss") == "2e+30 ± 1.414e+30"
+    assert spread(Sample((1.0, 3e9)), "test_loss") == "1.5e+09 ± 2.121e+09"
+    assert interval_text((-1.0, 2.5e9), "test_loss") == "0 … 2.5e+09"
+
+
 def test_figures_of_the_committed_runs_are_numpys():
     """Best and last of three seeds, mean and sample standard deviation, straight from metrics.csv."""
     from harness.grid import complete_runs

@@ -478,6 +478,37 @@ def test_every_chart_is_drawn_the_same_each_time_with_its_labels_in_it():
     assert abs(ends[0] - ends[1]) >= 10  # two lines that end in one place are named one above the other
 
 
+def test_one_epoch_is_a_tick_of_its_own():
+    curve = charts.Curve("test", charts.TEST, ((0.5,), (0.6,)))
+    svg = charts.curve_chart("x", [charts.Panel("", (curve,), "loss")]).decode()
+    assert [text for text in re.findall(r">([\d.]+)</text>", svg) if 0.9 < float(text) < 1.1] == ["1"]
+
+
+def test_of_many_rows_that_differ_in_epochs_alone_the_longest_share_a_panel(write, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        charts, "small_multiples", lambda title, down, across, panels: drawn.update(panels) or b"<svg/>"
+    )
+    results = [
+        row_runs(cnn_row(f"e{n}", flags={"optimizer": "adam", "epochs": n}), (0,), tmp_path / "runs")
+        for n in range(1, 6)
+    ]
+    readme, _ = write(results)
+    (panel,) = drawn.values()
+    assert [curve.label for curve in panel.curves[::2]] == [f"train, {n} epochs" for n in (3, 4, 5)]
+    assert len({curve.style for curve in panel.curves[1::2]}) == 3
+    assert "Of rows that differ in epochs alone the 3 longest are drawn." in readme
+
+
+def test_settings_too_many_to_be_seen_side_by_side_are_not_drawn(write, quick_charts, tmp_path):
+    def results(count: int) -> list[RowRuns]:
+        flags = [{"cell": "gru", "hidden_size": 8, "optimizer": "adam", "lr": 0.1 + n} for n in range(count)]
+        return [row_runs(cell_row("gru", f"n{n}", flags=each), (0,), tmp_path / "runs") for n, each in enumerate(flags)]
+
+    assert "### Side by side" in write(results(8))[0]
+    assert "### Side by side" not in write(results(9))[0]
+
+
 def test_a_line_of_a_mean_alone_is_not_called_empty():
     for dots, empty in ((charts.Dots("GRU", (), 0.2), False), (charts.Dots("GRU", (), None), True)):
         svg = charts.dot_chart("one seed", [charts.DotPanel("p", (dots,), "x", "accuracy", {"values": "a run"})])

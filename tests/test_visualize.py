@@ -236,6 +236,29 @@ def test_a_network_that_answers_nothing_is_shown_dead(run: Path, tmp_path: Path,
     assert {float(row["activation"]) for row in rows if row["layer"] == "features.relu2"} == {0}
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_layer_that_answers_nothing_has_no_invariance():
+    from types import SimpleNamespace
+
+    from harness.figures import invariance_figure
+
+    nothing, something = np.zeros((3, 4)), np.ones((3, 4))
+    kinds = [
+        SimpleNamespace(
+            kind="scale",
+            amounts=np.arange(3.0),
+            first=nothing,
+            first_norm=norm,
+            last_hidden=something,
+            last_hidden_norm=np.array([0.0, 1.0, 1.0, 1.0]),
+            probability=something,
+        )
+        for norm in (np.zeros(4), np.ones(4))
+    ]
+    dead, live = (invariance_figure([kind], [np.zeros((4, 4, 4))], ["a", "b"], "t") for kind in kinds)
+    assert (dead != live).any()
+
+
 def test_weights_that_are_not_finite_are_one_sentence(run: Path, run_main: Callable):
     content = torch.load(run / "best.pt", weights_only=True)
     content["model"]["features.conv1.weight"][0, 0, 0, 0] = float("nan")

@@ -169,9 +169,8 @@ def _how_made(
     items: list[Text] = [("Written by ", Code(command), " from the grid ", Code(grid.as_posix()), ".")]
     counts = sorted({len(row.complete) for row in results})
     each = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "0"
-    items.append(
-        (f"{counted(len(results), 'row')}, {done} of {counted(wanted, 'run')} complete; {each} complete seeds a row.",)
-    )
+    seeds = f"{each} complete {'seed' if each == '1' else 'seeds'} a row"
+    items.append((f"{counted(len(results), 'row')}, {done} of {counted(wanted, 'run')} complete; {seeds}.",))
     items.append((f"Precision asked for: {precision}; {_precisions(results)}.",))
     if complete:
         items.append((_machine(complete),))

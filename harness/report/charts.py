@@ -7,6 +7,7 @@ system is dark. That works in an <img> of a README as in a page, and every other
 import io
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -127,11 +128,11 @@ def curve_chart(title: str, panels: Sequence[Panel]) -> bytes:
 def small_multiples(title: str, rows: Sequence[str], columns: Sequence[str], panels: dict) -> bytes:
     """A grid of panels with the same axes; `panels` maps (row, column) to a Panel, and a place may be empty."""
     with matplotlib.rc_context(STYLE):
-        width, height = max(8.6, 0.9 + 1.9 * len(columns)), 1.2 + 1.65 * len(rows)
+        width, height = max(8.6, 1.05 + 1.9 * len(columns)), 1.2 + 1.65 * len(rows)
         figure = Figure(figsize=(width, height), dpi=DPI)
         grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
         figure.subplots_adjust(
-            left=0.8 / width,
+            left=0.95 / width,
             right=1 - 0.12 / width,
             top=1 - 0.8 / height,
             bottom=0.45 / height,
@@ -231,11 +232,13 @@ def mean_and_sd(runs: Sequence[Sequence[float]]) -> tuple[list[float], list[floa
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
+    several = False  # epochs
     for curve in panel.curves:
         if not curve.runs or not curve.runs[0]:
             continue
         means, deviations = mean_and_sd(curve.runs)
         epochs = range(1, len(means) + 1)
+        several |= len(means) > 1
         marker = {"marker": ".", "ms": 5} if len(means) <= 25 else {}
         axes.plot(epochs, [_on_scale(mean, panel.log) for mean in means], color=curve.colour, ls=curve.style, **marker)
         if len(curve.runs) > 1:
@@ -248,7 +251,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
             axes.axhline(_on_scale(curve.reference, panel.log), color=curve.colour, ls=(0, (2, 2)), lw=0.9)
     axes.set_title(panel.title, fontsize=9)
     axes.set_ylabel(panel.ylabel)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8) if several else FixedLocator([1]))
     if panel.log:
         values = [value for curve in panel.curves for run in curve.runs for value in run]
         _scale(axes, panel.log, values)
@@ -272,7 +275,7 @@ def _scale(axes: Axes, log: str, values: Sequence[float], *, horizontal: bool = 
     if log == "accuracy":
         ticks = [1 - error for error in _ERRORS]
     else:
-        ticks = [factor * 10.0**power for power in range(-4, 10) for factor in (1, 2, 5)]
+        ticks = [factor * 10.0**power for power in range(-4, 39) for factor in (1, 2, 5)]
     shown = [_on_scale(value, log) for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(shown), max(shown)
     margin = max(0.06 * (high - low), 0.03)
@@ -285,7 +288,7 @@ def _scale(axes: Axes, log: str, values: Sequence[float], *, horizontal: bool = 
     places = kept
     axis = axes.xaxis if horizontal else axes.yaxis
     axis.set_major_locator(FixedLocator([place for place, _ in places]))
-    names = {round(place, 9): f"{tick:,.10g}" for place, tick in places}
+    names = {round(place, 9): f"{tick:,.10g}" if tick < 1e7 else f"{tick:.0e}" for place, tick in places}
     if log == "drop":
         names[round(math.log10(_SMALLEST), 9)] = "≤ 0.0001"
     axis.set_major_formatter(FuncFormatter(lambda value, _: names.get(round(value, 9), "")))
@@ -345,11 +348,12 @@ def _legend(figure: Figure, curves: Sequence[Curve], y: float = 0.865) -> None:
     if any(len(curve.runs) > 1 for curve in curves):
         handles.append(Line2D([], [], color=FAINT, lw=6, alpha=0.3, label="± 1 sd over seeds"))
     if handles:
+        inches = sum(0.5 + 0.075 * len(handle.get_label()) for handle in handles)
         figure.legend(
             handles=handles,
             loc="center right",
             bbox_to_anchor=(0.99, y),
-            ncols=len(handles),
+            ncols=len(handles) if inches < 0.97 * figure.get_figwidth() else math.ceil(len(handles) / 2),
             fontsize=8.5,
             handlelength=2,
         )
@@ -379,5 +383,7 @@ def svg(figure: Figure) -> bytes:
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a row may be called "$^$"
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the viewer's font will have it
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return smaller(buffer.getvalue(), _DARK)

@@ -201,6 +201,8 @@ def rounded(value: float, figure: str) -> str:
     """With four decimals, a loss near zero with five."""
     if not math.isfinite(value):
         return "–"
+    if abs(value) >= 1e6:
+        return f"{value:.4g}"
     return f"{value:.{_decimals(value, figure)}f}"
 
 
@@ -228,6 +230,8 @@ def spread(sample: Sample | None, figure: str) -> str:
     if sample.sd is None or not math.isfinite(sample.sd):
         return mean
     decimals = _decimals(sample.mean, figure)
+    if sample.sd >= 1e6:
+        return f"{mean} ± {sample.sd:.4g}"
     return f"{mean} ± {sample.sd:.{decimals + (0 < sample.sd < 0.5 * 10**-decimals)}f}"
 
 
@@ -241,6 +245,8 @@ def interval_text(interval: tuple[float, float] | None, figure: str) -> str:
     low, high = max(interval[0], 0.0), interval[1]
     if figure.endswith("accuracy"):
         high = min(high, 1.0)
+    if high >= 1e6:
+        return f"{low:.4g} … {high:.4g}"
     decimals = _decimals((low + high) / 2, figure) + 1
     return f"{low:.{decimals}f} … {high:.{decimals}f}"
 

@@ -38,6 +38,9 @@ from harness.report.measures import (
 from harness.report.names import Names
 from harness.report.statistics import prediction_interval
 
+OVERLAID = 3  # rows in one panel
+COLUMNS = 8  # of panels side by side
+
 
 def parameters_table(rows: Sequence[RowRuns]) -> Table:
     """The settings that were tried, as the original's table has them: a line a flag, a column a value."""
@@ -246,9 +249,12 @@ def multiples(family: str, rows: Sequence[RowRuns], names: Names) -> list[Figure
         return (*first, *(sort_key(setting(row, flag)) for flag in across))
 
     ordered = sorted(rows, key=place)
+    ordered, left_out = _longest(ordered, lambda row: (row_name(row), column_name(row)))
     down_names = list(dict.fromkeys(row_name(row) for row in ordered))
     column_of = {tuple(sort_key(setting(row, flag)) for flag in across): column_name(row) for row in rows}
     across_names = list(dict.fromkeys(column_of[key] for key in sorted(column_of)))
+    if len(across_names) > COLUMNS:
+        return []
     figures = []
     for quantity, ylabel in (("accuracy", "accuracy"), ("loss", "cross-entropy")):
         log = "loss" if quantity == "loss" else accuracy_scale(rows)
@@ -276,12 +282,28 @@ def multiples(family: str, rows: Sequence[RowRuns], names: Names) -> list[Figure
             f"{'Optimizers' if not of_cells else 'Cells'} from top to bottom, other settings from left to right, all "
             f"panels on the same axes{scale.get(log, '')}."
             + (" h is the hidden size." if "hidden_size" in across else "")
+            + (f" Of rows that differ in epochs alone the {OVERLAID} longest are drawn." if left_out else "")
             + (" Mean over seeds; the band is ± one standard deviation." if several else "")
         )
         svg = charts.small_multiples(title, down_names, across_names, panels)
         name = f"{'recurrent' if of_cells else 'cnn'}-{quantity}.svg"
         figures.append(Figure(name, svg, title, (caption,), 826))
     return figures
+
+
+def _longest(rows: Sequence[RowRuns], place: Callable) -> tuple[list[RowRuns], bool]:
+    """The rows without those that are the shortest in their panel if more than OVERLAID share it, and if any are."""
+    kept = []
+    for row in rows:
+        longer = [other for other in rows if place(other) == place(row) and _epochs(other) > _epochs(row)]
+        if len(longer) < OVERLAID:
+            kept.append(row)
+    return kept, len(kept) < len(rows)
+
+
+def _epochs(row: RowRuns) -> int:
+    epochs = setting(row, "epochs")
+    return epochs if isinstance(epochs, int) else 0
 
 
 def _overlaid(rows: Sequence[RowRuns], row_name: Callable, column_name: Callable) -> bool:
