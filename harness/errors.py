@@ -20,7 +20,14 @@ class UserError(Exception):
     """Something the user can mend; the message is one sentence that says what is wrong and what to do."""
 
 
-_MEMORY_IS_SHORT = re.compile("out of memory|can't allocate memory|not enough memory")  # CUDA and MPS; Unix; Windows
+class OutOfMemory(UserError):
+    """There is not enough memory."""
+
+
+# What CUDA and MPS say, PyTorch's own allocator on Unix and on Windows, C++, cuBLAS and cuDNN, and oneDNN.
+_MEMORY_IS_SHORT = re.compile(
+    "out of memory|can't allocate memory|not enough memory|bad_alloc|ALLOC_FAILED|could not create a (memory|primitive)"
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -30,14 +37,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def memory_errors_told(advice: str = "") -> Iterator[None]:
-    """Turn an error for want of memory into a UserError, whose sentence ends with the advice."""
+def memory_errors_told() -> Iterator[None]:
+    """Turn an error for want of memory into an OutOfMemory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise UserError(f"there is not enough memory for this{advice}") from error
+        raise OutOfMemory("there is not enough memory for this on this machine, beside its other programs") from error
 
 
 class OutputLost(Exception):

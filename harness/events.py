@@ -142,6 +142,19 @@ def read_events(path: Path) -> Iterator[Event]:
         position = end + 4
 
 
+def is_whole(folder: Path, epochs: int, *, ended: bool) -> bool:
+    """Whether the run's events file has the curves of just these epochs and, if it `ended`, what is written then."""
+    found = list(folder.glob("events.out.tfevents.*"))
+    if len(found) != 1:
+        return False
+    steps, tags = [], set()
+    for event in read_events(found[0]):
+        names = [value.tag for value in event.summary.value]
+        tags.update(names)
+        steps += [event.step] if EPOCH_TAGS[0] in names else []
+    return steps == list(range(1, epochs + 1)) and (not ended or tags >= _AT_THE_END)
+
+
 def write_events(path: Path, events: Iterable[Event]) -> None:
     """Write a whole events file, atomically: the version record, then these events. UserError if it cannot be."""
     events = list(events)

@@ -195,18 +195,24 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     flags = parser.parse_args(argv)
     if flags.momentum and flags.optimizer != "sgd":
         parser.error("--momentum is a flag of --optimizer sgd")
-    if flags.name and not flags.resume:
-        try:
-            folder_name(flags.name)
-        except argparse.ArgumentTypeError as error:
-            parser.error(f"argument --name: {error}")
     absent = object()  # parsing into a namespace that has every flag already shows which ones were typed
     typed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(flags), absent)))
     flags.given = frozenset(name for name, value in vars(typed).items() if value is not absent)
     flags.parser = parser
+    if not flags.resume:
+        check_new_name(flags)
     first, *rest = launcher()
     flags.command = [program(first), *rest, sys.argv[0], *argv]
     return flags
+
+
+def check_new_name(flags: argparse.Namespace) -> None:
+    """UserError if --name is not fit for a new folder."""
+    if flags.name:
+        try:
+            folder_name(flags.name)
+        except argparse.ArgumentTypeError as error:
+            flags.parser.error(f"argument --name: {error}")
 
 
 def recorded_flags(flags: argparse.Namespace) -> dict:

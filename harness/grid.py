@@ -17,7 +17,14 @@ from pathlib import Path
 from harness.data import published_checksum
 from harness.errors import UserError
 from harness.flags import RESULT_FLAGS, folder_name, option, parse_flags
-from harness.run_folder import METRICS_HEADER, EpochMetrics, is_metrics, load_checkpoint, read_config
+from harness.run_folder import (
+    METRICS_HEADER,
+    EpochMetrics,
+    check_training_state,
+    is_metrics,
+    load_checkpoint,
+    read_config,
+)
 
 FIGURES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")  # what a row may have `printed`
 
@@ -359,19 +366,16 @@ def _read_run(folder: Path, config: dict, data: str, quiet: bool) -> Run | None:
             raise UserError(f"{folder / 'config.json'} has no number of epochs")
         if not isinstance(dataset, dict) or not _is_dataset(dataset, data):
             raise UserError(f"{folder} was trained on other images than today's {data}")
-        history = _history_of(folder, status, epochs)
+        history = _history_of(folder, status, epochs, quiet)
     except UserError as error:
         _note(f"{error}; the folder is left out", quiet)
         return None
-    if history is None:
-        _note(f"{folder / 'metrics.csv'} is missing or damaged; the run's script writes it again from last.pt", quiet)
-        status, history = "interrupted", []
     return Run(folder, seed, status, config, history)
 
 
-def _history_of(folder: Path, status: str, epochs: int) -> list[EpochMetrics] | None:
-    """The epochs of a run of this status; None if they are in last.pt alone. UserError if they are nowhere."""
-    file = folder / "metrics.csv"
+def _history_of(folder: Path, status: str, epochs: int, quiet: bool) -> list[EpochMetrics]:
+    """The epochs of a run of this status: of metrics.csv, or of last.pt if that is damaged. UserError if of neither."""
+    file, last = folder / "metrics.csv", folder / "last.pt"
     if status not in FINISHED and not file.exists():  # it may have been killed in its first epoch
         return []
     try:
@@ -380,9 +384,14 @@ def _history_of(folder: Path, status: str, epochs: int) -> list[EpochMetrics] | 
         if len(history) > epochs or (status == "complete" and not whole):
             raise UserError(f"{file} does not hold the {epochs} epochs of a {status} run")
     except UserError:
-        if (folder / "last.pt").exists():
-            return None
-        raise
+        if not last.exists():
+            raise
+        content = load_checkpoint(last)
+        check_training_state(content, last)
+        history = [EpochMetrics(*row) for row in content["history"]]
+        if len(history) > epochs or (status == "complete" and len(history) < epochs):
+            raise
+        _note(f"{file} is missing or damaged; its epochs are taken from last.pt (--resume writes it again)", quiet)
     return history
 
 

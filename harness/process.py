@@ -1,4 +1,4 @@
-"""A training script as a process of its own.
+"""A training script as a process of its own, and how many cores there are for such processes.
 
 Of this project it needs only constants, because harness/ray_node.py takes the class along to machines without it.
 """

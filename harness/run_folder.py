@@ -31,9 +31,19 @@ import torch
 from torch import Tensor
 
 from harness.distributed import ALONE, Ranks, join
-from harness.errors import Interrupted, OutputLost, UserError, is_out_of_memory, memory_errors_told
+from harness.errors import Interrupted, OutOfMemory, OutputLost, UserError, is_out_of_memory, memory_errors_told
+from harness.events import is_whole
 from harness.files import FolderLock, make_folder, write_atomically
-from harness.flags import MAY_CHANGE, RESULT_FLAGS, recorded_flags, resume_command, resumed_flags, run_name
+from harness.flags import (
+    MAY_CHANGE,
+    RESULT_FLAGS,
+    check_new_name,
+    command_line,
+    recorded_flags,
+    resume_command,
+    resumed_flags,
+    run_name,
+)
 
 METRICS_HEADER = ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy", "seconds")
 CHECKPOINT_FORMAT = 1
@@ -104,6 +114,8 @@ class RunFolder:
                 self.recorded_status = config.get("status")
                 later = {name: config["flags"][name] for name in MAY_CHANGE if name in config["flags"]}
                 self.recorded_config["flags"] |= later  # changed on a resume that was killed in its first epoch
+                if self.recorded_status == "complete":  # its last pictures took time, too
+                    self.recorded_config["wall_seconds"] = config.get("wall_seconds")
         elif (self.path / "config.json").exists():
             self.recorded_config = read_config(self.path)
             if self.recorded_config.get("status") in ("complete", "diverged"):  # as the committed reference runs are
@@ -111,6 +123,7 @@ class RunFolder:
                     f"{self.path} holds the results of a finished run but no last.pt to continue from; "
                     "--overwrite starts it anew, --name or --runs-dir chooses another folder"
                 )
+            print(f"note: {self.path} has no last.pt, no finished epoch to continue from: starting at epoch 1")
         else:
             return
         if self.recorded_config.get("experiment") != self.experiment:
@@ -149,9 +162,7 @@ class RunFolder:
 
     def begin(self, *, model: dict, dataset: dict, device: str, threads: int) -> None:
         """Make the folder (or clear it, for --overwrite) and record the run's config with status `running`."""
-        before = self.recorded_config
-        if before and before.get("dataset") != dataset:
-            raise UserError(f"cannot resume {self.path}: it was trained on {before.get('dataset')}, this is {dataset}")
+        self._check_images(dataset)
         config = {
             "experiment": self.experiment,
             "flags": recorded_flags(self.flags),
@@ -197,15 +208,13 @@ class RunFolder:
     def write_metrics(self, history: list[EpochMetrics]) -> None:
         self._write("metrics.csv", _metrics_csv(history))
 
-    def lacks(self, history: list[EpochMetrics]) -> bool:
-        """Whether metrics.csv with just these epochs, the events file or best.pt is missing."""
+    def lacks(self, history: list[EpochMetrics], *, ended: bool) -> bool:
+        """Whether metrics.csv with just these epochs is missing, or their events and, if it `ended`, its last ones."""
         try:
             metrics = (self.path / "metrics.csv").read_bytes()
         except OSError:
             return True
-        return metrics != _metrics_csv(history) or not all(
-            any(self.path.glob(pattern)) for pattern in ("events.out.tfevents.*", "best.pt")
-        )
+        return metrics != _metrics_csv(history) or not is_whole(self.path, len(history), ended=ended)
 
     def write_checkpoint(self, name: str, content: dict) -> None:
         """Write `content` (tensors and plain values) as `name`, with the format number and the run's config."""
@@ -220,17 +229,28 @@ class RunFolder:
 
     def finish(self, wall_seconds: float) -> None:
         """Record that the run is complete."""
-        self.write_config({"status": "complete", "wall_seconds": round(wall_seconds, 3)})
+        self.config["wall_seconds"] = round(wall_seconds, 3)
+        self.end("complete")
+
+    def take_up_again(self, dataset: dict) -> None:
+        """Open a run, all of whose epochs are in last.pt, to write other files of it anew; `end` closes it again.
+
+        Its record stays that of the training. UserError if these are other images than it was trained on.
+        """
+        self._check_images(dataset)
+        self._make_ready()
+        self.config = self.recorded_config
+        self.write_config({"status": "running"})
+
+    def end(self, status: str) -> None:
+        """Record how the run ended."""
+        self.write_config({"status": status})
         self.ended = True
 
-    def stay(self, status: str) -> None:
-        """Give a run that has ended its status again, should a kill have come between its last checkpoint and that.
-
-        Its record stays as it is, but files of it may be written anew.
-        """
-        self.config, self.ended = self.recorded_config | {"status": status}, True
-        if self.recorded_status != status:
-            self.write_config()
+    def _check_images(self, dataset: dict) -> None:
+        before = self.recorded_config
+        if before and before.get("dataset") != dataset:
+            raise UserError(f"cannot resume {self.path}: it was trained on {before.get('dataset')}, this is {dataset}")
 
 
 @contextlib.contextmanager
@@ -241,7 +261,7 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
     in it, or if what it holds cannot be resumed. An interruption or a failed write while it is open is recorded as
     status `interrupted`, and the message gets the command that continues.
     """
-    ranks, enough_memory = join(), memory_errors_told("; a smaller --batch-size needs less")
+    ranks, enough_memory = join(), memory_errors_told()
     path = flags.runs_dir / experiment / (flags.name or run_name(flags))
     if not ranks.main:
         with ranks.together(), enough_memory:
@@ -269,6 +289,12 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
             _record_interruption(run)
             interruption.message = f"interrupted; continue with: {resume_command(flags)}"
         raise
+    except OutOfMemory as error:
+        if run.config:
+            _record_interruption(run)
+            way_on = f"continue where there is more with: {resume_command(flags)}"
+            raise UserError(f"{error}; start anew with a smaller --batch-size and --overwrite, or {way_on}") from error
+        raise
     except UserError as error:
         if run.config:
             _record_interruption(run)
@@ -295,9 +321,11 @@ def _find_run(run: RunFolder) -> None:
         if flags.resume:
             run.read_record()
     elif flags.resume:
+        check_new_name(flags)
         print(f"{path} holds no run yet: starting at epoch 1")
         for shorter in () if flags.name else _shorter_runs(path.parent, flags):
-            print(f"note: --name {shorter} --epochs {flags.epochs} --resume would continue that shorter run instead")
+            words = command_line(["--name", shorter, "--epochs", str(flags.epochs), "--resume"])
+            print(f"note: {words} would continue that shorter run instead")
 
 
 def _record_interruption(run: RunFolder) -> None:
@@ -416,7 +444,7 @@ def load_checkpoint(path: Path) -> dict:
         raise
     except Exception as error:  # a hostile file can make the reader fail in any way
         if is_out_of_memory(error):
-            raise UserError(f"there is not enough memory to read {path}") from error
+            raise OutOfMemory(f"there is not enough memory to read {path}") from error
         raise UserError(f"{path} is not a checkpoint that can be trusted: it is damaged or holds code") from error
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise UserError(f"{path} is not a checkpoint of this project")

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from harness.data import EpochOrder, ImageSet, test_batches, train_batches
 from harness.distributed import ALONE, Ranks
-from harness.errors import EXIT_DIVERGED, UserError
+from harness.errors import EXIT_DIVERGED, OutOfMemory, UserError
 from harness.events import BEST_TAGS, CONFUSION_TAG, EPOCH_TAGS, FILTERS_TAG, HPARAMS, MISTAKES_TAG, EventsFile
 from harness.flags import command_line, program, recorded_flags, snapshot_epochs
 from harness.optimizers import QuickStep, make_optimizer
@@ -72,8 +72,8 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     state = _new_state(flags, description, build_model, device)
     if run.checkpoint:
         _restore(state, run)
-        if (code := _stay_ended(run, state, images)) is not None:
-            return code
+        if state.epoch == flags.epochs or not state.history[-1].finite:
+            return _end_again(run, state, images)
         _note_other_machine(run, device)
     model = ranks.parallel(state.model)
     if flags.compile:
@@ -193,7 +193,8 @@ def choose_device(name: str) -> torch.device:
 def choose_threads(asked: int | None = None) -> None:
     """Compute on `asked` CPU threads, or by default on as many as PyTorch would and the machine has cores for us."""
     if asked and asked > cores():
-        print(f"warning: {asked} threads on {cores()} cores slow one another down", file=sys.stderr)
+        where = f"{cores()} cores" if cores() > 1 else "one core"
+        print(f"warning: {asked} threads on {where} slow one another down", file=sys.stderr)
     # Said even if it is what PyTorch chose: only then do a resumed run and one at one go compute in the same way.
     torch.set_num_threads(asked or min(torch.get_num_threads(), cores()))
 
@@ -295,28 +296,32 @@ def _restore(state: State, run: RunFolder) -> None:
         state.optimizer.load_state_dict({"state": states, "param_groups": settings})
         state.generator.set_state(saved["generator"])
         state.history = [EpochMetrics(*row) for row in saved["history"]]
-        state.best_accuracy = max(row.test_accuracy for row in state.history)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{run.path / 'last.pt'} belongs to another network or optimizer than its flags say") from error
 
 
-def _stay_ended(run: RunFolder, state: State, images: ImageSet) -> int | None:
-    """Of a run that is complete or diverged: write again what is missing, say so, and return the exit code."""
-    if state.epoch == run.flags.epochs and run.recorded_status == "complete":
-        run.stay("complete")
-        if run.ranks.main and run.lacks(state.history):
-            with contextlib.closing(EventsFile.open(run.path, _hparams(run), epoch=state.epoch)) as events:
-                _write_again(run, state, events)
+def _end_again(run: RunFolder, state: State, images: ImageSet) -> int:
+    """Of a run whose last epoch is in last.pt: write what is missing beside that, tell how it ended; the exit code."""
+    diverged = not state.history[-1].finite
+    status = "diverged" if diverged else "complete"
+    if run.ranks.main and (
+        run.recorded_status != status
+        or run.lacks(state.history, ended=not diverged)
+        or (_accuracy_of_best(run, state) is None and _last_is_best(state.history))
+    ):
+        run.take_up_again({"name": images.name, "checksum": images.checksum})  # until all is there it is `running`
+        with contextlib.closing(EventsFile.open(run.path, _hparams(run), epoch=state.epoch)) as events:
+            _write_again(run, state, events)
+            if not diverged:
                 _finish_events(events, state, images, run.flags)
-        print(f"{run.path} is complete; --name {run.path.name} with a larger --epochs and --resume trains on")
-        _print_summary(run, state.history, run.recorded_seconds)
-        return 0
-    if not state.history[-1].finite:
-        run.stay("diverged")
-        run.write_metrics(state.history)
+        run.end(status)
+    if diverged:
         print(f"{run.path} diverged in epoch {state.epoch}; there is nothing to continue", file=sys.stderr)
         return EXIT_DIVERGED
-    return None
+    name = command_line([run.path.name])
+    print(f"{run.path} is complete; --name {name} with a larger --epochs and --resume trains on")
+    _print_summary(run, state.history, run.recorded_seconds)
+    return 0
 
 
 def _state_template(flags: Namespace, model: nn.Module) -> dict:
@@ -478,16 +483,42 @@ def _write_again(run: RunFolder, state: State, events: EventsFile) -> None:
     events.flush()
     if not state.epoch:
         return
-    with contextlib.suppress(UserError):
-        if load_checkpoint(run.path / "best.pt")["epoch"] > state.epoch:  # a kill came before last.pt was written
-            state.best_accuracy = -1.0  # the epoch to come replaces it, even if on this machine it is a worse one
-        return
-    if state.history[-1].test_accuracy == state.best_accuracy:
+    accuracy = _accuracy_of_best(run, state)
+    if accuracy is None and _last_is_best(state.history):
         _write_best(run, state)
-        return
-    best = max(state.history, key=lambda row: row.test_accuracy).epoch
-    print(f"note: best.pt is lost, and the model of epoch {best}, the best so far, is in no other file", flush=True)
-    state.best_accuracy = -1.0
+        accuracy = state.history[-1].test_accuracy
+    state.best_accuracy = -1.0 if accuracy is None else accuracy
+    best = best_epoch(state.history)
+    if accuracy is None or 0 <= accuracy < best.test_accuracy:
+        print(f"note: the model of epoch {best.epoch}, the best so far, is lost", flush=True)
+
+
+def _accuracy_of_best(run: RunFolder, state: State) -> float | None:
+    """The test accuracy of the model in best.pt; None if that is lost. UserError if it cannot be read at the moment.
+
+    -1 if it is of an epoch that a kill took from last.pt: the epoch to come replaces it, even by a worse one, for on
+    another machine that may come out differently.
+    """
+    try:
+        epoch = load_checkpoint(run.path / "best.pt").get("epoch")
+    except UserError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        if isinstance(error, OutOfMemory):
+            raise
+        return None
+    if type(epoch) is not int or epoch < 1:
+        return None
+    return state.history[epoch - 1].test_accuracy if epoch <= state.epoch else -1.0
+
+
+def _last_is_best(history: list[EpochMetrics]) -> bool:
+    return history[-1].finite and history[-1].test_accuracy == best_epoch(history).test_accuracy
+
+
+def best_epoch(history: list[EpochMetrics]) -> EpochMetrics:
+    """The row of the model that best.pt is to hold: the first one of the largest test accuracy with finite losses."""
+    return max((row for row in history if row.finite), key=lambda row: row.test_accuracy, default=history[0])
 
 
 def _note_other_machine(run: RunFolder, device: torch.device) -> None:

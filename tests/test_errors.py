@@ -8,9 +8,10 @@ import pytest
 import torch
 from killed_runs import make_runs_small
 
-from harness.errors import is_out_of_memory
+from harness.errors import OutOfMemory, is_out_of_memory
+from harness.run_folder import load_checkpoint
 
-TOO_LARGE = 1 << 46  # bytes; 64 TiB
+TOO_LARGE = 1 << 62  # bytes, more than any machine can address
 
 
 def allocations():
@@ -32,8 +33,44 @@ def test_other_errors_are_not_taken_for_it():
     with pytest.raises(RuntimeError) as caught:
         torch.ones(2, 3) @ torch.ones(2, 3)
     assert not is_out_of_memory(caught.value)
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     assert not is_out_of_memory(OSError("out of memory"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "MPS backend out of memory (MPS allocated: 8.00 GB)",
+        "[enforce fail at alloc_cpu.cpp:114] data. DefaultCPUAllocator: not enough memory: you tried to allocate 9 GB.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "could not create a primitive",
+        "could not create a memory object",
+        "std::bad_alloc",
+    ],
+)
+def test_error_of_another_library_or_device_is_recognised(text):
+    assert is_out_of_memory(RuntimeError(text))
+
+
+def test_want_of_memory_is_one_sentence_in_any_script_and_in_a_dry_run(run_main, in_project, monkeypatch):
+    def allocate(*_, **__):
+        return torch.ones(TOO_LARGE, dtype=torch.uint8)
+
+    make_runs_small(monkeypatch.setattr)
+    monkeypatch.setattr("harness.trained.load_checkpoint", allocate)
+    monkeypatch.setattr("harness.train.evaluate", allocate)
+    for script, *flags in (("visualize", "best.pt"), ("rnn_mnist", "--data", "synthetic", "--dry-run")):
+        code, _, err = run_main(script, *flags)
+        assert code == 2 and err.startswith("error: there is not enough memory for this") and err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_checkpoint_that_does_not_fit_into_memory_is_not_called_damaged(tmp_path, monkeypatch):
+    torch.save({}, tmp_path / "best.pt")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: torch.ones(TOO_LARGE, dtype=torch.uint8))
+    with pytest.raises(OutOfMemory, match="not enough memory to read"):
+        load_checkpoint(tmp_path / "best.pt")
 
 
 def test_run_that_has_no_memory_left_is_one_sentence_and_goes_on_later(run_main, in_project, monkeypatch):
@@ -51,8 +88,10 @@ def test_run_that_has_no_memory_left_is_one_sentence_and_goes_on_later(run_main,
         patch.setattr(harness.train, "train_epoch", train_epoch)
         code, _, err = run_main("rnn_mnist", *flags)
     assert code == 2
-    assert err.startswith("error: there is not enough memory for this; a smaller --batch-size needs less")
-    assert err.count("\n") == 1 and "--resume" in err
+    assert err.startswith(
+        "error: there is not enough memory for this on this machine, beside its other programs; start"
+    )
+    assert err.count("\n") == 1 and "a smaller --batch-size and --overwrite" in err and "--resume" in err
     status = json.loads(Path("runs/rnn_synthetic/run/config.json").read_text())["status"]
     assert status == "interrupted"
     assert run_main("rnn_mnist", *flags, "--resume")[0] == 0

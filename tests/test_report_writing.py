@@ -414,40 +414,62 @@ def test_pictures_keep_their_text_and_have_colours_for_dark_ground():
 
 
 def test_small_picture_has_all_that_the_large_one_shows():
-    """What Matplotlib wrote, element by element: the same shapes and texts, to a twentieth of a pixel."""
-    figure = Figure()
-    axes = figure.subplots()
-    axes.plot([0, 1, 2], [0.3, 0.12345678, 0.2], "o--", color=charts.TEST)
-    axes.fill_between([0, 1, 2], [0.1, 0.1, 0.1], [0.3, 0.2, 0.4], color=charts.TRAIN, alpha=0.2)
-    axes.set_title('a < b & "c", 0.123456 rotate(-0 1)')
-    axes.set_ylabel("it's upright")
+    """What Matplotlib wrote, element by element: the same shapes, texts and looks, to a twentieth of a pixel."""
     file = io.BytesIO()
     with matplotlib.rc_context(charts.STYLE):
+        figure = Figure()
+        axes = figure.subplots()
+        axes.plot([0, 1, 2], [0.3, 0.12345678, 0.2], "o--", color=charts.TEST, dash_capstyle="round")
+        axes.fill_between([0, 1, 2], [0.1, 0.1, 0.1], [0.3, 0.2, 0.4], color=charts.TRAIN, alpha=0.2, hatch="//")
+        axes.plot([0, 2], [0.1, 0.2], ls=(0.75, (2, 1)), lw=3.25)
+        axes.set_title('a < b & "c", 0.123456 rotate(-0 1)')
+        axes.set_ylabel("it's upright", rotation=70)
         figure.savefig(file, format="svg")
-    large, small = (ElementTree.fromstring(svg) for svg in (file.getvalue(), smaller(file.getvalue(), {})))
-    assert len(ElementTree.tostring(small)) < 0.6 * len(file.getvalue())
-    (sheet,) = small.iterfind(".//{*}style")
-    styles = dict(re.findall(r"\.(\w+){([^}]*)}", sheet.text))
+    small = smaller(file.getvalue(), {})
+    assert len(small) < 0.6 * len(file.getvalue())
+    before, after = map(_drawn, (file.getvalue(), small))
+    assert len(before) == len(after) > 30
+    for (what, numbers), (same, rounded) in zip(before, after, strict=True):
+        assert what == same
+        assert rounded == pytest.approx(numbers, abs=0.0501)
+    names = set(re.findall(r' id="(\w+)"', small.decode()))
+    assert names == set(re.findall(r"#(n\d+)", small.decode()))
 
-    def shapes(root: ElementTree.Element) -> list[tuple]:
-        found = []
-        for kind in ("path", "use", "text", "rect"):
-            for element in root.iter(f"{{http://www.w3.org/2000/svg}}{kind}"):
-                place = [element.get(key, "") for key in ("d", "x", "y")]
-                numbers = [float(number) for number in re.findall(r"-?[\d.]+", " ".join(place))]
-                commands = re.findall("[A-Za-z]", place[0])
-                found.append((kind, commands, (element.text or "").strip(), numbers))
-        return found
 
-    for before, after in zip(shapes(large), shapes(small), strict=True):
-        assert before[:3] == after[:3]
-        assert after[3] == pytest.approx(before[3], abs=0.0501)
-    names = {element.get("id") for element in small.iter()} - {None}
-    links = re.findall(r"#(n\d+)", ElementTree.tostring(small, encoding="unicode"))
-    assert set(links) == names and names
-    assert {element.get("class") for element in small.iter()} - {None} == set(styles)
-    drawn = [element for element in large.iter() if "fill: #d95319" in element.get("style", "")]
-    assert drawn and any("fill:#d95319" in style for style in styles.values())
+def _drawn(svg: bytes) -> list[tuple[tuple, list[float]]]:
+    """What every drawing element of a picture looks like, with all that it inherits, and its numbers."""
+    root = ElementTree.fromstring(svg)
+    sheet = "".join(element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}style"))
+    classes = dict(re.findall(r"\.(\w+){([^}]*)}", sheet))
+    targets = list(dict.fromkeys(re.findall(r'(?:url\(|href=")#([^")]+)', svg.decode())))
+    usual = {"text-anchor:start", "stroke-dashoffset:0"}
+    found: list[tuple[tuple, list[float]]] = []
+
+    def number(name: str) -> str:
+        return name[1:] if re.fullmatch(r"n\d+", name) else str(targets.index(name))
+
+    def walk(element: ElementTree.Element, look: dict, clips: list[str]) -> None:
+        style = f"{element.get('style', '')};{classes.get(element.get('class', ''), '')}".replace(" ", "")
+        style = re.sub(r"(?<=url\(#)[^)]+", lambda match: number(match[0]), style)
+        look = look | {part.partition(":")[0]: part for part in style.split(";") if part}
+        clips = [*clips, *(number(name) for name in re.findall(r"url\(#(.+)\)", element.get("clip-path", "")))]
+        if element.tag.rpartition("}")[2] in ("path", "use", "text", "rect"):
+            transform = element.get("transform", "")
+            where = " ".join(
+                [
+                    *(element.get(key, "") for key in ("d", "x", "y")),
+                    transform * (not transform.startswith("rotate(-0 ")),
+                ]
+            )
+            shown = {part for key, part in look.items() if key != "font-family"} - usual
+            link = [number(value[1:]) for key, value in element.attrib.items() if key.endswith("href")]
+            what = (element.tag, re.findall("[A-Za-z]", where), (element.text or "").strip(), shown, clips, link)
+            found.append((what, [float(digits) for digits in re.findall(r"-?[\d.]+", where)]))
+        for child in element:
+            walk(child, look, clips)
+
+    walk(root, {}, [])
+    return found
 
 
 def test_every_chart_is_drawn_the_same_each_time_with_its_labels_in_it():

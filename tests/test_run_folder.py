@@ -168,7 +168,7 @@ def test_other_number_of_threads_is_allowed_and_said(rnn):
 
 def test_more_threads_than_cores_are_warned_of(rnn, monkeypatch):
     monkeypatch.setattr("harness.train.cores", lambda: 1)
-    for threads, warning in ((1, ""), (2, "warning: 2 threads on 1 cores slow one another down\n")):
+    for threads, warning in ((1, ""), (2, "warning: 2 threads on one core slow one another down\n")):
         assert rnn("--epochs", 1, "--overwrite", "--threads", threads)[::2] == (0, warning)
     torch.set_num_threads(1)
 
@@ -202,18 +202,74 @@ def test_checkpoint_is_the_truth_beside_a_lost_or_damaged_config_and_metrics(rnn
         assert metrics_of(RUN) == rows
 
 
-def test_resume_of_a_complete_run_writes_again_what_is_missing(rnn):
+def test_resume_of_a_complete_run_writes_again_what_is_missing_or_damaged(rnn):
     assert rnn("--epochs", 1)[0] == 0
     (events,) = RUN.glob("events.out.tfevents.*")
-    config, rows, values = (RUN / "config.json").read_bytes(), metrics_of(RUN), logged_values(RUN)
+    config, rows, values = config_of(RUN), metrics_of(RUN), logged_values(RUN)
     best = load_checkpoint(RUN / "best.pt")
-    for file in (RUN / "metrics.csv", events, RUN / "best.pt"):
-        file.unlink()
-        code, out, _ = rnn("--resume")
-        assert code == 0 and "is complete" in out
-        assert metrics_of(RUN) == rows and logged_values(RUN) == values
-        assert (RUN / "config.json").read_bytes() == config
-    assert same_bits(load_checkpoint(RUN / "best.pt") | {"config": None}, best | {"config": None})
+    for damage in (Path.unlink, lambda file: os.truncate(file, 60)):
+        for file in (RUN / "metrics.csv", events, RUN / "best.pt", RUN / "config.json"):
+            damage(file)
+            code, out, _ = rnn("--resume")
+            assert code == 0 and "is complete" in out
+            assert metrics_of(RUN) == rows and logged_values(RUN) == values
+            assert config_of(RUN) | {"wall_seconds": 0} == config | {"wall_seconds": 0}
+            assert same_bits(load_checkpoint(RUN / "best.pt") | {"config": None}, best | {"config": None})
+    before = {file.name: file.read_bytes() for file in RUN.iterdir()}
+    assert rnn("--resume")[0] == 0
+    assert {file.name: file.read_bytes() for file in RUN.iterdir()} == before
+
+
+def test_run_that_was_interrupted_while_its_files_were_written_again_is_mended_by_the_next_resume(rnn, monkeypatch):
+    assert rnn("--epochs", 1)[0] == 0
+    values = logged_values(RUN)
+    (RUN / "metrics.csv").unlink()
+    for error, code in ((UserError("full"), 2), (MemoryError(), 2)):
+        with monkeypatch.context() as patch:
+            patch.setattr("harness.train.predict", _after(0, error))
+            assert rnn("--resume")[0] == code
+        assert config_of(RUN)["status"] == "interrupted"
+    assert rnn("--resume")[0] == 0
+    assert logged_values(RUN) == values and config_of(RUN)["status"] == "complete"
+
+
+def test_diverged_run_gets_its_metrics_and_curves_again(rnn, monkeypatch):
+    losses = iter((1.0, float("nan")))
+    monkeypatch.setattr("harness.train.evaluate", lambda *_: (next(losses), 0.1))
+    assert rnn("--epochs", 3)[0] == 3
+    (events,) = RUN.glob("events.out.tfevents.*")
+    rows, values = metrics_of(RUN), logged_values(RUN)
+    (RUN / "metrics.csv").unlink()
+    events.unlink()
+    for _ in range(2):
+        code, _, err = rnn("--resume")
+        assert code == 3 and "diverged in epoch 2" in err
+        assert (metrics_of(RUN), logged_values(RUN), config_of(RUN)["status"]) == (rows, values, "diverged")
+
+
+def test_best_model_that_cannot_be_read_at_the_moment_is_not_taken_for_lost(rnn, monkeypatch):
+    accuracies = iter((0.9, 0.5, 0.6))
+    monkeypatch.setattr("harness.train.evaluate", lambda *_: (1.0, next(accuracies)))
+    assert rnn("--epochs", 2)[0] == 0
+    opened = Path.open
+
+    def fail(path, *arguments, **options):
+        if path.name == "best.pt" and arguments[:1] == ("rb",):
+            raise OSError(5, "Input/output error")
+        return opened(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", fail)
+        code, _, err = rnn("--epochs", 3, "--resume")
+        assert code == 2 and "Input/output error" in err
+    assert rnn("--epochs", 3, "--resume")[0] == 0
+    assert load_checkpoint(RUN / "best.pt")["epoch"] == 1
+
+
+def test_new_run_of_a_resume_gets_no_name_that_other_systems_refuse(rnn, run_main):
+    code, _, err = run_main("rnn_mnist", *TINY, "--resume", "--name=a:b")
+    assert code == 2 and "cannot be the name of a folder" in err
+    assert not RUN.parent.exists()
 
 
 def test_events_file_is_written_again_before_training_goes_on(rnn, monkeypatch):
@@ -253,8 +309,8 @@ def test_lost_best_model_of_an_earlier_epoch_is_told_and_a_new_one_begins(rnn, m
     for epochs in (2, 3):
         code, out, _ = rnn("--epochs", epochs, "--resume")
         assert code == 0
-        assert "best.pt is lost, and the model of epoch 1" in out
-        assert ("all but best.pt is in" in out) == (epochs == 2)
+        told = "all but best.pt is in" if epochs == 2 else "the model of epoch 1, the best so far, is lost"
+        assert told in out
     assert load_checkpoint(RUN / "best.pt")["epoch"] == 3
 
 

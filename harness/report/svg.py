@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _LOOK = "*{stroke-linejoin:round}text{font-family:'DejaVu Sans',Verdana,sans-serif}"
-_LEFT_OUT = ("font-family", "text-anchor:start", "stroke-dashoffset:0")  # said once for all, or how it is anyway
+_LEFT_OUT = re.compile("font-family:.*|text-anchor:start|stroke-dashoffset:0")  # said once for all, or how it is anyway
 
 
 def smaller(svg: bytes, dark: Mapping[str, str]) -> bytes:
@@ -56,8 +56,10 @@ def _shorter(key: str, value: str, names: Mapping[str, str]) -> str:
     match key.rpartition("}")[2]:
         case "id":
             return names.get(value, "")
-        case "href" | "clip-path":
-            return re.sub(r"#([^)]+)", lambda found: f"#{names[found[1]]}", value)
+        case "clip-path" | "style":
+            return re.sub(r"(?<=url\(#)[^)]+", lambda found: names[found[0]], value)
+        case "href":
+            return f"#{names[value[1:]]}"
         case "d":
             curved = "C" in value  # a marker, of two or three pixels
             return re.sub(r"\s*([A-Za-z]|(?=-))\s*", r"\1", _rounded(value, 2 if curved else 1))
@@ -78,7 +80,7 @@ def _classes(root: Element, dark: Mapping[str, str]) -> str:
     classes: dict[str, str] = {}
     for element in _with_style(root):
         parts = [part.strip().replace(": ", ":") for part in element.attrib.pop("style").split(";")]
-        style = ";".join(part for part in parts if part and not part.startswith(_LEFT_OUT))
+        style = ";".join(part for part in parts if part and not _LEFT_OUT.fullmatch(part))
         if style:
             element.set("class", classes.setdefault(style, f"c{len(classes)}"))
     for group in root.iter(f"{{{_SVG}}}g"):
