@@ -376,14 +376,13 @@ def test_lost_config_is_written_again_and_nothing_is_trained(run_main):
     write_grid(good="epochs = 2")
     assert run_main("report", *FLAGS)[0] == 0
     (run,) = runs()
-    config, trained = (run / "config.json").read_bytes(), (run / "last.pt").read_bytes()
-    for damage in (Path.unlink, lambda file: file.write_text("{")):
-        damage(run / "config.json")
-        code, _, err = run_main("report", *FLAGS, "--compile")  # which the run keeps as it was begun
-        assert code == 0 and err.startswith("note: ") and err.count("\n") == 1
-        assert (runs(), (run / "last.pt").read_bytes()) == ([run], trained)
-        before, after = json.loads(config), json.loads((run / "config.json").read_bytes())
-        assert {**before, "wall_seconds": 0} == {**after, "wall_seconds": 0}
+    before, trained = json.loads((run / "config.json").read_bytes()), (run / "last.pt").read_bytes()
+    (run / "config.json").unlink()
+    code, _, err = run_main("report", *FLAGS, "--compile")  # which the run keeps as it was begun
+    assert code == 0 and err.startswith("note: ") and err.count("\n") == 1
+    assert (runs(), (run / "last.pt").read_bytes()) == ([run], trained)
+    after = json.loads((run / "config.json").read_bytes())
+    assert before | {"wall_seconds": 0} == after | {"wall_seconds": 0}
 
 
 def test_lost_metrics_are_those_of_the_checkpoint(run_main, written):
