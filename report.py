@@ -156,7 +156,7 @@ def report(flags: argparse.Namespace, command: str) -> int:
         on_mnist=next(iter(find(compared, "mnist", quiet=True)), None),
     )
     try:
-        write_seed_aggregates(results, flags.runs_dir)
+        write_seed_aggregates(results, flags.runs_dir, synthetic=flags.data == "synthetic")
     except UserError as error:  # of someone else's runs
         print(f"warning: TensorBoard goes without the curves over seeds: {error}", file=sys.stderr)
     print(f"the report is in {flags.out}")

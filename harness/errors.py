@@ -26,7 +26,8 @@ class OutOfMemory(UserError):
 
 # What CUDA and MPS say, PyTorch's own allocator on Unix and on Windows, C++, cuBLAS and cuDNN, and oneDNN.
 _MEMORY_IS_SHORT = re.compile(
-    "out of memory|can't allocate memory|not enough memory|bad_alloc|ALLOC_FAILED|could not create a (memory|primitive)"
+    "out of memory|can't allocate memory|not enough memory|bad_alloc|ALLOC_FAILED|"
+    "could not create a (memory|primitive(?! descriptor))"
 )
 
 

@@ -7,7 +7,7 @@ honour. Here the file is rewritten atomically up to the last checkpointed epoch,
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +50,10 @@ HPARAMS = {
 
 
 class EventsFile:
-    """The events file of one run folder; opened by `open`, closed by `close`. `epochs` are those with curves in it."""
+    """The events file of one run folder; opened by `open`, closed by `close`."""
 
-    def __init__(self, path: Path, epochs: frozenset[int] = frozenset()) -> None:
-        self.path, self.epochs = path, epochs
+    def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             self._file = path.open("ab")
         except OSError as error:
@@ -61,29 +61,39 @@ class EventsFile:
         self._records = RecordWriter(self._file)
 
     @classmethod
-    def open(cls, folder: Path, hparams: dict, *, epoch: int) -> "EventsFile":
-        """The folder's events file, holding the hyper-parameters and what was written up to `epoch`, and no more.
+    def open(cls, folder: Path, hparams: dict, *, curves: Sequence[Sequence[float]]) -> "EventsFile":
+        """The folder's events file, holding the hyper-parameters and what was written of the epochs given, and no more.
 
-        `hparams` maps names of HPARAMS to values; missing ones take the value there.
+        `hparams` maps names of HPARAMS to values; missing ones take the value there. `curves` has the values of
+        EPOCH_TAGS of each epoch from 1 on, to be written where they are not in the file.
         """
         found = sorted(folder.glob("events.out.tfevents.*"))
         path = found[0] if found else folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
-        kept = [
-            event
-            for event in (read_events(path) if found else ())
-            if event.summary.value and 1 <= event.step <= epoch and event.summary.value[0].tag not in _AT_THE_END
-        ]
+        kept, epochs = [], set()
+        for event in read_events(path) if found else ():
+            tag = event.summary.value[0].tag if event.summary.value else ""
+            if 1 <= event.step <= len(curves) and tag not in (*_AT_THE_END, "") and (tag, event.step) not in epochs:
+                kept.append(event)
+                epochs |= {(tag, event.step)}
+        for epoch, values in enumerate(curves, 1):
+            if (EPOCH_TAGS[0], epoch) not in epochs:
+                kept.append(Event(wall_time=time.time(), step=epoch, summary=_scalars_summary(values)))
+        kept.sort(key=lambda event: event.step)
         head = [Event(wall_time=time.time(), file_version="brain.Event:2")]
         experiment, session_start, _ = _hparams_summaries(hparams)
         head += [Event(wall_time=time.time(), summary=summary) for summary in (experiment, session_start)]
         write_atomically(path, b"".join(_framed(event.SerializeToString()) for event in head + kept))
         for extra in found[1:]:
             extra.unlink(missing_ok=True)
-        return cls(path, frozenset(event.step for event in kept if event.summary.value[0].tag == EPOCH_TAGS[0]))
+        return cls(path)
 
-    def scalars(self, values: dict[str, float], step: int) -> None:
-        """Write several scalars as one event."""
-        self._write(Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]), step)
+    def curves(self, values: Sequence[float], epoch: int) -> None:
+        """Write an epoch's values of EPOCH_TAGS as one event."""
+        self._write(_scalars_summary(values), epoch)
+
+    def best(self, values: Sequence[float], epoch: int) -> None:
+        """Write the values of BEST_TAGS as one event."""
+        self._write(_scalars_summary(values, BEST_TAGS), epoch)
 
     def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
         """Write a picture: uint8 (height, width) or (height, width, 3)."""
@@ -186,6 +196,10 @@ def replace_images(folder: Path, pictures: dict[str, np.ndarray], step: int) -> 
         event = Event(wall_time=time.time(), step=step, summary=_image_summary(tag, pixels))
         records.append(event.SerializeToString())
     write_atomically(path, b"".join(map(_framed, records)))
+
+
+def _scalars_summary(values: Sequence[float], tags: Sequence[str] = EPOCH_TAGS) -> Summary:
+    return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in zip(tags, values, strict=True)])
 
 
 def _image_summary(tag: str, pixels: np.ndarray) -> Summary:

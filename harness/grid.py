@@ -376,7 +376,7 @@ def _read_run(folder: Path, config: dict, data: str, quiet: bool) -> Run | None:
 def _history_of(folder: Path, status: str, epochs: int, quiet: bool) -> list[EpochMetrics]:
     """The epochs of a run of this status: of metrics.csv, or of last.pt if that is damaged. UserError if of neither."""
     file, last = folder / "metrics.csv", folder / "last.pt"
-    if status not in FINISHED and not file.exists():  # it may have been killed in its first epoch
+    if status not in FINISHED and not file.exists() and not last.exists():  # it may have been killed in its first epoch
         return []
     try:
         history = read_history(file)

@@ -94,7 +94,7 @@ def quota_of_cores(control_groups: Path = Path("/sys/fs/cgroup"), own: Path = Pa
     with contextlib.suppress(OSError, ValueError):
         quota, period = (int((control_groups / f"cpu/cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
         quotas += [quota / period] if quota > 0 else []
-    with contextlib.suppress(OSError, StopIteration):
+    with contextlib.suppress(OSError, StopIteration, UnicodeDecodeError):
         path = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
         group = control_groups / path.strip("/")
         for folder in (group, *group.parents):

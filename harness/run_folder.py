@@ -114,8 +114,8 @@ class RunFolder:
                 self.recorded_status = config.get("status")
                 later = {name: config["flags"][name] for name in MAY_CHANGE if name in config["flags"]}
                 self.recorded_config["flags"] |= later  # changed on a resume that was killed in its first epoch
-                if self.recorded_status == "complete":  # its last pictures took time, too
-                    self.recorded_config["wall_seconds"] = config.get("wall_seconds")
+                if self.checkpoint["epoch"] == config["flags"].get("epochs"):  # the last pictures took time, too
+                    self.recorded_config["wall_seconds"] = max(map(_seconds, (config, self.recorded_config)))
         elif (self.path / "config.json").exists():
             self.recorded_config = read_config(self.path)
             if self.recorded_config.get("status") in ("complete", "diverged"):  # as the committed reference runs are
@@ -157,8 +157,7 @@ class RunFolder:
     @property
     def recorded_seconds(self) -> float:
         """The wall-clock seconds that the resumed run had taken by its checkpoint; 0 without one."""
-        seconds = self.recorded_config.get("wall_seconds") if self.checkpoint else None
-        return seconds if type(seconds) is float and 0 <= seconds < math.inf else 0.0
+        return _seconds(self.recorded_config) if self.checkpoint else 0.0
 
     def begin(self, *, model: dict, dataset: dict, device: str, threads: int) -> None:
         """Make the folder (or clear it, for --overwrite) and record the run's config with status `running`."""
@@ -292,8 +291,9 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
     except OutOfMemory as error:
         if run.config:
             _record_interruption(run)
+            anew = "start anew with a smaller --batch-size and --overwrite, or "
             way_on = f"continue where there is more with: {resume_command(flags)}"
-            raise UserError(f"{error}; start anew with a smaller --batch-size and --overwrite, or {way_on}") from error
+            raise UserError(f"{error}; {way_on if (path / 'last.pt').exists() else anew + way_on}") from error
         raise
     except UserError as error:
         if run.config:
@@ -348,6 +348,11 @@ def _shorter_runs(folder: Path, flags: argparse.Namespace) -> list[str]:
             if wanted.items() <= recorded.items() and type(epochs) is int and epochs < flags.epochs:
                 names.append(file.parent.name)
     return names
+
+
+def _seconds(config: dict) -> float:
+    seconds = config.get("wall_seconds")
+    return seconds if type(seconds) is float and 0 <= seconds < math.inf else 0.0
 
 
 def _metrics_csv(history: list[EpochMetrics]) -> bytes:

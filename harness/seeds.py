@@ -26,8 +26,10 @@ FOLDER = "seeds"
 _SUFFIX = "seeds"  # of our files' names, where a run's events file has the machine
 
 
-def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path) -> list[Path]:
+def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path, *, synthetic: bool) -> list[Path]:
     """Write runs_dir/seeds/<row>/ for every row with at least two complete seeds; their events files are returned.
+
+    Of `synthetic` images it is runs_dir/seeds/<row>-synthetic/.
 
     Each holds, at step = epoch, the four tags of a run (their mean over the seeds, so that it stands beside the runs'
     own curves) and `seeds/<tag>/mean`, `/lower`, `/upper` (mean ± sample standard deviation). One of all files in
@@ -36,7 +38,7 @@ def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path) -> list[Pa
     or deleted.
     """
     folder = runs_dir / FOLDER
-    names = {row.row.name: _name(row) for row in results}
+    names = {row.row.name: f"{row.row.name}-synthetic" if synthetic else row.row.name for row in results}
     earlier = sorted(folder.glob(f"*/events.out.tfevents.*.{_SUFFIX}"))
     has_layout = any(_holds_layout(path) for path in earlier if path.parent.name not in names.values())
     written = []
@@ -53,13 +55,11 @@ def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path) -> list[Pa
         write_events(path, events)
         written.append(path)
     _delete(path for path in earlier if path.parent.name in names.values() and path not in written)
+    left = [path for path in earlier if path.exists()]
+    if not has_layout and left:  # the file that held it is gone
+        events = [event for event in read_events(left[0]) if event.summary.value]
+        write_events(left[0], [_event(events[0].wall_time, 0, _layout_summary()), *events])
     return written
-
-
-def _name(row: RowRuns) -> str:
-    """The folder's: the row's, which tells if its images are synthetic."""
-    synthetic = any(run.config["flags"].get("data") == "synthetic" for run in row.runs.values())
-    return f"{row.row.name}-synthetic" if synthetic else row.row.name
 
 
 def _holds_layout(path: Path) -> bool:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from harness.data import EpochOrder, ImageSet, test_batches, train_batches
 from harness.distributed import ALONE, Ranks
 from harness.errors import EXIT_DIVERGED, OutOfMemory, UserError
-from harness.events import BEST_TAGS, CONFUSION_TAG, EPOCH_TAGS, FILTERS_TAG, HPARAMS, MISTAKES_TAG, EventsFile
+from harness.events import CONFUSION_TAG, FILTERS_TAG, HPARAMS, MISTAKES_TAG, EventsFile
 from harness.flags import command_line, program, recorded_flags, snapshot_epochs
 from harness.optimizers import QuickStep, make_optimizer
 from harness.process import cores
@@ -82,10 +82,10 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     run.begin(model=description, dataset=dataset, device=str(device), threads=torch.get_num_threads())
     _print_head(run, images, state, device)
 
-    events = EventsFile.open(run.path, _hparams(run), epoch=state.epoch) if ranks.main else None
+    events = _open_events(run, state) if ranks.main else None
     with contextlib.closing(events) if events else contextlib.nullcontext():
         if ranks.main:
-            _write_again(run, state, events)
+            _write_again(run, state)
         wall_before, started = run.config["wall_seconds"], time.perf_counter()
         for epoch in range(state.epoch + 1, flags.epochs + 1):
             order = EpochOrder.draw(len(images.train), state.generator, augment=getattr(flags, "augment", False))
@@ -305,13 +305,11 @@ def _end_again(run: RunFolder, state: State, images: ImageSet) -> int:
     diverged = not state.history[-1].finite
     status = "diverged" if diverged else "complete"
     if run.ranks.main and (
-        run.recorded_status != status
-        or run.lacks(state.history, ended=not diverged)
-        or (_accuracy_of_best(run, state) is None and _last_is_best(state.history))
+        run.recorded_status != status or run.lacks(state.history, ended=not diverged) or _last_is_better(run, state)
     ):
         run.take_up_again({"name": images.name, "checksum": images.checksum})  # until all is there it is `running`
-        with contextlib.closing(EventsFile.open(run.path, _hparams(run), epoch=state.epoch)) as events:
-            _write_again(run, state, events)
+        with contextlib.closing(_open_events(run, state)) as events:
+            _write_again(run, state)
             if not diverged:
                 _finish_events(events, state, images, run.flags)
         run.end(status)
@@ -380,7 +378,7 @@ def _one_epoch(
 def _save_epoch(run: RunFolder, state: State, events: EventsFile, metrics: EpochMetrics) -> None:
     """Write an epoch into the run folder, in the order that makes last.pt the truth."""
     epoch = metrics.epoch
-    _write_curves(events, metrics)
+    events.curves(_curves(metrics), epoch)
     if _shows_filters(state.model, epoch, run.flags.epochs):
         from harness.plots import filters_grid
 
@@ -408,11 +406,6 @@ def _save_epoch(run: RunFolder, state: State, events: EventsFile, metrics: Epoch
     )
 
 
-def _write_curves(events: EventsFile, metrics: EpochMetrics) -> None:
-    values = (metrics.train_loss, metrics.train_accuracy, metrics.test_loss, metrics.test_accuracy)
-    events.scalars(dict(zip(EPOCH_TAGS, values, strict=True)), metrics.epoch)
-
-
 def _write_best(run: RunFolder, state: State) -> None:
     metrics = state.history[-1]
     content = {"model": state.model.state_dict(), "epoch": metrics.epoch, "metrics": metrics._asdict()}
@@ -428,9 +421,7 @@ def _finish_events(events: EventsFile, state: State, images: ImageSet, flags: Na
     """Write what TensorBoard shows of a finished run: best values, confusion matrix, worst-classified images."""
     from harness.plots import confusion_figure, worst_figure
 
-    best = best_of(state.history)
-    values = (best.train_loss, best.train_accuracy, best.test_loss, best.test_accuracy)
-    events.scalars(dict(zip(BEST_TAGS, values, strict=True)), state.epoch)
+    events.best(_curves(best_of(state.history)), state.epoch)
     logits = predict(state.model, images, flags.precision).cpu()
     labels, count = images.test.labels.cpu(), len(images.classes)
     predicted = logits.argmax(dim=1)
@@ -474,30 +465,43 @@ def _exact_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _write_again(run: RunFolder, state: State, events: EventsFile) -> None:
-    """The files beside last.pt as of its epoch: metrics.csv, curves, and best.pt if it is lost and can be made."""
+def _open_events(run: RunFolder, state: State) -> EventsFile:
+    return EventsFile.open(run.path, _hparams(run), curves=[_curves(row) for row in state.history])
+
+
+def _curves(row: EpochMetrics) -> tuple[float, ...]:
+    """The values of EPOCH_TAGS, or of BEST_TAGS."""
+    return row.train_loss, row.train_accuracy, row.test_loss, row.test_accuracy
+
+
+def _write_again(run: RunFolder, state: State) -> None:
+    """metrics.csv as of last.pt, and best.pt if it holds a worse model than that or none; notes what is lost."""
     run.write_metrics(state.history)
-    for row in state.history:
-        if row.epoch not in events.epochs:
-            _write_curves(events, row)
-    events.flush()
     if not state.epoch:
         return
-    accuracy = _accuracy_of_best(run, state)
-    if accuracy is None and _last_is_best(state.history):
+    if _last_is_better(run, state):
         _write_best(run, state)
-        accuracy = state.history[-1].test_accuracy
-    state.best_accuracy = -1.0 if accuracy is None else accuracy
+    state.best_accuracy = _accuracy_of_best(run, state)
     best = best_epoch(state.history)
-    if accuracy is None or 0 <= accuracy < best.test_accuracy:
+    if state.best_accuracy < best.test_accuracy:
         print(f"note: the model of epoch {best.epoch}, the best so far, is lost", flush=True)
 
 
-def _accuracy_of_best(run: RunFolder, state: State) -> float | None:
-    """The test accuracy of the model in best.pt; None if that is lost. UserError if it cannot be read at the moment.
+def _last_is_better(run: RunFolder, state: State) -> bool:
+    """Whether the model in last.pt is the best so far and best.pt has one of less accuracy, or none."""
+    last = state.history[-1]
+    return (
+        last.finite
+        and last.test_accuracy == best_epoch(state.history).test_accuracy
+        and _accuracy_of_best(run, state) < last.test_accuracy
+    )
 
-    -1 if it is of an epoch that a kill took from last.pt: the epoch to come replaces it, even by a worse one, for on
-    another machine that may come out differently.
+
+def _accuracy_of_best(run: RunFolder, state: State) -> float:
+    """The test accuracy of the model in best.pt; -1 without one. UserError if that cannot be told at the moment.
+
+    A model of an epoch that a kill took from last.pt counts as none. The epoch to come replaces it, even by a worse
+    one: on another machine the epoch may come out differently.
     """
     try:
         epoch = load_checkpoint(run.path / "best.pt").get("epoch")
@@ -506,14 +510,9 @@ def _accuracy_of_best(run: RunFolder, state: State) -> float | None:
             raise
         if isinstance(error, OutOfMemory):
             raise
-        return None
-    if type(epoch) is not int or epoch < 1:
-        return None
-    return state.history[epoch - 1].test_accuracy if epoch <= state.epoch else -1.0
-
-
-def _last_is_best(history: list[EpochMetrics]) -> bool:
-    return history[-1].finite and history[-1].test_accuracy == best_epoch(history).test_accuracy
+        return -1.0
+    known = type(epoch) is int and 1 <= epoch <= state.epoch
+    return state.history[epoch - 1].test_accuracy if known else -1.0
 
 
 def best_epoch(history: list[EpochMetrics]) -> EpochMetrics:

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from killed_runs import logged_values, make_runs_small, metrics_of
 from tensorboard.backend.event_processing import event_accumulator, event_multiplexer, plugin_event_multiplexer
@@ -11,7 +12,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
 
-from harness.events import HPARAMS, EventsFile, read_events
+from harness.events import FILTERS_TAG, HPARAMS, EventsFile, is_whole, read_events, write_events
 
 TINY = ("--data", "synthetic", "--hidden-size", "8", "--batch-size", "16", "--name", "run")
 RUN = Path("runs/rnn_synthetic/run")
@@ -169,33 +170,41 @@ def test_tensorboard_that_watched_the_kill_shows_nothing_twice(monkeypatch, run_
     assert [event.step for event in watching.Tensors("rnn_synthetic/run", "test/loss")] == [1, 2, 3, 4]
 
 
-def test_torn_or_damaged_end_of_the_file_is_cut_off(tmp_path):
-    events = EventsFile.open(tmp_path, {}, epoch=0)
-    for step in (1, 2, 3):
-        events.scalars({"test/loss": float(step)}, step)
+def test_what_a_torn_or_damaged_file_lost_is_written_again_in_order(tmp_path):
+    curves = [(float(epoch),) * 4 for epoch in (1, 2, 3)]
+    events = EventsFile.open(tmp_path, {}, curves=[])
+    for epoch, values in enumerate(curves, 1):
+        events.curves(values, epoch)
+        events.image(FILTERS_TAG, np.zeros((4, 4), dtype=np.uint8), epoch)
     events.close()
     file = events_file(tmp_path)
-    whole = file.read_bytes()
+    whole, logged = file.read_bytes(), logged_values(tmp_path)
     for damaged in (whole[:-1], whole[:-30], whole[:-5] + b"\xff" + whole[-4:], whole + b"\0" * 11):
         file.write_bytes(damaged)
-        steps = [event.step for event in read_events(file) if event.step]
-        assert steps == ([1, 2, 3] if damaged.startswith(whole) else [1, 2])
-        EventsFile.open(tmp_path, {}, epoch=3).close()
-        assert [step for step, tag in logged_values(tmp_path) if tag == "test/loss"] == steps
+        read = [(event.step, value.tag) for event in read_events(file) for value in event.summary.value]
+        assert read == logged if damaged.startswith(whole) else read == logged[:-1]
+        EventsFile.open(tmp_path, {}, curves=curves).close()
+        assert logged_values(tmp_path) == read
+    for lost in ([1, 3], [2], [3, 1, 2, 2]):  # as an earlier version of this program left it
+        kept = [event for event in read_events(file) if event.step]
+        chosen = [event for epoch in lost for event in kept if event.step == epoch]
+        write_events(file, chosen)
+        EventsFile.open(tmp_path, {}, curves=curves).close()
+        scalars = [step for step, tag in logged_values(tmp_path) if tag == EPOCH_TAGS[0]]
+        assert scalars == [1, 2, 3] and is_whole(tmp_path, 3, ended=False)
+        write_events(file, kept)
 
 
 def test_several_events_files_become_one(tmp_path):
-    EventsFile.open(tmp_path, {}, epoch=0).close()
+    EventsFile.open(tmp_path, {}, curves=[]).close()
     (tmp_path / "events.out.tfevents.9999999999.other").write_bytes(b"")
-    EventsFile.open(tmp_path, {}, epoch=0).close()
+    EventsFile.open(tmp_path, {}, curves=[]).close()
     events_file(tmp_path)  # there is one
 
 
 def test_events_file_of_a_long_cnn_run_stays_below_300_kilobytes(tmp_path, monkeypatch):
     """20 epochs' filters, the confusion matrix and the sheet of worst images, as the CNN logs them."""
     monkeypatch.undo()
-    import numpy as np
-
     import harness.train
     from harness.plots import confusion_figure, filters_grid, worst_figure
 
@@ -203,13 +212,13 @@ def test_events_file_of_a_long_cnn_run_stays_below_300_kilobytes(tmp_path, monke
     for epochs in (20, 100):
         folder = tmp_path / str(epochs)
         folder.mkdir()
-        events = EventsFile.open(folder, {}, epoch=0)
+        events = EventsFile.open(folder, {}, curves=[])
 
         class Network:
             features = None
 
         for epoch in range(1, epochs + 1):
-            events.scalars(dict.fromkeys(EPOCH_TAGS, 1.0), epoch)
+            events.curves([1.0] * 4, epoch)
             if harness.train._shows_filters(Network, epoch, epochs):
                 filters = random.normal(size=(32, 3, 5, 5)).astype(np.float32)  # in colour: the larger ones
                 events.image("filters/conv1", filters_grid(filters), epoch)

@@ -349,7 +349,7 @@ def test_wrong_input_is_one_sentence_before_anything_is_trained(run_main, writte
 
 
 def test_curves_over_seeds_that_cannot_be_written_are_one_warning(run_main, written, monkeypatch):
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise UserError("cannot make the folder runs/seeds: Permission denied")
 
     monkeypatch.setattr("harness.seeds.write_seed_aggregates", fail)

@@ -233,6 +233,30 @@ def test_run_that_was_interrupted_while_its_files_were_written_again_is_mended_b
     assert logged_values(RUN) == values and config_of(RUN)["status"] == "complete"
 
 
+def test_run_that_ends_where_a_kill_left_it_has_the_best_model_of_its_own_epochs(rnn, monkeypatch):
+    accuracies = iter((0.4, 0.5, 0.9))
+    monkeypatch.setattr("harness.train.evaluate", lambda *_: (1.0, next(accuracies)))
+    assert rnn("--epochs", 2)[0] == 0
+    best, seconds = load_checkpoint(RUN / "best.pt"), config_of(RUN)["wall_seconds"]
+    write = RunFolder.write_checkpoint
+
+    def write_but_die(run, name, content):
+        if name == "last.pt":
+            raise RuntimeError("killed")
+        write(run, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_checkpoint", write_but_die)
+        with pytest.raises(RuntimeError, match="killed"):
+            rnn("--epochs", 3, "--resume")
+    assert load_checkpoint(RUN / "best.pt")["epoch"] == 3
+    (RUN / "config.json").unlink()  # which alone tells of the third epoch that was asked for
+    assert rnn("--epochs", 2, "--resume")[0] == 0
+    again = load_checkpoint(RUN / "best.pt")
+    assert again["epoch"] == 2 and same_bits(again["model"], best["model"])
+    assert 0 < config_of(RUN)["wall_seconds"] <= seconds
+
+
 def test_diverged_run_gets_its_metrics_and_curves_again(rnn, monkeypatch):
     losses = iter((1.0, float("nan")))
     monkeypatch.setattr("harness.train.evaluate", lambda *_: (next(losses), 0.1))

@@ -33,7 +33,7 @@ def layouts(folder: Path) -> list[layout_pb2.Layout]:
 
 def test_the_four_tags_hold_the_mean_and_the_margins_one_deviation(tmp_path):
     given = results(tmp_path)
-    write_seed_aggregates(given, tmp_path)
+    write_seed_aggregates(given, tmp_path, synthetic=False)
     for row in given[:2]:
         read = EventAccumulator(str(tmp_path / "seeds" / row.row.name)).Reload()
         kinds = ("mean", "lower", "upper")
@@ -56,13 +56,13 @@ def test_the_four_tags_hold_the_mean_and_the_margins_one_deviation(tmp_path):
 def test_rows_of_one_seed_have_none_and_unfinished_runs_do_not_count(tmp_path):
     row = cell_row("rnn")
     half = RowRuns(row, {0: run(row, 0, tmp_path), 1: run(row, 1, tmp_path, status="diverged")}, (0, 1))
-    written = write_seed_aggregates([*results(tmp_path), half], tmp_path)
+    written = write_seed_aggregates([*results(tmp_path), half], tmp_path, synthetic=False)
     assert [path.parent.name for path in written] == ["cnn-a", "gru-a"]
     assert sorted(path.name for path in (tmp_path / "seeds").iterdir()) == ["cnn-a", "gru-a"]
 
 
 def test_there_is_exactly_one_layout_and_it_lists_a_margin_chart_a_tag(tmp_path):
-    write_seed_aggregates(results(tmp_path), tmp_path)
+    write_seed_aggregates(results(tmp_path), tmp_path, synthetic=False)
     (layout,) = layouts(tmp_path)
     (category,) = layout.category
     assert not category.closed
@@ -74,8 +74,8 @@ def test_there_is_exactly_one_layout_and_it_lists_a_margin_chart_a_tag(tmp_path)
 
 def test_aggregates_are_replaced_and_outdated_ones_go(tmp_path):
     given = results(tmp_path)
-    before = {path: path.read_bytes() for path in write_seed_aggregates(given, tmp_path)}
-    assert {path: path.read_bytes() for path in write_seed_aggregates(given, tmp_path)} == before
+    before = {path: path.read_bytes() for path in write_seed_aggregates(given, tmp_path, synthetic=False)}
+    assert {path: path.read_bytes() for path in write_seed_aggregates(given, tmp_path, synthetic=False)} == before
     own = tmp_path / "seeds" / "mine" / "events.out.tfevents.1.machine"
     own.parent.mkdir()
     own.write_bytes(b"")
@@ -83,7 +83,7 @@ def test_aggregates_are_replaced_and_outdated_ones_go(tmp_path):
     newest.parent.mkdir(parents=True)
     newest.write_bytes(b"")
     lost = RowRuns(given[0].row, {0: given[0].runs[0]}, (0, 1, 2))
-    (written,) = write_seed_aggregates([lost, *given[1:]], tmp_path)
+    (written,) = write_seed_aggregates([lost, *given[1:]], tmp_path, synthetic=False)
     assert written.name == "events.out.tfevents.1795469163.seeds"
     assert files(tmp_path) == sorted([written, own])
     assert len(layouts(tmp_path / "seeds")) == 1
@@ -91,16 +91,21 @@ def test_aggregates_are_replaced_and_outdated_ones_go(tmp_path):
 
 def test_another_grid_s_aggregates_stay_and_there_is_still_one_layout(tmp_path):
     given = results(tmp_path)
-    cnn, gru = write_seed_aggregates(given, tmp_path)
-    assert write_seed_aggregates([given[1]], tmp_path) == [gru]
-    (lstm,) = write_seed_aggregates([row_runs(cell_row("lstm"), (0, 1), tmp_path)], tmp_path)
+    cnn, gru = write_seed_aggregates(given, tmp_path, synthetic=False)
+    assert write_seed_aggregates([given[1]], tmp_path, synthetic=False) == [gru]
+    (lstm,) = write_seed_aggregates([row_runs(cell_row("lstm"), (0, 1), tmp_path)], tmp_path, synthetic=False)
     assert files(tmp_path) == sorted([cnn, gru, lstm])
     assert len(layouts(tmp_path / "seeds")) == 1
     drawn = row_runs(cell_row("gru"), (0, 1), tmp_path, data="synthetic")
-    (synthetic,) = write_seed_aggregates([drawn], tmp_path)
+    (synthetic,) = write_seed_aggregates([drawn], tmp_path, synthetic=True)
     assert synthetic.parent.name == "gru-a-synthetic"
     assert files(tmp_path) == sorted([cnn, gru, lstm, synthetic])
-    assert write_seed_aggregates([], tmp_path) == []
+    none = RowRuns(drawn.row, {}, (0, 1))
+    assert write_seed_aggregates([none], tmp_path, synthetic=True) == []
+    assert files(tmp_path) == sorted([cnn, gru, lstm])
+    lost = RowRuns(given[0].row, {}, (0, 1))
+    assert write_seed_aggregates([lost], tmp_path, synthetic=False) == []  # it held the layout
+    assert files(tmp_path) == sorted([gru, lstm])
     assert len(layouts(tmp_path / "seeds")) == 1
 
 
@@ -109,6 +114,6 @@ def files(folder: Path) -> list[Path]:
 
 
 def test_an_aggregate_is_not_taken_for_a_run(tmp_path):
-    write_seed_aggregates(results(tmp_path), tmp_path)
+    write_seed_aggregates(results(tmp_path), tmp_path, synthetic=False)
     assert {path.suffix for path in (tmp_path / "seeds").rglob("*") if path.is_file()} == {".seeds"}
     assert not list((tmp_path / "seeds").rglob("config.json"))

@@ -287,7 +287,10 @@ def _told(differences: Sequence[tuple[str, Estimate]]) -> str:
 
 
 def _one_a_seed(runs: Iterable[Run]) -> list[Run]:
-    return [run for _, run in sorted({run.seed: run for run in runs}.items())]
+    first: dict[int, Run] = {}
+    for run in runs:
+        first.setdefault(run.seed, run)
+    return [run for _, run in sorted(first.items())]
 
 
 # -- settings that the original does not name --------------------------------------------------------------------------

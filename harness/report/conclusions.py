@@ -73,7 +73,7 @@ def _runner_up(best: tuple[Sample, RowRuns], next_best: tuple[Sample, RowRuns], 
     else:
         parts.append(":")
     difference = weighted_sum([accuracy, second], [1, -1])
-    parts.append(f" a difference of {difference.value:.4f}")
+    parts.append(f" a difference of {difference.value:.4f}".replace("-", "−"))
     if difference.interval is None:
         return [*parts, "; a single seed of either cannot tell that from chance."]
     told = "cannot explain" if difference.sign else "can explain"
@@ -87,8 +87,8 @@ def _are_beginnings(shorter: RowRuns, longer: RowRuns) -> bool:
     def metrics(row: RowRuns, seed: int) -> list[tuple]:
         return [epoch._replace(seconds=0) for epoch in row.runs[seed].history]
 
-    seeds = {run.seed for run in shorter.complete} & {run.seed for run in longer.complete}
-    return bool(seeds) and all(
+    seeds = {run.seed for run in shorter.complete}
+    return seeds == {run.seed for run in longer.complete} and all(
         len(metrics(shorter, seed)) < len(metrics(longer, seed))
         and metrics(longer, seed)[: len(metrics(shorter, seed))] == metrics(shorter, seed)
         for seed in seeds
