@@ -6,7 +6,7 @@ numbers are is `train.py`'s.
 
     config.json   flags, versions, data checksum, status        metrics.csv   one row an epoch
     last.pt       all that an exact continuation needs          best.pt       the model at its best test accuracy
-    snapshots/    the convolutions of some epochs                events.out.tfevents.*   for TensorBoard
+    snapshots/    the convolutions of some epochs               events.out.tfevents.*   for TensorBoard
 """
 
 import argparse

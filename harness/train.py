@@ -483,7 +483,8 @@ def _write_again(run: RunFolder, state: State) -> None:
         _write_best(run, state)
     state.best_accuracy = _accuracy_of_best(run, state)
     best = best_epoch(state.history)
-    if state.best_accuracy < best.test_accuracy:
+    replaced_soon = _epoch_of_best(run) > state.epoch and state.epoch < run.flags.epochs
+    if state.best_accuracy < best.test_accuracy and not replaced_soon:
         print(f"note: the model of epoch {best.epoch}, the best so far, is lost", flush=True)
 
 
@@ -498,11 +499,17 @@ def _last_is_better(run: RunFolder, state: State) -> bool:
 
 
 def _accuracy_of_best(run: RunFolder, state: State) -> float:
-    """The test accuracy of the model in best.pt; -1 without one. UserError if that cannot be told at the moment.
+    """The test accuracy of the model in best.pt; -1 without one.
 
     A model of an epoch that a kill took from last.pt counts as none. The epoch to come replaces it, even by a worse
     one: on another machine the epoch may come out differently.
     """
+    epoch = _epoch_of_best(run)
+    return state.history[epoch - 1].test_accuracy if 1 <= epoch <= state.epoch else -1.0
+
+
+def _epoch_of_best(run: RunFolder) -> int:
+    """The epoch that the model in best.pt is of; 0 if it is lost. UserError if that cannot be told at the moment."""
     try:
         epoch = load_checkpoint(run.path / "best.pt").get("epoch")
     except UserError as error:
@@ -510,9 +517,8 @@ def _accuracy_of_best(run: RunFolder, state: State) -> float:
             raise
         if isinstance(error, OutOfMemory):
             raise
-        return -1.0
-    known = type(epoch) is int and 1 <= epoch <= state.epoch
-    return state.history[epoch - 1].test_accuracy if known else -1.0
+        return 0
+    return epoch if type(epoch) is int else 0
 
 
 def best_epoch(history: list[EpochMetrics]) -> EpochMetrics:
