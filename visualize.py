@@ -330,6 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from harness.events import find_events
 
         find_events(trained.folder)
+        check_writable(trained.folder)
         with lock:  # early, so that nothing is computed in vain
             pass
     folder = flags.out or trained.folder / "figures"

@@ -169,7 +169,9 @@ def training_parser(
     )
     group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast to bfloat16")
     group.add_argument(
-        "--threads", type=up_to_1024, help="CPU threads (default: PyTorch's choice; same bits need same)"
+        "--threads",
+        type=up_to_1024,
+        help="CPU threads (default: PyTorch's choice, within our cores; same bits need same)",
     )
     group.add_argument(
         "--compile", action="store_true", help="compile the CNN (torch.compile; on CUDA into CUDA graphs)"
