@@ -171,7 +171,7 @@ def training_parser(
     group.add_argument(
         "--threads",
         type=up_to_1024,
-        help="CPU threads (default: PyTorch's choice, within our cores; same bits need same)",
+        help="CPU threads (default: as PyTorch has it; same bits need same)",
     )
     group.add_argument(
         "--compile", action="store_true", help="compile the CNN (torch.compile; on CUDA into CUDA graphs)"
