@@ -506,6 +506,17 @@ def test_one_epoch_is_a_tick_of_its_own():
     assert [text for text in re.findall(r">([\d.]+)</text>", svg) if 0.9 < float(text) < 1.1] == ["1"]
 
 
+@pytest.mark.parametrize(
+    ("scale", "values"), [("accuracy", (0.967, 0.969)), ("loss", (1.31, 1.34)), ("drop", (0.0221, 0.0223))]
+)
+def test_logarithmic_axis_has_ticks_however_close_the_values_lie(scale, values):
+    dots = charts.Dots("GRU", values, sum(values) / 2)
+    svg = charts.dot_chart("x", [charts.DotPanel("", (dots,), "x", scale)]).decode()
+    ticks = [float(text) for text in re.findall(r">([\d.]+)</text>", svg)]
+    assert 2 <= len(ticks) <= 8
+    assert all(0.9 * values[0] < tick < 1.1 * values[1] for tick in ticks)
+
+
 def test_of_many_rows_that_differ_in_epochs_alone_the_longest_share_a_panel(write, tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(

@@ -285,6 +285,10 @@ def _scale(axes: Axes, log: str, values: Sequence[float], *, horizontal: bool = 
     for place, tick in sorted(places, reverse=log == "accuracy"):  # from the end where the good ones are
         if not kept or abs(place - kept[-1][0]) >= room:
             kept.append((place, tick))
+    if len(kept) < 2:  # the values lie closer together than those ticks
+        ends = [1 - 10**-end if log == "accuracy" else 10**end for end in (low, high)]
+        inner = [tick for tick in MaxNLocator(4).tick_values(*ends) if low <= _on_scale(tick, log) <= high]
+        kept = [(_on_scale(tick, log), tick) for tick in inner]
     places = kept
     axis = axes.xaxis if horizontal else axes.yaxis
     axis.set_major_locator(FixedLocator([place for place, _ in places]))

@@ -175,6 +175,8 @@ def described(flag: str, value: object) -> str:
 
 def short_setting(flag: str, value: object) -> str:
     """A flag and its value in a few letters, for a figure: `lr 0.01`, `h128`, `Adam`."""
+    if flag == "epochs" and value == 1:
+        return "1 epoch"
     text = described(flag, value)
     forms = {"optimizer": "{}", "channels": "{}", "lr": "lr {}", "hidden_size": "h{}", "epochs": "{} epochs"}
     return forms.get(flag, FLAG_NAMES.get(flag, flag).replace("{", "(") + " {}").format(text)
