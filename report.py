@@ -171,11 +171,10 @@ def check_out(out: Path) -> None:
     from harness.files import check_writable, nearest_folder
     from harness.report import earlier_figures
 
-    there = nearest_folder(out, "--out")
+    folders = [nearest_folder(each, "--out") for each in (out, out / "figures")]
     earlier_figures(out)
-    check_writable(there)
-    if there == out:
-        check_writable(nearest_folder(out / "figures", "--out"))
+    for folder in folders:
+        check_writable(folder)
 
 
 def chosen_rows(rows: "list[Row]", flags: argparse.Namespace) -> "list[Row]":

@@ -69,14 +69,14 @@ class EventsFile:
         """
         found = sorted(folder.glob("events.out.tfevents.*"))
         path = found[0] if found else folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
-        kept, epochs = [], set()
+        kept, seen = [], set()
         for event in read_events(path) if found else ():
             tag = event.summary.value[0].tag if event.summary.value else ""
-            if 1 <= event.step <= len(curves) and tag not in (*_AT_THE_END, "") and (tag, event.step) not in epochs:
+            if 1 <= event.step <= len(curves) and tag not in (*_AT_THE_END, "") and (tag, event.step) not in seen:
                 kept.append(event)
-                epochs |= {(tag, event.step)}
+                seen.add((tag, event.step))
         for epoch, values in enumerate(curves, 1):
-            if (EPOCH_TAGS[0], epoch) not in epochs:
+            if (EPOCH_TAGS[0], epoch) not in seen:
                 kept.append(Event(wall_time=time.time(), step=epoch, summary=_scalars_summary(values)))
         kept.sort(key=lambda event: event.step)
         head = [Event(wall_time=time.time(), file_version="brain.Event:2")]

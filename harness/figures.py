@@ -250,7 +250,10 @@ def invariance_figure(
                 continue
             for image in range(shown):
                 axes.plot(amounts, values[:, image], color=IMAGE_COLOURS[image], linewidth=1, alpha=0.85)
-            axes.plot(amounts, _means(values[:, shown:]), color="black", linewidth=2.4)
+            others = values[:, shown:]
+            active = np.isfinite(others).all(axis=0)
+            if active.any():
+                axes.plot(amounts, others[:, active].mean(axis=1), color="black", linewidth=2.4)
             axes.set_xlabel(f"{result.kind}, {units[result.kind]}", fontsize=8.5)
             axes.set_ylim(bottom=0)
             axes.grid(alpha=0.3)
@@ -368,14 +371,6 @@ def _shares(distances: object, lengths: object) -> np.ndarray:
     """Distances (amounts, images) over the lengths (images,) of the vectors; nan where one is of length 0."""
     distances, lengths = np.asarray(distances), np.asarray(lengths)
     return np.divide(distances, lengths, out=np.full(distances.shape, np.nan), where=lengths > 0)
-
-
-def _means(values: np.ndarray) -> np.ndarray:
-    """The mean of each row over what is finite; nan where nothing is."""
-    finite = np.isfinite(values)
-    counts = finite.sum(axis=1)
-    sums = np.where(finite, values, 0).sum(axis=1)
-    return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
 
 
 def _wrapped(title: str, width: float) -> list[str]:

@@ -119,7 +119,7 @@ def invariance(
         for index, (image, name) in enumerate(zip(ids, names, strict=True)):
             curves = zip(amounts, *(values[:, index].tolist() for values in columns), strict=True)
             rows += [(result.kind, str(image), name, *point) for point in curves]
-        means = zip(amounts, *(values[:, count:].mean(dim=1).tolist() for values in columns), strict=True)
+        means = zip(amounts, *(values[:, count:].nanmean(dim=1).tolist() for values in columns), strict=True)
         rows += [(result.kind, f"mean of {averaged}", "", *point) for point in means]
     header = ("transformation", "test image", "class", "amount", "first layer", "last hidden layer", "p(true class)")
     text = (
@@ -182,8 +182,8 @@ def correspondence(cells: Sequence, parts: Sequence[str], layers: Sequence[str],
         "part annotations: parts are cells of the image, the class's critical cell being the one whose occlusion "
         "costs the class most. If the network related parts, that bar would be lower than that of the same random "
         "cell, and the bar of each image's own critical cell lower than that of random cells. The reverse does not "
-        "follow: random cells lie anywhere, also at the border; and at the last hidden layer the choice of cells by "
-        "probability makes the changes alike even in a network that was never trained."
+        "follow: random cells lie anywhere, also at the border; and at the last hidden layer choosing each image's own "
+        "cell by probability makes the changes more alike even in a network that was never trained."
     )
     title = f"Correspondence: {source}"
     picture = Picture("correspondence", figures.correspondence_figure(cells, parts, layers, title), title)

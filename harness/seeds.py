@@ -55,10 +55,11 @@ def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path, *, synthet
         write_events(path, events)
         written.append(path)
     _delete(path for path in earlier if path.parent.name in names.values() and path not in written)
-    left = [path for path in earlier if path.exists()]
-    if not has_layout and left:  # the file that held it is gone
-        events = [event for event in read_events(left[0]) if event.summary.value]
-        write_events(left[0], [_event(events[0].wall_time, 0, _layout_summary()), *events])
+    for path in earlier:
+        events = [event for event in read_events(path) if event.summary.value] if path.exists() else []
+        if events and not has_layout:  # the file that held it is gone
+            write_events(path, [_event(events[0].wall_time, 0, _layout_summary()), *events])
+            has_layout = True
     return written
 
 

@@ -305,7 +305,9 @@ def _end_again(run: RunFolder, state: State, images: ImageSet) -> int:
     diverged = not state.history[-1].finite
     status = "diverged" if diverged else "complete"
     if run.ranks.main and (
-        run.recorded_status != status or run.lacks(state.history, ended=not diverged) or _last_is_better(run, state)
+        run.recorded_status != status
+        or run.lacks(state.history, ended=not diverged)
+        or _last_is_better(state.history, _epoch_of_best(run))
     ):
         run.take_up_again({"name": images.name, "checksum": images.checksum})  # until all is there it is `running`
         with contextlib.closing(_open_events(run, state)) as events:
@@ -475,37 +477,33 @@ def _curves(row: EpochMetrics) -> tuple[float, ...]:
 
 
 def _write_again(run: RunFolder, state: State) -> None:
-    """metrics.csv as of last.pt, and best.pt if it holds a worse model than that or none; notes what is lost."""
-    run.write_metrics(state.history)
-    if not state.epoch:
-        return
-    if _last_is_better(run, state):
-        _write_best(run, state)
-    state.best_accuracy = _accuracy_of_best(run, state)
-    best = best_epoch(state.history)
-    replaced_soon = _epoch_of_best(run) > state.epoch and state.epoch < run.flags.epochs
-    if state.best_accuracy < best.test_accuracy and not replaced_soon:
-        print(f"note: the model of epoch {best.epoch}, the best so far, is lost", flush=True)
-
-
-def _last_is_better(run: RunFolder, state: State) -> bool:
-    """Whether the model in last.pt is the best so far and best.pt has one of less accuracy, or none."""
-    last = state.history[-1]
-    return (
-        last.finite
-        and last.test_accuracy == best_epoch(state.history).test_accuracy
-        and _accuracy_of_best(run, state) < last.test_accuracy
-    )
-
-
-def _accuracy_of_best(run: RunFolder, state: State) -> float:
-    """The test accuracy of the model in best.pt; -1 without one.
+    """metrics.csv as of last.pt, and best.pt if it holds a worse model than that or none; notes what is lost.
 
     A model of an epoch that a kill took from last.pt counts as none. The epoch to come replaces it, even by a worse
     one: on another machine the epoch may come out differently.
     """
-    epoch = _epoch_of_best(run)
-    return state.history[epoch - 1].test_accuracy if 1 <= epoch <= state.epoch else -1.0
+    run.write_metrics(state.history)
+    if not state.epoch:
+        return
+    epoch, best = _epoch_of_best(run), _best_row(state.history)
+    if _last_is_better(state.history, epoch):
+        _write_best(run, state)
+        epoch = state.epoch
+    state.best_accuracy = _accuracy_at(state.history, epoch)
+    replaced_soon = epoch > state.epoch and state.epoch < run.flags.epochs
+    if state.best_accuracy < best.test_accuracy and not replaced_soon:
+        print(f"note: the model of epoch {best.epoch}, the best so far, is lost", flush=True)
+
+
+def _last_is_better(history: list[EpochMetrics], epoch: int) -> bool:
+    """Whether the model in last.pt is the best so far, and of more accuracy than that of `epoch` in best.pt."""
+    last = history[-1]
+    return last.finite and _accuracy_at(history, epoch) < last.test_accuracy == _best_row(history).test_accuracy
+
+
+def _accuracy_at(history: list[EpochMetrics], epoch: int) -> float:
+    """The test accuracy of an epoch; -1 for one that is not there."""
+    return history[epoch - 1].test_accuracy if 1 <= epoch <= len(history) else -1.0
 
 
 def _epoch_of_best(run: RunFolder) -> int:
@@ -521,7 +519,7 @@ def _epoch_of_best(run: RunFolder) -> int:
     return epoch if type(epoch) is int else 0
 
 
-def best_epoch(history: list[EpochMetrics]) -> EpochMetrics:
+def _best_row(history: list[EpochMetrics]) -> EpochMetrics:
     """The row of the model that best.pt is to hold: the first one of the largest test accuracy with finite losses."""
     return max((row for row in history if row.finite), key=lambda row: row.test_accuracy, default=history[0])
 

@@ -65,7 +65,7 @@ def correspondence(
     Were what is critical related across images, the critical row of each pair had the smaller Δ. The reverse does not
     follow. Random cells are drawn from the whole grid, as the paper's are, and so lie nearer the border than critical
     ones. And critical cells are chosen on the images that are compared, by probability, which is one Linear layer above
-    "last_hidden": there the choice alone aligns the signs, in a network with random weights as well.
+    "last_hidden": there choosing each image's own cell alone aligns the signs, with random weights as well.
 
     Raises ValueError as `occlusion` and `chain.feature_vectors`, or unless each class present has two images.
     """

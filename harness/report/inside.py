@@ -68,8 +68,8 @@ PICTURES = {
         "(dark blue) with a random one, each hidden in all images of the class (light blue), and each image's own most "
         "critical cell (orange) with a random one for each image (gray). If the network related parts, the first bar "
         "of each pair would be the lower one. The reverse does not follow: random cells lie anywhere, also at the "
-        "border; and at the last hidden layer the choice of cells by probability makes the changes alike even in a "
-        "network that was never trained.",
+        "border; and at the last hidden layer choosing each image's own cell by probability makes the changes more "
+        "alike even in a network that was never trained.",
     ),
 }
 

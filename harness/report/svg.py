@@ -15,7 +15,7 @@ _LEFT_OUT = re.compile("font-family:.*|text-anchor:start|stroke-dashoffset:0")  
 
 
 def smaller(svg: bytes, dark: Mapping[str, str]) -> bytes:
-    """The picture in a fourth of the bytes; `dark` maps colours, as in #1b1f24, to those on a dark ground."""
+    """The picture in less than half of the bytes; `dark` maps colours, as in #1b1f24, to those on a dark ground."""
     for prefix, space in (("", _SVG), ("xlink", _XLINK)):
         ElementTree.register_namespace(prefix, space)
     root = ElementTree.fromstring(svg)
