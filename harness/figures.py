@@ -149,7 +149,8 @@ def activations_figure(layers: Sequence, title: str) -> np.ndarray:
         left.bar(numbers, np.asarray(layer.map_mean), color="#4269d0", width=0.5, label="mean")
         if layer.dead:
             left.plot(layer.dead, np.zeros(len(layer.dead)), "x", color="#c62828", label="dead", clip_on=False)
-        left.yaxis.set_major_formatter("{x:g}")  # a common factor would stand where the legend does
+        if not 1e-3 < np.asarray(layer.map_std).max() < 1e4:
+            left.yaxis.set_major_formatter("{x:g}")  # a common factor would stand where the legend does
         left.set(xlabel="feature map", ylabel=f"activation, {layer.layer.rpartition('.')[2]}")
         left.set_xlim(-1, len(numbers))
         left.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 0.99), borderaxespad=0)

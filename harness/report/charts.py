@@ -182,7 +182,8 @@ def dot_chart(title: str, panels: Sequence[DotPanel]) -> bytes:
         if "mean" in names:
             handles.append(Line2D([], [], color=INK, marker="|", ls="", ms=9, mew=1.6, label=names["mean"]))
         if "interval" in names:
-            handles.append(Line2D([], [], color=TRAIN, lw=5, alpha=0.3, label=names["interval"]))
+            colour = next((line.colour for panel in panels for line in panel.lines if line.interval), TRAIN)
+            handles.append(Line2D([], [], color=colour, lw=5, alpha=0.3, label=names["interval"]))
         if "reference" in names:
             handles.append(_diamond(names["reference"]))
         anchor = (0.985, 1 - 0.32 / height)
