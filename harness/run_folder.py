@@ -143,7 +143,7 @@ class RunFolder:
     def taken_up(self) -> dict:
         """What the main rank found and the others must know; `take_up` is the other end."""
         return {
-            "flags": recorded_flags(self.flags),
+            "flags": {name: getattr(self.flags, name) for name in recorded_flags(self.flags)},
             "recorded_config": self.recorded_config,
             "recorded_status": self.recorded_status,
             "checkpoint": self.checkpoint,

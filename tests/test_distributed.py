@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PROJECT
+from fake_sets import make_mnist
 from killed_runs import SMALL, make_runs_small, metrics_of, weights_of
 
 from harness.data import EpochOrder, ImageSet, Split
@@ -25,12 +26,13 @@ from harness.train import evaluate, train_epoch
 
 # Trains a script on a few images. The rank that the variable KILL names sends itself SIGKILL as epoch 2 begins.
 RANK_SCRIPT = f"""
-import importlib, os, signal, sys
+import importlib, json, os, signal, sys
 sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
-import killed_runs
+import harness.data, killed_runs
 from harness.data import EpochOrder
 from harness.script import run_script
 killed_runs.make_runs_small()
+harness.data.MNIST_MD5 = json.loads(os.environ["MNIST_MD5"])
 draw, epochs = EpochOrder.draw, []
 def draw_or_die(*given, **named):
     epochs.append(1)
@@ -45,8 +47,9 @@ sys.exit(run_script(importlib.import_module(sys.argv[0]).main))
 # 40 train images make batches of 19, 19 and 2; 20 test images. No share is even on 3 ranks, and the last has an empty.
 # SGD, because a first step of Adam or Adagrad is ±lr even where a gradient is nothing but rounding.
 SGD = ("--optimizer", "sgd", "--lr", "0.1", "--momentum", "0.9", "--clip-grad-norm", "0.5")
+# The CNN draws its images, the RNN reads them from files, which every rank does for itself.
 CNN = ("--data", "synthetic", "--batch-size", "19", "--augment", *SGD, "--device", "cpu")
-RNN = ("--data", "synthetic", "--hidden-size", "6", "--batch-size", "19", "--device", "cpu")
+RNN = ("--hidden-size", "6", "--batch-size", "19", "--device", "cpu")
 
 needs_gloo = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
@@ -57,6 +60,9 @@ needs_gloo = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def small_runs(monkeypatch: pytest.MonkeyPatch, in_project: Path) -> None:
     make_runs_small(monkeypatch.setattr)
+    table = make_mnist(in_project / "data", *SMALL)
+    monkeypatch.setattr("harness.data.MNIST_MD5", table)
+    monkeypatch.setenv("MNIST_MD5", json.dumps(table))
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
 
 
