@@ -7,23 +7,24 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import Interrupted, UserError
-from harness.flags import Help, Parser, command_line, program, seed_number
+from harness.flags import Help, Parser, command_line, map_numbers, program, seed_number, whole_number
 from harness.script import run_script
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
-    import numpy as np
     from torch import Tensor, nn
 
     from harness.data import ImageSet
-    from harness.gallery import Findings
+    from harness.findings import Found
+    from harness.gallery import Findings, Picture
     from harness.trained import Trained
+    from interpret import Strongest
 
 STRONGEST = 9  # activations shown of a map, as in the paper
 MAPS_SHOWN, MAPS_EVOLVING = 12, 6  # of each convolution, if --maps names none
@@ -42,11 +43,11 @@ class Subject:
 
     trained: "Trained"
     flags: argparse.Namespace
+    maps: dict[str, list[int]]
     images: "ImageSet | None" = None
     inputs: "Tensor | None" = None
     labels: "Tensor | None" = None
-    snapshots: dict | None = None
-    maps: dict[str, list[int]] | None = None
+    snapshots: "dict[int, dict[str, Tensor]] | None" = None
 
     @property
     def model(self) -> "nn.Module":
@@ -54,27 +55,7 @@ class Subject:
 
     @property
     def source(self) -> str:
-        """What stands in every title: on what the network was trained, and what it is shown if that is another set."""
-        return self._source(f", epoch {self.trained.epoch}")
-
-    @property
-    def source_of_all_epochs(self) -> str:
-        return self._source("")
-
-    def _source(self, epoch: str) -> str:
-        learnt = f"{self.trained.dataset} {self.trained.channels}{epoch}"
-        if self.images is None or self.images.name == self.trained.dataset:
-            return learnt
-        return f"trained on {learnt}; images of {self.images.name}"
-
-    @property
-    def gray(self) -> float:
-        """Mid-gray, as the network's input has it."""
-        return (0.5 - self.images.mean) / self.images.std
-
-    def pixels(self, inputs: "Tensor") -> "np.ndarray":
-        """The network's input as uint8 pixels again."""
-        return ((inputs * self.images.std + self.images.mean) * 255).round().clamp(0, 255).byte().cpu().numpy()
+        return self.trained.source(self.images)
 
     @cached_property
     def order(self) -> "Tensor":
@@ -84,22 +65,22 @@ class Subject:
         return torch.randperm(len(self.inputs), generator=torch.Generator().manual_seed(self.flags.seed))
 
     @cached_property
-    def layers(self) -> dict[str, str]:
-        """Each convolution and the layer whose maps are looked at: the ReLU behind it or, without one, itself."""
-        from torch import nn
+    def shown(self) -> "Tensor":
+        """The numbers of the --images test images that invariance and occlusion show."""
+        from interpret import varied_images
 
-        from interpret import trace
-
-        chain = trace(self.model, self.inputs)
-        pairs = zip(chain, [*chain[1:], None], strict=True)
-        return {
-            layer.name: after.name if after and isinstance(after.module, nn.ReLU) else layer.name
-            for layer, after in pairs
-            if isinstance(layer.module, nn.Conv2d)
-        }
+        order = self.order[:1000]
+        return order[varied_images(self.model, self.inputs[order], self.labels[order], self.flags.images)]
 
     @cached_property
-    def strongest(self) -> dict:
+    def layers(self) -> dict[str, str]:
+        """Each convolution and the layer whose maps are looked at."""
+        from interpret import rectified_layers
+
+        return rectified_layers(self.model, self.inputs)
+
+    @cached_property
+    def strongest(self) -> "dict[str, Strongest]":
         """The strongest activations of each map of each looked-at layer over the test images."""
         from interpret import strongest_activations
 
@@ -107,32 +88,20 @@ class Subject:
 
     def chosen_maps(self, convolution: str, count: int) -> list[int]:
         """The maps of --maps or, as in the paper, a random few of those that respond to anything."""
-        import torch
+        from interpret import random_maps
 
         if convolution in self.maps:
             return self.maps[convolution]
-        responds = self.strongest[self.layers[convolution]].values[:, 0] > 0
-        order = torch.randperm(len(responds), generator=torch.Generator().manual_seed(self.flags.seed))
-        if responds.any():  # else the layer is dead as a whole, which is to be seen, too
-            order = order[responds[order]]
-        return sorted(order[:count].tolist())
+        return random_maps(self.strongest[self.layers[convolution]], count, seed=self.flags.seed)
 
-    @cached_property
-    def shown(self) -> "Tensor":
-        """Indices of --images random test images of as many classes as there are, if possible classified rightly."""
-        import torch
+    def tiles(self, layer: str, found: "Found") -> tuple[list, list]:
+        """Activations of the layer as pictures: their projections, and the parts of the images that they depend on."""
+        from harness.findings import activation_tiles
+        from interpret import receptive_field
 
-        order = self.order[:1000]
-        with torch.no_grad():
-            right = (self.model(self.inputs[order]).argmax(dim=1) == self.labels[order]).tolist()
-        labels = self.labels[order].tolist()
-        seen: dict[int, int] = {}
-        ranks = []  # wrong ones last; then the first of each class, the second of each class, ...
-        for label, is_right in zip(labels, right, strict=True):
-            seen[label] = seen.get(label, -1) + is_right
-            ranks.append((not is_right, seen[label]))
-        best = sorted(range(len(order)), key=ranks.__getitem__)
-        return order[torch.tensor(best[: self.flags.images])]
+        places = list(zip(found.rows.tolist(), found.columns.tolist(), strict=True))
+        boxes = {place: receptive_field(self.model, self.inputs, layer, *place) for place in set(places)}
+        return activation_tiles(found, [boxes[place] for place in places], self.images)
 
 
 def visualize_weight(subject: Subject) -> "Findings":
@@ -181,18 +150,19 @@ def show_deconvnet(subject: Subject) -> "Findings":
         maps = subject.chosen_maps(convolution, MAPS_SHOWN)
         count = strongest.images.shape[1]
         numbers = torch.tensor(maps).repeat_interleave(count)
-        found = [
-            each[maps].flatten() for each in (strongest.images, strongest.rows, strongest.columns, strongest.values)
-        ]
-        pixels = reconstruct(subject.model, subject.inputs[found[0]], layer, numbers, found[1], found[2])
-        projected, patches = _tiles(subject, layer, pixels, *found)
+        fields = strongest.images, strongest.rows, strongest.columns, strongest.values
+        images, rows, columns, values = (each[maps].flatten() for each in fields)
+        pixels = reconstruct(subject.model, subject.inputs[images], layer, numbers, rows, columns)
+        found = findings.Found(images, rows, columns, values, pixels)
+        projected, patches = subject.tiles(layer, found)
         entries = []
         for index, number in enumerate(maps):
             value, here = float(strongest.values[number, 0]), slice(index * count, (index + 1) * count)
             heading = f"map {number}: {value:.3g}" if value > 0 else f"map {number}: dead"
             entries.append((heading, projected[here], patches[here]))
         ranks = [*range(1, count + 1)] * len(maps)
-        shown.append((convolution, entries, _rows(subject, layer, numbers.tolist(), ranks, *found)))
+        table = findings.activation_rows(layer, numbers.tolist(), ranks, found, subject.images)
+        shown.append((convolution, entries, table))
     return findings.deconvnet(shown, subject.source)
 
 
@@ -207,15 +177,15 @@ def show_evolution(subject: Subject) -> "Findings":
     for convolution, layer in subject.layers.items():
         maps = subject.chosen_maps(convolution, MAPS_EVOLVING)
         stages = evolution(subject.model, subject.inputs, layer, maps, subject.snapshots)
-        pixels = torch.cat([stage.reconstructions for stage in stages])
-        fields = ("images", "rows", "columns", "values")
-        found = [torch.cat([getattr(stage, field) for stage in stages]) for field in fields]
-        projected, patches = _tiles(subject, layer, pixels, *found)
+        fields = ("images", "rows", "columns", "values", "reconstructions")
+        found = findings.Found(*(torch.cat([getattr(stage, field) for stage in stages]) for field in fields))
+        projected, patches = subject.tiles(layer, found)
         of_map = [slice(index, None, len(maps)) for index in range(len(maps))]
         entries = [(f"map {maps[index]}", projected[of], patches[of]) for index, of in enumerate(of_map)]
         epochs = [stage.epoch for stage in stages for _ in maps]
-        shown.append((convolution, entries, _rows(subject, layer, maps * len(stages), epochs, *found)))
-    return findings.evolution(shown, sorted(subject.snapshots), subject.source_of_all_epochs)
+        table = findings.activation_rows(layer, maps * len(stages), epochs, found, subject.images)
+        shown.append((convolution, entries, table))
+    return findings.evolution(shown, sorted(subject.snapshots), subject.trained.source(subject.images, all_epochs=True))
 
 
 def show_invariance(subject: Subject) -> "Findings":
@@ -232,14 +202,15 @@ def show_invariance(subject: Subject) -> "Findings":
         "scale": ([step / 10 for step in range(6, 19)], (0.6, 1, 1.8)),
         "rotation": (range(0, 360, 15), (0, 45, 90)),
     }
-    shown = subject.shown
+    shown, gray = subject.shown, subject.images.mid_gray
     chosen = torch.cat([shown, subject.order[:AVERAGED]])
     inputs, labels = subject.inputs[chosen], subject.labels[chosen]
     results, examples = [], []
     for kind, (amounts, moves) in kinds.items():
-        results.append(invariance(subject.model, inputs, labels, kind, list(amounts), fill=subject.gray))
-        moved = [subject.pixels(transform(inputs[: len(shown)], kind, each, fill=subject.gray)) for each in moves]
-        tiles = [framed(image_tile(images[row]), IMAGE_COLOURS[row]) for row in range(len(shown)) for images in moved]
+        results.append(invariance(subject.model, inputs, labels, kind, list(amounts), fill=gray))
+        moved = [transform(inputs[: len(shown)], kind, amount, fill=gray) for amount in moves]
+        pixels = [subject.images.pixels(each).cpu().numpy() for each in moved]
+        tiles = [framed(image_tile(each[row]), IMAGE_COLOURS[row]) for row in range(len(shown)) for each in pixels]
         examples.append(mosaic(tiles, len(moves), zoom=2, gap=3))
     names = [subject.images.classes[label] for label in labels[: len(shown)].tolist()]
     return findings.invariance(results, examples, shown.tolist(), names, subject.source)
@@ -252,7 +223,7 @@ def show_occlusion(subject: Subject) -> "Findings":
 
     shown = subject.shown
     inputs, labels = subject.inputs[shown], subject.labels[shown]
-    maps = occlusion(subject.model, inputs, labels, size=subject.inputs.shape[-1] // 4, value=subject.gray)
+    maps = occlusion(subject.model, inputs, labels, size=subject.inputs.shape[-1] // 4, value=subject.images.mid_gray)
     projected = reconstruct_maps(subject.model, inputs, maps.layer, maps.strongest_map).cpu().numpy()
     images, classes = subject.images.test.images[shown].numpy(), subject.images.classes
     return findings.occlusion(maps, images, projected, shown.tolist(), labels.tolist(), classes, subject.source)
@@ -271,7 +242,7 @@ def show_correspondence(subject: Subject) -> "Findings":
     chosen = torch.cat([order[labels == label][:OF_EACH_CLASS] for label in range(len(subject.images.classes))])
     inputs, labels = subject.inputs[chosen], subject.labels[chosen]
     size = subject.inputs.shape[-1] // 4
-    settings = {"size": size, "stride": max(1, size // 2), "value": subject.gray, "seed": subject.flags.seed}
+    settings = {"size": size, "stride": max(1, size // 2), "value": subject.images.mid_gray, "seed": subject.flags.seed}
     cells = correspondence(subject.model, inputs, labels, **settings)
     return findings.correspondence(cells, PARTS, LAYERS, subject.source)
 
@@ -288,47 +259,20 @@ ANALYSES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    flags = _parse(argv)
+    flags = parse_flags(argv)
 
+    from harness.events import find_events, replace_images
     from harness.files import FolderLock, check_writable, make_folder
-    from harness.trained import load_snapshots, load_test_images, load_trained
+    from harness.trained import load_trained, maps_by_layer
     from models import build_model
 
     trained = load_trained(flags.checkpoint, build_model)
-    subject = Subject(trained, flags, maps=_maps_of(flags.maps or [], _convolutions(trained)))
-    analyses = list(flags.only or ANALYSES)
-    if "evolution" in analyses:
-        subject.snapshots = load_snapshots(trained)
-        if not subject.snapshots and flags.only:
-            raise UserError(f"{trained.folder} has no snapshots to show the evolution of; train with --snapshot-epochs")
-        if not subject.snapshots:
-            print(f"note: evolution left out, {trained.folder} has no snapshots (--snapshot-epochs)")
-            analyses.remove("evolution")
-    if analyses != ["filters"]:
-        import torch
-
-        from harness.train import choose_device, choose_threads
-
-        device = choose_device(flags.device)
-        choose_threads()
-        subject.images = load_test_images(trained, flags.data, data_dir=flags.data_dir, mirror=flags.mirror)
-        if subject.images.name != trained.dataset:
-            print(
-                f"note: trained on {trained.dataset}; a class of {subject.images.name} counts as the one of its number"
-            )
-        elif subject.images.checksum != trained.checksum:
-            print(f"note: {subject.images.name} here is not the very set that {flags.checkpoint} was trained on")
-        test = subject.images.test.to(device)
-        # Laid out as in training, which is how convolutions are fastest.
-        trained.model.to(device, memory_format=torch.channels_last)
-        subject.inputs = subject.images.normalise(test.images).contiguous(memory_format=torch.channels_last)
-        subject.labels = test.labels
+    subject = Subject(trained, flags, maps_by_layer(flags.maps or [], convolution_sizes(trained)))
+    analyses = load_inputs(subject, list(flags.only or ANALYSES))
     lock = FolderLock(
         trained.folder / ".lock", refusal=f"a training is writing in {trained.folder}; wait for it to add to its events"
     )
     if flags.tensorboard:
-        from harness.events import find_events
-
         find_events(trained.folder)
         check_writable(trained.folder)
         with lock:  # early, so that nothing is computed in vain
@@ -336,10 +280,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = flags.out or trained.folder / "figures"
     make_folder(folder)
     check_writable(folder)  # now rather than after the first analysis
-    pictures = _run(analyses, subject, folder)
+    pictures = run_analyses(analyses, subject, folder)
     if flags.tensorboard:
-        from harness.events import replace_images
-
         with lock:
             replace_images(trained.folder, {f"figures/{each.name}": each.pixels for each in pictures}, trained.epoch)
         shown_by = command_line([program("tensorboard"), "--logdir", str(trained.folder)])
@@ -348,7 +290,92 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(analyses: list[str], subject: Subject, folder: Path) -> list:
+def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=Help, allow_abbrev=False)
+    parser.add_argument("checkpoint", type=Path, help="best.pt or last.pt of a run of cnn_cifar10.py")
+    group = parser.add_argument_group("what to look at")
+    group.add_argument(
+        "--only", metavar="NAME,NAME", type=analyses_of, help=f"some of {','.join(ANALYSES)} (default: all)"
+    )
+    group.add_argument(
+        "--images", type=whole_number(1, 10), default=5, help="test images in invariance and occlusion, 1 to 10"
+    )
+    group.add_argument("--maps", nargs="+", type=map_numbers, metavar="[LAYER:]N,N",
+        help="maps in deconvnet and evolution, of the last convolution or of LAYER (default: random ones)")  # fmt: skip
+    group.add_argument("--per-filter", action="store_true", help="scale each filter by itself")
+    group.add_argument("--seed", type=seed_number, default=0, help="of the random choice of images and maps")
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--data", choices=("cifar10", "mnist", "synthetic"), help="test images (default: those of the training)"
+    )
+    group.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the image sets, filled if empty")
+    group.add_argument("--mirror", help="URL, or local path, of the archive(s), tried before the known sources")
+    group = parser.add_argument_group("machine")
+    group.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda, mps or cpu"
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument("--out", type=Path, help="folder to write to (default: figures/ beside the checkpoint)")
+    group.add_argument("--tensorboard", action="store_true", help="add the figures to the run's Images tab, too")
+    argv = list(sys.argv[1:] if argv is None else argv)
+    flags = parser.parse_args(argv)
+    flags.command = ["python", "visualize.py", *argv]
+    return flags
+
+
+def analyses_of(text: str) -> list[str]:
+    """What --only names, in the order in which analyses are made."""
+    chosen = text.split(",")
+    for name in chosen:
+        if name not in ANALYSES:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(ANALYSES)}")
+    return [name for name in ANALYSES if name in chosen]
+
+
+def convolution_sizes(trained: "Trained") -> dict[str, int]:
+    """Each convolution's number of maps. UserError, naming the layers, if the network is no chain of what we know."""
+    from interpret import convolutions
+
+    try:
+        names = convolutions(trained.model)
+    except ValueError as error:
+        layers = ", ".join(f"{name} ({type(module).__name__})" for name, module in trained.model.named_children())
+        raise UserError(
+            f"{trained.path} holds a {type(trained.model).__name__} with the layers {layers}; "
+            "only a network that begins with a chain of Conv2d, ReLU and MaxPool2d can be looked into"
+        ) from error
+    return {name: trained.model.get_submodule(name).out_channels for name in names}
+
+
+def load_inputs(subject: Subject, analyses: list[str]) -> list[str]:
+    """Give the subject the snapshots and images that these analyses need; returns those of them that can be made."""
+    from harness.trained import load_snapshots, load_test_images
+
+    trained, flags = subject.trained, subject.flags
+    if "evolution" in analyses:
+        subject.snapshots = load_snapshots(trained)
+        if not subject.snapshots and flags.only:
+            raise UserError(f"{trained.folder} has no snapshots to show the evolution of; train with --snapshot-epochs")
+        if not subject.snapshots:
+            print(f"note: evolution left out, {trained.folder} has no snapshots (--snapshot-epochs)")
+            analyses = [name for name in analyses if name != "evolution"]
+    if analyses != ["filters"]:
+        import torch
+
+        from harness.train import choose_device, choose_threads
+
+        device = choose_device(flags.device)
+        choose_threads()
+        subject.images = load_test_images(trained, flags.data, data_dir=flags.data_dir, mirror=flags.mirror)
+        test = subject.images.test.to(device)
+        # Laid out as in training, which is how convolutions are fastest.
+        trained.model.to(device, memory_format=torch.channels_last)
+        subject.inputs = subject.images.normalise(test.images).contiguous(memory_format=torch.channels_last)
+        subject.labels = test.labels
+    return analyses
+
+
+def run_analyses(analyses: list[str], subject: Subject, folder: Path) -> "list[Picture]":
     """Compute, draw and write one analysis after the other, and say so; returns the pictures."""
     from tqdm import tqdm
 
@@ -373,131 +400,6 @@ def _run(analyses: list[str], subject: Subject, folder: Path) -> list:
             sys.stdout.flush()
             pictures += findings.pictures
     return pictures
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=Help, allow_abbrev=False)
-    parser.add_argument("checkpoint", type=Path, help="best.pt or last.pt of a run of cnn_cifar10.py")
-    group = parser.add_argument_group("what to look at")
-    group.add_argument(
-        "--only", metavar="NAME,NAME", type=_analyses, help=f"some of {','.join(ANALYSES)} (default: all)"
-    )
-    group.add_argument(
-        "--images", type=_image_count, default=5, help="test images in invariance and occlusion, 1 to 10"
-    )
-    group.add_argument("--maps", nargs="+", type=_map_numbers, metavar="[LAYER:]N,N",
-        help="maps in deconvnet and evolution, of the last convolution or of LAYER (default: random ones)")  # fmt: skip
-    group.add_argument("--per-filter", action="store_true", help="scale each filter by itself")
-    group.add_argument("--seed", type=seed_number, default=0, help="of the random choice of images and maps")
-    group = parser.add_argument_group("data")
-    group.add_argument(
-        "--data", choices=("cifar10", "mnist", "synthetic"), help="test images (default: those of the training)"
-    )
-    group.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the image sets, filled if empty")
-    group.add_argument("--mirror", help="URL, or local path, of the archive(s), tried before the known sources")
-    group = parser.add_argument_group("machine")
-    group.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda, mps or cpu"
-    )
-    group = parser.add_argument_group("output")
-    group.add_argument("--out", type=Path, help="folder to write to (default: figures/ beside the checkpoint)")
-    group.add_argument("--tensorboard", action="store_true", help="add the figures to the run's Images tab, too")
-    argv = list(sys.argv[1:] if argv is None else argv)
-    flags = parser.parse_args(argv)
-    flags.command = ["python", "visualize.py", *argv]
-    return flags
-
-
-def _analyses(text: str) -> list[str]:
-    chosen = text.split(",")
-    for name in chosen:
-        if name not in ANALYSES:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(ANALYSES)}")
-    return [name for name in ANALYSES if name in chosen]
-
-
-def _image_count(text: str) -> int:
-    if not 1 <= int(text) <= 10:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to 10")
-    return int(text)
-
-
-def _map_numbers(text: str) -> tuple[str, list[int]]:
-    """`conv1:3,7` to ("conv1", [3, 7]); without a layer its name is empty."""
-    layer, _, numbers = text.rpartition(":")
-    try:
-        return layer, [int(number) for number in numbers.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a list of maps such as 3,17 or conv1:3,17") from None
-
-
-_image_count.__name__ = "whole number"
-
-
-def _convolutions(trained: "Trained") -> dict[str, int]:
-    """Each convolution's number of maps. UserError, naming the layers, if the network is no chain of what we know."""
-    from interpret import convolutions
-
-    try:
-        names = convolutions(trained.model)
-    except ValueError as error:
-        layers = ", ".join(f"{name} ({type(module).__name__})" for name, module in trained.model.named_children())
-        raise UserError(
-            f"{trained.path} holds a {type(trained.model).__name__} with the layers {layers}; "
-            "only a network that begins with a chain of Conv2d, ReLU and MaxPool2d can be looked into"
-        ) from error
-    return {name: trained.model.get_submodule(name).out_channels for name in names}
-
-
-def _maps_of(asked: Iterable[tuple[str, list[int]]], convolutions: dict[str, int]) -> dict[str, list[int]]:
-    """--maps by the convolution's full name. UserError if there is no such layer or map."""
-    chosen = {}
-    for layer, numbers in asked:
-        names = [name for name in convolutions if layer in (name, _short(name))] if layer else [list(convolutions)[-1]]
-        if not names:
-            raise UserError(f"--maps: there is no convolution {layer}; there is {', '.join(map(_short, convolutions))}")
-        for number in numbers:
-            if not 0 <= number < convolutions[names[0]]:
-                raise UserError(
-                    f"--maps: {_short(names[0])} has the maps 0 to {convolutions[names[0]] - 1}, and no {number}"
-                )
-        chosen[names[0]] = list(dict.fromkeys([*chosen.get(names[0], []), *numbers]))
-    return chosen
-
-
-def _short(name: str) -> str:
-    return name.rpartition(".")[2]
-
-
-def _rows(subject: Subject, layer: str, maps: list, orders: list, images, rows, columns, values) -> list[tuple]:
-    """A row of the table for each activation; `orders` are ranks or epochs."""
-    found = (each.tolist() for each in (images, subject.labels.cpu()[images], rows, columns, values))
-    return [
-        (layer, number, order, image, subject.images.classes[label], row, column, value)
-        for number, order, image, label, row, column, value in zip(maps, orders, *found, strict=True)
-    ]
-
-
-def _tiles(subject, layer, reconstructions, images, rows, columns, values) -> tuple[list, list]:
-    """Each activation's reconstruction and image patch, cropped to its receptive field, as tiles of one size."""
-    from harness.figures import blank_tile, image_tile, padded, signed_tile
-    from interpret import receptive_field
-
-    places = list(zip(rows.tolist(), columns.tolist(), strict=True))
-    boxes = {place: receptive_field(subject.model, subject.inputs, layer, *place) for place in set(places)}
-    size = max(box.bottom - box.top for box in boxes.values()), max(box.right - box.left for box in boxes.values())
-    left, right = [], []
-    for index, place in enumerate(places):
-        if not values[index] > 0:  # a map with fewer activations
-            left.append(blank_tile(size))
-            right.append(blank_tile(size))
-            continue
-        box = boxes[place]
-        crop = (slice(None), slice(box.top, box.bottom), slice(box.left, box.right))
-        at = {"top": box.top == 0, "left": box.left == 0}
-        left.append(padded(signed_tile(reconstructions[index].cpu().numpy()[crop]), size, **at))
-        right.append(padded(image_tile(subject.images.test.images[images[index]].numpy()[crop]), size, **at))
-    return left, right
 
 
 if __name__ == "__main__":

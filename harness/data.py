@@ -97,6 +97,15 @@ class ImageSet:
         """uint8 pixels to (pixel / 255 - mean) / std in float32, in the given shape and on the given device."""
         return images.float().sub_(255 * self.mean).mul_(1 / (255 * self.std))
 
+    def pixels(self, normalised: Tensor) -> Tensor:
+        """Normalised images as uint8 pixels again, rounded, on the given device."""
+        return ((normalised * self.std + self.mean) * 255).round().clamp(0, 255).byte()
+
+    @property
+    def mid_gray(self) -> float:
+        """Half of the brightest pixel, normalised."""
+        return (0.5 - self.mean) / self.std
+
 
 @dataclass(frozen=True)
 class EpochOrder:

@@ -5,11 +5,25 @@ says on what the network was trained and what it was shown; it stands in every t
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from harness import figures
+from harness.data import ImageSet
 from harness.gallery import Findings, Picture, Table
+from harness.trained import short
+
+
+class Found(NamedTuple):
+    """n activations: image, row, column and value (n,) of each, and its projection (n, channels, height, width)."""
+
+    images: Tensor
+    rows: Tensor
+    columns: Tensor
+    values: Tensor
+    pixels: Tensor
 
 
 def filters(layers: Iterable[tuple], source: str, *, per_filter: bool) -> Findings:
@@ -191,6 +205,33 @@ def correspondence(cells: Sequence, parts: Sequence[str], layers: Sequence[str],
     return Findings("Correspondence", text, [picture], [table])
 
 
-def short(layer: str) -> str:
-    """`features.conv1` as people call it: `conv1`."""
-    return layer.rpartition(".")[2]
+def activation_rows(layer: str, maps: Sequence[int], orders: Sequence[int], found: Found, images: ImageSet) -> list:
+    """A row of the deconvnet's and the evolution's table for each activation; `orders` are ranks or epochs."""
+    labels = images.test.labels[found.images].tolist()
+    columns = (maps, orders, found.images.tolist(), labels, *(each.tolist() for each in found[1:4]))
+    return [
+        (layer, number, order, image, images.classes[label], row, column, value)
+        for number, order, image, label, row, column, value in zip(*columns, strict=True)
+    ]
+
+
+def activation_tiles(found: Found, boxes: Sequence, images: ImageSet) -> tuple[list, list]:
+    """Each activation's reconstruction and image patch as tiles of one size; blank where a map has no more activations.
+
+    `boxes` are the activations' receptive fields (top, left, bottom, right), to which both are cropped.
+    """
+    size = max(box.bottom - box.top for box in boxes), max(box.right - box.left for box in boxes)
+    projected, patches = [], []
+    for pixels, image, value, box in zip(
+        found.pixels, found.images.tolist(), found.values.tolist(), boxes, strict=True
+    ):
+        if not value > 0:
+            projected.append(figures.blank_tile(size))
+            patches.append(figures.blank_tile(size))
+            continue
+        crop = (slice(None), slice(box.top, box.bottom), slice(box.left, box.right))
+        at = {"top": box.top == 0, "left": box.left == 0}
+        patch = images.test.images[image].numpy()[crop]
+        projected.append(figures.padded(figures.signed_tile(pixels.cpu().numpy()[crop]), size, **at))
+        patches.append(figures.padded(figures.image_tile(patch), size, **at))
+    return projected, patches

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.distributed import launcher
@@ -59,25 +59,23 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-def positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return value
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of a flag that takes the whole numbers from `least` to `most`, both included."""
+    allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number {allowed}")
+        return value
+
+    parse.__name__ = "whole number"  # argparse names the type in "invalid ... value"
+    return parse
 
 
-def up_to_1024(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 1024:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to 1024")
-    return value
-
-
-def seed_number(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {2**32 - 1}")
-    return value
+positive_int = whole_number(1)
+up_to_1024 = whole_number(1, 1024)
+seed_number = whole_number(0, 2**32 - 1)
 
 
 def positive_float(text: str) -> float:
@@ -108,6 +106,15 @@ def epoch_list(text: str) -> str:
     return text
 
 
+def map_numbers(text: str) -> tuple[str, list[int]]:
+    """`conv1:3,7` to ("conv1", [3, 7]); without a layer its name is empty."""
+    layer, _, numbers = text.rpartition(":")
+    try:
+        return layer, [int(number) for number in numbers.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a list of maps such as 3,17 or conv1:3,17") from None
+
+
 def folder_name(text: str) -> str:
     """A name for a new folder: one that it can have on every system, and that no command line takes for a flag."""
     special = any(character in text for character in '/\\:*?"<>|') or not text.isprintable()
@@ -127,8 +134,6 @@ def _no_name(text: str) -> argparse.ArgumentTypeError:
     return argparse.ArgumentTypeError(f"{text!r} cannot be the name of a folder")
 
 
-# argparse names the type in "invalid ... value"; these read better there than the functions' names.
-positive_int.__name__ = up_to_1024.__name__ = seed_number.__name__ = "whole number"
 positive_float.__name__ = non_negative_float.__name__ = below_one_float.__name__ = "number"
 epoch_list.__name__ = "list of epochs"
 

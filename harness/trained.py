@@ -3,7 +3,7 @@
 Everything here may come from a stranger: each value is checked before it is used, and what is wrong is a UserError.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -39,6 +39,13 @@ class Trained:
     @property
     def channels(self) -> str:
         return "rgb" if self.description.get("channels") == 3 else "gray"
+
+    def source(self, images: ImageSet | None, *, all_epochs: bool = False) -> str:
+        """What stands in every title: on what the network was trained, and what it is shown if that is another set."""
+        learnt = f"{self.dataset} {self.channels}" + ("" if all_epochs else f", epoch {self.epoch}")
+        if images is None or images.name == self.dataset:
+            return learnt
+        return f"trained on {learnt}; images of {images.name}"
 
 
 def load_trained(path: Path, build_model: Callable[[dict], nn.Module]) -> Trained:
@@ -94,7 +101,10 @@ def load_snapshots(trained: Trained) -> dict[int, dict[str, Tensor]]:
 
 
 def load_test_images(trained: Trained, data: str | None, *, data_dir: Path, mirror: str | None) -> ImageSet:
-    """The image set that `data` names, by default the one the network was trained on; UserError if it does not fit."""
+    """The image set that `data` names, by default the one the network was trained on; said if it is another one.
+
+    UserError if it does not fit the network.
+    """
     name = DATA_NAMES[data] if data else trained.dataset
     images = load_images(name, data_dir=data_dir, channels=trained.channels, mirror=mirror)
     wanted = trained.description["channels"], trained.description["image_size"], trained.description["classes"]
@@ -104,7 +114,36 @@ def load_test_images(trained: Trained, data: str | None, *, data_dir: Path, mirr
             "{} takes images of {} channels and {} pixels a side in {} classes, and {} has {}, {} and {}; "
             "choose another --data".format(trained.path, *wanted, name, *found)
         )
+    if images.name != trained.dataset:
+        print(f"note: trained on {trained.dataset}; a class of {images.name} counts as the one of its number")
+    elif images.checksum != trained.checksum:
+        print(f"note: {images.name} here is not the very set that {trained.path} was trained on")
     return images
+
+
+def maps_by_layer(asked: Iterable[tuple[str, list[int]]], convolutions: Mapping[str, int]) -> dict[str, list[int]]:
+    """What --maps names, by the convolution's full name; without a layer it is the last convolution.
+
+    `asked` are results of `flags.map_numbers`, `convolutions` the number of maps of each. UserError if there is no such
+    layer or map.
+    """
+    chosen: dict[str, list[int]] = {}
+    for layer, numbers in asked:
+        names = [name for name in convolutions if layer in (name, short(name))] if layer else [list(convolutions)[-1]]
+        if not names:
+            raise UserError(f"--maps: there is no convolution {layer}; there is {', '.join(map(short, convolutions))}")
+        for number in numbers:
+            if not 0 <= number < convolutions[names[0]]:
+                raise UserError(
+                    f"--maps: {short(names[0])} has the maps 0 to {convolutions[names[0]] - 1}, and no {number}"
+                )
+        chosen[names[0]] = list(dict.fromkeys([*chosen.get(names[0], []), *numbers]))
+    return chosen
+
+
+def short(layer: str) -> str:
+    """`features.conv1` as people call it: `conv1`."""
+    return layer.rpartition(".")[2]
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ networks can be followed from a feature map back to the image.
 
 from interpret.activations import LayerStatistics, activation_statistics
 from interpret.chain import Layer, convolutions, feature_vectors, trace
+from interpret.choice import random_maps, rectified_layers, varied_images
 from interpret.correspondence import Consistency, correspondence
 from interpret.deconvnet import (
     Box,
@@ -40,11 +41,14 @@ __all__ = [
     "filter_weights",
     "invariance",
     "occlusion",
+    "random_maps",
     "receptive_field",
     "reconstruct",
     "reconstruct_maps",
+    "rectified_layers",
     "square_positions",
     "strongest_activations",
     "trace",
     "transform",
+    "varied_images",
 ]

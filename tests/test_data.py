@@ -199,6 +199,15 @@ def test_normalising_equals_numpy_in_double_precision() -> None:
     np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=1e-6)
 
 
+def test_every_pixel_comes_back_from_its_normalised_value() -> None:
+    images = image_set(np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16), mean=0.4734, std=0.2515)
+    normalised = images.normalise(images.train.images)
+    assert torch.equal(images.pixels(normalised), images.train.images)
+    assert images.pixels(torch.tensor([-99.0, 99.0])).tolist() == [0, 255]
+    assert normalised.min() < images.mid_gray < normalised.max()
+    assert images.mid_gray == pytest.approx(float(normalised[0, 0, 7, 15:].mean() + normalised[0, 0, 8, 0]) / 2)
+
+
 def test_normalising_leaves_the_set_as_it_is() -> None:
     images = image_set(random_images(4, 1))
     before = images.train.images.clone()
