@@ -14,18 +14,17 @@ import cnn_cifar10
 import rnn_mnist
 import visualize
 from harness.errors import Interrupted, UserError
-from harness.flags import Help, Parser, command_line, option, program, up_to_1024
+from harness.flags import Help, Parser, command_line, gpu_share, option, program, up_to_1024
 from harness.script import run_script
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
-    from harness.grid import Problem, Row, RowRuns
+    from harness.grid import Row, RowRuns
 
 PROJECT = Path(__file__).resolve().parent
 SCRIPTS = {module.__name__: module for module in (cnn_cifar10, rnn_mnist)}
 EXIT_INCOMPLETE = 1
 EXIT_CODES = """exit code: 0 if every wanted run (each row with each seed) is complete; 1 if the report is written but
 a run is missing, failed or diverged; 2 for wrong input; 130 or 143 if interrupted."""
-PROBLEMS_SHOWN = 12
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -62,22 +61,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--address", help="HOST:PORT of a Ray cluster, or auto, this machine's (default: a Ray of its own)"
     )
     group.add_argument("--cpus-per-run", type=up_to_1024, help="CPUs, and threads, of each run on Ray (default: 1)")
-    group.add_argument("--gpus-per-run", type=share, help="of one GPU (default: 0.25 where there are GPUs)")
+    group.add_argument("--gpus-per-run", type=gpu_share, help="of one GPU (default: 0.25 where there are GPUs)")
 
     group = parser.add_argument_group("folders")
     group.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of all runs")
     group.add_argument("--out", type=Path, default=Path("report"), help="folder that the report is written to")
     return parser
-
-
-def share(text: str) -> float:
-    value = float(text)
-    if not (value == 0 or 0.01 <= value <= 1):
-        raise argparse.ArgumentTypeError(f"{text} is neither 0 nor a number from 0.01 to 1")
-    return round(value, 4)  # finer shares Ray does not know
-
-
-share.__name__ = "number"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,12 +103,14 @@ def default_grid() -> Path:
 def report(flags: argparse.Namespace, command: str) -> int:
     """Train, unless --no-train, and write the report; returns the exit code."""
     from harness.files import nearest_folder
-    from harness.grid import find_runs, load_grid, problems_of
+    from harness.grid import chosen_rows, find_runs, load_grid, problems_of, tell_problems
+    from harness.report import check_folder, write_report
+    from harness.seeds import write_seed_aggregates
 
     parsers = {name: script.make_parser() for name, script in SCRIPTS.items()}
     grid = load_grid(flags.grid, parsers)
-    chosen = chosen_rows(grid.rows, flags)
-    check_out(flags.out)
+    chosen = chosen_rows(grid.rows, flags.only, flags.grid)
+    check_folder(flags.out)
     nearest_folder(flags.runs_dir, "--runs-dir")
 
     def find(rows: "Sequence[Row]", data: str | None, *, quiet: bool = False) -> "list[RowRuns]":
@@ -139,9 +130,6 @@ def report(flags: argparse.Namespace, command: str) -> int:
             keep_first_rows_of(on_mnist, results, flags)
         look_inside(results, flags)
     problems = problems_of(results, failures)
-
-    from harness.report import write_report
-    from harness.seeds import write_seed_aggregates
 
     write_report(
         results,
@@ -164,36 +152,6 @@ def report(flags: argparse.Namespace, command: str) -> int:
     wanted = [problem for problem in problems if problem.row in names] + beside
     tell_problems(wanted, wanted=(len(chosen) + bool(beside)) * flags.seeds)
     return EXIT_INCOMPLETE if wanted else 0
-
-
-def check_out(out: Path) -> None:
-    """UserError, before anything is trained, if the report could not be written to this folder afterwards."""
-    from harness.files import check_writable, nearest_folder
-    from harness.report import earlier_figures
-
-    folders = [nearest_folder(each, "--out") for each in (out, out / "figures")]
-    earlier_figures(out)
-    for folder in folders:
-        check_writable(folder)
-
-
-def chosen_rows(rows: "list[Row]", flags: argparse.Namespace) -> "list[Row]":
-    """The rows that --only names, in the grid's order. UserError if a word names none."""
-    from harness.grid import SCRIPT_WORDS
-
-    if flags.only is None:
-        return rows
-    words = [word.strip() for word in flags.only.split(",")]
-    for word in words:
-        if not any(word in (row.name, _word_of(row, SCRIPT_WORDS)) for row in rows):
-            raise UserError(
-                f"--only {word}: {flags.grid} has no such row; it has {', '.join(row.name for row in rows)}"
-            )
-    return [row for row in rows if row.name in words or _word_of(row, SCRIPT_WORDS) in words]
-
-
-def _word_of(row: "Row", words: dict[str, str]) -> str:
-    return next(word for word, script in words.items() if script == row.script)
 
 
 def train_missing(
@@ -244,6 +202,7 @@ def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", fl
     checkpoint any more, as the reference runs of this repository, is left as it is.
     """
     from harness.data import load_images
+    from harness.files import is_outdated
     from harness.first_rows import FILE, keep_first_rows
     from models import build_model
 
@@ -271,6 +230,7 @@ def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", fl
 
 def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     """Draw what the report shows of a CNN: visualize.py on the first seed of the row that it chooses."""
+    from harness.files import is_outdated
     from harness.report.inside import rank
 
     runs = [each.complete[0] for each in results if each.row.script == cnn_cifar10.__name__ and each.complete]
@@ -286,31 +246,11 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
             print(f"warning: the report goes without pictures of {folder}: {error}", file=sys.stderr)
 
 
-def is_outdated(made: Path, checkpoint: Path) -> bool:
-    """Whether the file is missing or older than the checkpoint that it is made from; never without a checkpoint."""
-    if not checkpoint.exists():
-        return False
-    return not made.exists() or made.stat().st_mtime < checkpoint.stat().st_mtime
-
-
 def count_parameters(config: dict) -> int:
     """How many numbers the network of a run's config learns. ValueError if the config describes none."""
     from models import build_model
 
     return sum(parameter.numel() for parameter in build_model(config).parameters())
-
-
-def tell_problems(problems: "list[Problem]", *, wanted: int) -> None:
-    """Say, a line each, which runs are not complete."""
-    if not problems:
-        print(f"all {wanted} runs are complete" if wanted > 1 else "the run is complete")
-        return
-    of = f"{len(problems)} of {wanted} runs {'is' if len(problems) == 1 else 'are'}" if wanted > 1 else "the run is"
-    print(f"{of} not complete:", file=sys.stderr)
-    for problem in problems[:PROBLEMS_SHOWN]:
-        print(f"  {problem.row}, seed {problem.seed}: {problem.status}: {problem.text}", file=sys.stderr)
-    if len(problems) > PROBLEMS_SHOWN:
-        print(f"  … and {len(problems) - PROBLEMS_SHOWN} more; the report lists them all", file=sys.stderr)
 
 
 if __name__ == "__main__":

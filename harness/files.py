@@ -55,6 +55,13 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"cannot write in {folder}: {error.strerror}") from error
 
 
+def is_outdated(made: Path, checkpoint: Path) -> bool:
+    """Whether the file is missing or older than the checkpoint that it is made from; never without a checkpoint."""
+    if not checkpoint.exists():
+        return False
+    return not made.exists() or made.stat().st_mtime < checkpoint.stat().st_mtime
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content`: written beside it, flushed to disk, renamed over it.
 

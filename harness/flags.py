@@ -99,6 +99,13 @@ def below_one_float(text: str) -> float:
     return value
 
 
+def gpu_share(text: str) -> float:
+    value = float(text)
+    if not (value == 0 or 0.01 <= value <= 1):
+        raise argparse.ArgumentTypeError(f"{text} is neither 0 nor a number from 0.01 to 1")
+    return round(value, 4)  # finer shares Ray does not know
+
+
 def epoch_list(text: str) -> str:
     """A list of epochs such as 1,2,5, kept as text; empty for none."""
     if any(int(part) < 1 for part in text.split(",") if text):
@@ -134,7 +141,7 @@ def _no_name(text: str) -> argparse.ArgumentTypeError:
     return argparse.ArgumentTypeError(f"{text!r} cannot be the name of a folder")
 
 
-positive_float.__name__ = non_negative_float.__name__ = below_one_float.__name__ = "number"
+positive_float.__name__ = non_negative_float.__name__ = below_one_float.__name__ = gpu_share.__name__ = "number"
 epoch_list.__name__ = "list of epochs"
 
 

@@ -33,6 +33,8 @@ STATUSES = (*FINISHED, "running", "interrupted")
 AUTO_PRECISION = {"cnn_cifar10": "bf16", "rnn_mnist": "fp32"}  # what --precision auto means for a script's rows
 SCRIPT_WORDS = {"cnn": "cnn_cifar10", "rnn": "rnn_mnist"}  # what --only calls all rows of a script
 
+_PROBLEMS_SHOWN = 12
+
 _ROW_KEYS = {"name": str, "script": str, "flags": dict, "title": str, "printed": dict, "note": str}
 _REQUIRED = ("name", "script", "flags")
 _OF_THE_REPORT = ("data", "precision", "seed")  # these change a run's result too, but are flags of report.py
@@ -128,6 +130,21 @@ def load_grid(path: Path, parsers: Parsers) -> Grid:
         with _named(path, "comparison"):
             comparison = _read_comparison(content["comparison"], parsers)
     return Grid(rows, comparison)
+
+
+def chosen_rows(rows: list[Row], only: str | None, grid: Path) -> list[Row]:
+    """The rows that --only names, in the order of the grid, a file. UserError if a word names none."""
+    if only is None:
+        return rows
+    words = [word.strip() for word in only.split(",")]
+    for word in words:
+        if not any(word in (row.name, _word_of(row)) for row in rows):
+            raise UserError(f"--only {word}: {grid} has no such row; it has {', '.join(row.name for row in rows)}")
+    return [row for row in rows if row.name in words or _word_of(row) in words]
+
+
+def _word_of(row: Row) -> str:
+    return next(word for word, script in SCRIPT_WORDS.items() if script == row.script)
 
 
 @contextlib.contextmanager
@@ -438,3 +455,16 @@ def problems_of(results: Iterable[RowRuns], failures: Mapping[tuple[str, int], s
                 epochs = f"{len(run.history)} of {run.config['flags']['epochs']} epochs" if run else "not"
                 problems.append(Problem(*key, "missing", f"{epochs} trained"))
     return problems
+
+
+def tell_problems(problems: list[Problem], *, wanted: int) -> None:
+    """Say, a line each, which runs are not complete."""
+    if not problems:
+        print(f"all {wanted} runs are complete" if wanted > 1 else "the run is complete")
+        return
+    of = f"{len(problems)} of {wanted} runs {'is' if len(problems) == 1 else 'are'}" if wanted > 1 else "the run is"
+    print(f"{of} not complete:", file=sys.stderr)
+    for problem in problems[:_PROBLEMS_SHOWN]:
+        print(f"  {problem.row}, seed {problem.seed}: {problem.status}: {problem.text}", file=sys.stderr)
+    if len(problems) > _PROBLEMS_SHOWN:
+        print(f"  … and {len(problems) - _PROBLEMS_SHOWN} more; the report lists them all", file=sys.stderr)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.files import make_folder, write_atomically
+from harness.files import check_writable, make_folder, nearest_folder, write_atomically
 from harness.grid import Problem, RowRuns
 from harness.report.comparison import precision_agreement, settings_tried, versus_cnn
 from harness.report.conclusions import best_setting, stability
@@ -56,7 +56,7 @@ def write_report(
     Raises UserError if `out` holds a README.md or index.html that is no report, or if something cannot be read or
     written.
     """
-    earlier = earlier_figures(out)
+    earlier = _earlier_figures(out)
     blocks = compose(
         results,
         problems=problems,
@@ -242,7 +242,15 @@ def _tried(out: Path) -> Text:
     )
 
 
-def earlier_figures(out: Path) -> set[str]:
+def check_folder(out: Path) -> None:
+    """UserError, before anything is trained, if the report could not be written to this folder afterwards."""
+    folders = [nearest_folder(each, "--out") for each in (out, out / "figures")]
+    _earlier_figures(out)
+    for folder in folders:
+        check_writable(folder)
+
+
+def _earlier_figures(out: Path) -> set[str]:
     """The pictures of an earlier report in `out`; UserError if a page there is none of ours."""
     names: set[str] = set()
     for page in ("README.md", "index.html"):
