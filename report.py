@@ -230,20 +230,23 @@ def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", fl
 
 def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     """Draw what the report shows of a CNN: visualize.py on the first seed of the row that it chooses."""
-    from harness.files import is_outdated
-    from harness.report.inside import rank
+    from harness.report.inside import outdated_analyses, rank
 
     runs = [each.complete[0] for each in results if each.row.script == cnn_cifar10.__name__ and each.complete]
     if not runs:
         return
-    folder = max(runs, key=rank).path
-    if is_outdated(folder / "figures" / f"{list(visualize.ANALYSES)[-1]}.png", folder / "best.pt"):  # the last of all
-        print(f"looking inside {folder}", flush=True)
-        device = flags.device if flags.engine == "local" else "auto"
-        try:
-            visualize.main([str(folder / "best.pt"), "--data-dir", str(flags.data_dir), "--device", device])
-        except UserError as error:
-            print(f"warning: the report goes without pictures of {folder}: {error}", file=sys.stderr)
+    run = max(runs, key=rank)
+    checkpoint = run.path / "best.pt"
+    try:
+        outdated = outdated_analyses(run)
+        if outdated:
+            print(f"looking inside {run.path}", flush=True)
+            device = flags.device if flags.engine == "local" else "auto"
+            chosen = [name for name in visualize.ANALYSES if name in outdated]
+            only = [] if {*chosen, "evolution"} == {*visualize.ANALYSES} else ["--only", ",".join(chosen)]
+            visualize.main([str(checkpoint), *only, "--data-dir", str(flags.data_dir), "--device", device])
+    except UserError as error:
+        print(f"warning: the report goes without pictures of {run.path}: {error}", file=sys.stderr)
 
 
 def count_parameters(config: dict) -> int:

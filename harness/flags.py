@@ -304,6 +304,11 @@ def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> st
     return subprocess.list2cmdline(words) if windows else shlex.join(words)
 
 
+def typed_path(path: str) -> str:
+    """A path as a word of a command line, where one that begins with a dash would be taken for a flag."""
+    return f"./{path}" if path.startswith("-") else path
+
+
 def program(name: str) -> str:
     """How a program of this Python's environment is typed: its name if a shell finds it by that, else its path.
 

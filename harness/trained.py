@@ -42,10 +42,15 @@ class Trained:
 
     def source(self, images: ImageSet | None, *, all_epochs: bool = False) -> str:
         """What stands in every title: on what the network was trained, and what it is shown if that is another set."""
-        learnt = f"{self.dataset} {self.channels}" + ("" if all_epochs else f", epoch {self.epoch}")
+        learnt = source_of(self.dataset, self.channels, None if all_epochs else self.epoch)
         if images is None or images.name == self.dataset:
             return learnt
         return f"trained on {learnt}; images of {images.name}"
+
+
+def source_of(dataset: str, channels: str, epoch: int | None) -> str:
+    """What a network learnt, as titles say it: `cifar10 gray, epoch 19`; without the epoch if it is None."""
+    return f"{dataset} {channels}" + ("" if epoch is None else f", epoch {epoch}")
 
 
 def load_trained(path: Path, build_model: Callable[[dict], nn.Module]) -> Trained:

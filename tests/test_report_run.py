@@ -25,6 +25,7 @@ import visualize
 from harness.errors import UserError
 from harness.files import FolderLock
 from harness.flags import command_line, program
+from harness.run_folder import load_checkpoint
 
 SMALL_SCRIPT = f"""
 import sys
@@ -193,31 +194,53 @@ def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_again_once
 ):
     table = '[[row]]\nname = "{0}"\nscript = "cnn_cifar10"\nflags = {{ epochs = {1}, batch_size = 20 }}\n'
     Path("grid.toml").write_text(table.format("short", 1) + table.format("long", 2))
-    drawn, last = [], f"{list(visualize.ANALYSES)[-1]}.png"
+    every, calls = list(visualize.ANALYSES), []
+    pictures = {"filters": ("filters_conv1",)}
+    pictures |= {name: (f"{name}_conv1", f"{name}_conv2") for name in ("deconvnet", "evolution")}
 
-    def draw(words: list[str], *, whole: bool) -> int:
-        drawn.append(Path(words[0]))
-        figures = drawn[-1].parent / "figures"
-        figures.mkdir(exist_ok=True)
-        for name in ("index.html", "filters_conv1.png", *([last] if whole else [])):
-            (figures / name).write_bytes(b"")
+    def draw(words: list[str], stop: str | None = None, source: str | None = None) -> int:
+        run = Path(words[0]).parent
+        only = words[words.index("--only") + 1].split(",") if "--only" in words else every
+        calls.append((run, only))
+        (run / "figures").mkdir(exist_ok=True)
+        own = f"synthetic-shapes gray, epoch {load_checkpoint(run / 'best.pt')['epoch']}"
+        for name in only[: only.index(stop) if stop else None]:
+            for picture in pictures.get(name, (name,)):
+                (run / "figures" / f"{picture}.png").write_bytes(b"")
+            title = f"A table, {source or own}; more\n"
+            (run / "figures" / f"{name}.md").write_text(title, encoding="utf-8")
         return 0
 
-    def report_again(*, whole: bool) -> int:
-        monkeypatch.setattr("visualize.main", lambda words: draw(words, whole=whole))
-        before = len(drawn)
+    def report_again(**how: str) -> list[str]:
+        """The analyses that are drawn."""
+        monkeypatch.setattr("visualize.main", lambda words: draw(words, **how))
+        before = len(calls)
         assert run_main("report", *FLAGS)[0] == 0
-        return len(drawn) - before
+        return [name for _, only in calls[before:] for name in only]
 
-    assert report_again(whole=False) == 1
-    assert "e2-" in drawn[0].parent.name  # most epochs first, as the report chooses what it shows
-    assert report_again(whole=True) == 1  # those that an interruption cut short
-    assert report_again(whole=True) == 0
-    later = (drawn[0].parent / "figures" / last).stat().st_mtime + 10
-    os.utime(drawn[0], (later, later))
-    assert report_again(whole=True) == 1
-    drawn[0].unlink()
-    assert report_again(whole=True) == 0
+    assert report_again(stop="invariance") == every  # an interruption ends it here
+    run = calls[0][0]
+    assert "e2-" in run.name  # most epochs first, as the report chooses what it shows
+    assert report_again() == ["invariance", "occlusion", "correspondence"]
+    assert report_again() == []
+    (run / "figures" / "deconvnet_conv2.png").unlink()
+    assert report_again() == ["deconvnet"]
+
+    epoch = load_checkpoint(run / "best.pt")["epoch"]
+    own = f"synthetic-shapes gray, epoch {epoch}"
+    for foreign in (f"trained on {own}; images of cifar10", f"{own}0", f"synthetic-shapes rgb, epoch {epoch}"):
+        draw([str(run / "best.pt"), "--only", "occlusion"], source=foreign)
+        assert report_again() == ["occlusion"]
+    assert report_again() == []
+
+    later = (run / "figures" / "correspondence.md").stat().st_mtime + 10
+    os.utime(run / "best.pt", (later, later))
+    shutil.rmtree(run / "snapshots")
+    monkeypatch.setattr(visualize, "ANALYSES", dict.fromkeys(every))
+    every.remove("evolution")  # which visualize.py leaves out, too
+    assert report_again() == every
+    (run / "best.pt").unlink()
+    assert report_again() == []
 
 
 def test_first_rows_that_cannot_be_tested_are_one_warning_and_the_others_are_kept(run_main, written, monkeypatch):

@@ -260,15 +260,28 @@ def test_pictures_of_visualize_py_and_the_statistics_of_the_relus_are_taken_up(w
     figures.mkdir(parents=True)
     Image.new("RGB", (40, 30), "red").save(figures / "filters_conv1.png")
     Image.new("RGB", (40, 30), "red").save(figures / "occlusion.png")
+    Image.new("RGB", (40, 30), "red").save(figures / "activations.png")
+    epoch = max(results[1].runs[0].history, key=lambda row: row.test_accuracy).epoch
+    for name in ("filters", "occlusion", "activations"):
+        (figures / f"{name}.md").write_text(f"A table, cifar10 gray, epoch {epoch}, 10,000 test images\n")
     header = "activations,mean,std,report mean,report std,share of zeros,dead maps,always-on maps\n"
     (figures / "activations.csv").write_text(header + "ReLU1,0.08845,0.1618,0.0657,0.1373,0.494,0,29\n")
     readme, page = write(results)
     assert "| ReLU1 | 0.0657 | 0.0885 | 0.1373 | 0.1618 | 49.4 % | 0 |" in readme
     assert "seed 0, at its best test accuracy" in readme and "the row cnn-b" in readme
     assert Image.open(tmp_path / "report" / "figures" / "inside-filters-conv1.png").size == (40, 30)
-    assert sum(source.startswith("data:image/png") for source in Page(page).sources) == 2
+    assert sum(source.startswith("data:image/png") for source in Page(page).sources) == 3
+    assert "Left out" not in readme
     paper = readme.split("## Paper Understanding")[1].split("\n## ")[0]
     assert "(#inside-occlusion)" in paper and "(#inside-deconvnet" not in paper
+    for title in (
+        "trained on cifar10 gray, epoch {}; images of mnist",
+        "cifar10 gray, epoch {}0",
+        "cifar10 rgb, epoch {}",
+    ):
+        (figures / "activations.md").write_text(f"Activations, {title.format(epoch)}\n")
+        readme = write(results)[0]
+        assert "Left out: activations. " in readme and "ReLU1" not in readme and "inside-occlusion.png" in readme
     shutil.rmtree(figures)
     assert "python visualize.py" in write(results)[0].split("## Visualization")[1].split("\n## ")[0]
 
