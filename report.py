@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import cnn_cifar10
 import rnn_mnist
 import visualize
+from harness.distributed import refuse_ranks
 from harness.errors import Interrupted, UserError
 from harness.flags import Help, Parser, command_line, gpu_share, option, program, up_to_1024
 from harness.script import run_script
@@ -72,6 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = make_parser().parse_args(argv)
+    refuse_ranks("report.py")
     command = command_line(["python", sys.argv[0], *argv])
     flags.grid = flags.grid or default_grid()
     check_engine(flags)

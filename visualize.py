@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.distributed import refuse_ranks
 from harness.errors import Interrupted, UserError
 from harness.flags import Help, Parser, command_line, map_numbers, program, seed_number, whole_number
 from harness.script import run_script
@@ -260,6 +261,7 @@ ANALYSES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parse_flags(argv)
+    refuse_ranks("visualize.py")
 
     from harness.events import find_events, replace_images
     from harness.files import FolderLock, check_writable, make_folder

@@ -217,6 +217,14 @@ def launcher() -> list[str]:
     return ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"] if is_rank() else ["python"]
 
 
+def refuse_ranks(script: str) -> None:
+    """UserError if torchrun started this script, whose work is not shared by ranks."""
+    if is_rank():
+        if os.environ["RANK"] != "0":
+            time.sleep(GRACE)  # torchrun ends all ranks when one has ended, and the main one is to be heard first
+        raise UserError(f"{script} does its work in one process: start it with python; torchrun is for the trainings")
+
+
 def prepare_process() -> None:
     """At a script's start: leave the talking to the main rank, and see that a signal ends this one whatever it does."""
     if not is_rank():

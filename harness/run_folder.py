@@ -136,9 +136,10 @@ class RunFolder:
             raise UserError(f"cannot resume {self.path}: {error}") from error
         if self.checkpoint and self.checkpoint["epoch"] > self.flags.epochs:
             raise UserError(f"{last} has more epochs than the {self.flags.epochs} of its flags; it cannot be trusted")
-        threads = self.recorded_config.get("threads")
-        if self.flags.threads is None and type(threads) is int and 1 <= threads <= 4096:
-            self.flags.threads = threads
+        if "threads" not in self.flags.given:
+            threads = self.recorded_config.get("threads")
+            as_before = self.recorded_config.get("ranks", 1) == self.ranks.count  # else their threads share cores anew
+            self.flags.threads = threads if as_before and type(threads) is int and 1 <= threads <= 4096 else None
 
     def taken_up(self) -> dict:
         """What the main rank found and the others must know; `take_up` is the other end."""

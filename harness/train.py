@@ -62,7 +62,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     flags, ranks = run.flags, run.ranks
     device = ranks.own_device(choose_device(flags.device))
     keep_freed_memory()
-    choose_threads(flags.threads)
+    choose_threads(flags.threads, processes=ranks.local_count)
     if flags.precision == "bf16" and device.type == "cpu":
         warn_of_slow_bf16()
     if flags.dry_run:
@@ -190,11 +190,15 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_threads(asked: int | None = None) -> None:
-    """Compute on `asked` CPU threads, or by default on as many as PyTorch would and the machine has cores for us."""
-    if asked and asked > cores():
+def choose_threads(asked: int | None = None, *, processes: int = 1) -> None:
+    """Compute on `asked` CPU threads, or by default on as many as PyTorch would and the machine has cores for us.
+
+    `processes` is how many compute here, each on so many.
+    """
+    if asked and asked * processes > max(cores(), processes):
         where = f"{cores()} cores" if cores() > 1 else "one core"
-        print(f"warning: {asked} threads on {where} slow one another down", file=sys.stderr)
+        of_each = f" of each of {processes} ranks" if processes > 1 else ""
+        print(f"warning: {asked} threads{of_each} on {where} slow one another down", file=sys.stderr)
     # Said even if it is what PyTorch chose: only then do a resumed run and one at one go compute in the same way.
     torch.set_num_threads(asked or min(torch.get_num_threads(), cores()))
 
@@ -257,7 +261,9 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
         print("note: --compile leaves a recurrent network as it is")
         return model
     mode = "reduce-overhead" if device.type == "cuda" else "default"
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of CUDA tools without a GPU
+    # They warn of CUDA tools without a GPU, and that DistributedDataParallel's name in a profile will be lacking.
+    for name in ("torch.utils.cpp_extension", "torch._dynamo.variables.ctx_manager"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         torch.compile(torch.square, mode=mode)(torch.ones(1, device=device))  # a trial, before anything is written
     except Exception as error:  # whatever the compiler's many parts raise
@@ -381,7 +387,7 @@ def _save_epoch(run: RunFolder, state: State, events: EventsFile, metrics: Epoch
     """Write an epoch into the run folder, in the order that makes last.pt the truth."""
     epoch = metrics.epoch
     events.curves(_curves(metrics), epoch)
-    if _shows_filters(state.model, epoch, run.flags.epochs):
+    if metrics.finite and _shows_filters(state.model, epoch, run.flags.epochs):
         from harness.plots import filters_grid
 
         events.image(FILTERS_TAG, filters_grid(state.model.features.conv1.weight.detach().cpu().numpy()), epoch)

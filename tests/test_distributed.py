@@ -3,6 +3,7 @@
 A start of torchrun takes seconds for each rank, so there are few, each on a few images and checked in several ways.
 """
 
+import importlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from killed_runs import SMALL, make_runs_small, metrics_of, weights_of
 
 from harness.data import EpochOrder, ImageSet, Split
 from harness.distributed import ALONE, Ranks, launcher
+from harness.errors import UserError
 from harness.flags import command_line, program
 from harness.train import evaluate, train_epoch
 
@@ -233,9 +235,15 @@ def test_continuing_command_names_how_the_process_was_started(monkeypatch: pytes
     assert launcher() == ["torchrun", "--nproc-per-node=4"]
 
 
-def test_ranks_without_a_gpu_each_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.errors import UserError
+@pytest.mark.parametrize("script", ["report", "visualize"])
+def test_scripts_that_do_not_train_refuse_to_be_ranks(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"{script}.py does its work in one process: start it with python"):
+        importlib.import_module(script).main(["best.pt"] if script == "visualize" else ["--no-train"])
 
+
+def test_ranks_without_a_gpu_each_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     chosen = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)

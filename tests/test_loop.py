@@ -411,12 +411,14 @@ def test_best_figures_are_taken_each_from_its_own_epoch() -> None:
 
 
 @pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
-def test_loss_that_is_not_finite_ends_the_run_as_diverged(run_main: Callable, in_project: Path) -> None:
-    line = ("--epochs", 5, "--optimizer", "sgd", "--lr", 1e38, "--name", "run")
-    code, _, err = run_main("rnn_mnist", *SHORT, *line)
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("script", ["rnn_mnist", "cnn_cifar10"])
+def test_loss_that_is_not_finite_ends_the_run_as_diverged(script: str, run_main: Callable, in_project: Path) -> None:
+    line = ("--data", "synthetic", "--batch-size", 32, "--epochs", 5, "--optimizer", "sgd", "--lr", 1e38)
+    code, _, err = run_main(script, *line, "--name", "run")
     assert code == 3
     assert err == "diverged: the loss of epoch 1 is not finite; the run stops here\n"
-    folder = in_project / "runs/rnn_synthetic/run"
+    folder = in_project / f"runs/{script.split('_')[0]}_synthetic/run"
     assert json.loads((folder / "config.json").read_text())["status"] == "diverged"
     [row] = rows_of(folder)
     assert not np.isfinite(row["test/loss"])

@@ -11,9 +11,13 @@ import pytest
 import torch
 from killed_runs import logged_values, make_runs_small, metrics_of, same_bits
 
+import rnn_mnist
+from harness.distributed import ALONE, Ranks
 from harness.errors import UserError
 from harness.files import FolderLock, write_atomically
+from harness.flags import parse_flags
 from harness.run_folder import METRICS_HEADER, RunFolder, load_checkpoint
+from harness.train import choose_threads
 
 TINY = ("--data", "synthetic", "--hidden-size", "8", "--batch-size", "16")
 RUN = Path("runs/rnn_synthetic/run")
@@ -162,6 +166,12 @@ def test_other_number_of_threads_is_allowed_and_said(rnn):
         _, out, _ = rnn("--epochs", 3, "--resume")
         assert config_of(RUN)["threads"] == 2  # the recorded number by default
         assert "instead of" not in out
+        line = (*TINY, "--name", "run", "--epochs", "4", "--resume")
+        for ranks, typed, threads in ((ALONE, (), 2), (Ranks(0, 2), (), None), (Ranks(0, 2), ("--threads", "3"), 3)):
+            flags = parse_flags(rnn_mnist.make_parser(), [*line, *typed])
+            resumed = RunFolder(RUN, "rnn_synthetic", flags, ranks)
+            resumed.read_record()
+            assert resumed.flags.threads == threads  # two ranks do not take all the cores each
     finally:
         torch.set_num_threads(before)
 
@@ -171,6 +181,15 @@ def test_more_threads_than_cores_are_warned_of(rnn, monkeypatch):
     for threads, warning in ((1, ""), (2, "warning: 2 threads on one core slow one another down\n")):
         assert rnn("--epochs", 1, "--overwrite", "--threads", threads)[::2] == (0, warning)
     torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("threads", "ranks", "warned"), [(1, 2, False), (2, 2, True), (1, 4, False), (4, 1, False)])
+def test_the_threads_of_all_ranks_share_the_cores(threads, ranks, warned, monkeypatch, capsys):
+    monkeypatch.setattr("harness.train.cores", lambda: 4 if ranks == 1 else 2)
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    choose_threads(threads, processes=ranks)
+    warning = f"warning: {threads} threads of each of {ranks} ranks on 2 cores slow one another down\n"
+    assert capsys.readouterr().err == (warning if warned else "")
 
 
 def test_more_epochs_asked_for_on_a_resume_are_remembered_when_it_dies_at_once(rnn, monkeypatch):
