@@ -15,7 +15,7 @@ import rnn_mnist
 import visualize
 from harness.distributed import refuse_ranks
 from harness.errors import Interrupted, UserError
-from harness.flags import Help, Parser, command_line, gpu_share, option, program, up_to_1024
+from harness.flags import Help, Parser, command_line, gpu_share, option, program, typed_path, up_to_1024
 from harness.script import run_script
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
@@ -246,7 +246,7 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
             device = flags.device if flags.engine == "local" else "auto"
             chosen = [name for name in visualize.ANALYSES if name in outdated]
             only = [] if {*chosen, "evolution"} == {*visualize.ANALYSES} else ["--only", ",".join(chosen)]
-            visualize.main([str(checkpoint), *only, "--data-dir", str(flags.data_dir), "--device", device])
+            visualize.main([typed_path(checkpoint), *only, f"--data-dir={flags.data_dir}", "--device", device])
     except UserError as error:
         print(f"warning: the report goes without pictures of {run.path}: {error}", file=sys.stderr)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from harness.distributed import refuse_ranks
 from harness.errors import Interrupted, UserError
-from harness.flags import Help, Parser, command_line, map_numbers, program, seed_number, whole_number
+from harness.flags import Help, Parser, command_line, map_numbers, program, seed_number, typed_path, whole_number
 from harness.script import run_script
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
@@ -286,8 +286,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.tensorboard:
         with lock:
             replace_images(trained.folder, {f"figures/{each.name}": each.pixels for each in pictures}, trained.epoch)
-        shown_by = command_line([program("tensorboard"), "--logdir", str(trained.folder)])
-        print(f"{len(pictures)} figures are in the Images tab: {shown_by}")
+        shown_by = command_line([program("tensorboard"), "--logdir", typed_path(trained.folder)])
+        are = f"{len(pictures)} figures are" if len(pictures) > 1 else "the figure is"
+        print(f"{are} in the Images tab: {shown_by}")
     print(f"{folder / 'index.html'} shows them all")
     return 0
 

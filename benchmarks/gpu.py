@@ -28,16 +28,20 @@ def main() -> None:
     if arguments.serve:
         serve(arguments)
         return
+    sys.stdout.reconfigure(errors="backslashreplace")
+    fraction = arguments.fraction
+    cut = "" if fraction == 1 else f", **extrapolated** from {fraction:.0%} of the images (whole batches)"
     lines = [
         "# This project's loop on a GPU",
         "",
-        f"Written by `benchmarks/gpu.py --rounds {arguments.rounds}`, which says what is measured.",
+        f"Written by `benchmarks/gpu.py --rounds {arguments.rounds}{f' --fraction {fraction}' if cut else ''}`, which "
+        "says what is measured.",
         "",
         *machine(),
         f"- {device_name(arguments.device)}",
         "",
         f"Seconds for the training pass of an epoch, batch {BATCH_SIZE}, median of {arguments.rounds}; how often the "
-        "host waits in 20 steps and in 40; epochs a minute of several processes at once (bf16, eager).",
+        f"host waits in 20 steps and in 40; epochs a minute of several processes at once (bf16, eager){cut}.",
         "",
         f"| network | {' | '.join(KINDS)} | waits in 20, 40 steps | {' | '.join(map(side_by_side, arguments.jobs))} |",
         f"|---{'|---:' * (len(KINDS) + 1 + len(arguments.jobs))}|",
@@ -46,11 +50,15 @@ def main() -> None:
         epochs = [epoch_seconds(name, *kind, arguments) for kind in KINDS.values()]
         waits = [host_waits(name, steps, arguments) for steps in (20, 40)]
         rates = [epochs_a_minute(name, count, arguments) for count in arguments.jobs]
-        cells = [*(f"{value:.2f}" for value in epochs), "{}, {}".format(*waits), *(f"{rate:.0f}" for rate in rates)]
+        seconds, a_minute = (
+            (f"{value / fraction:.2f}" for value in epochs),
+            (f"{rate * fraction:.0f}" for rate in rates),
+        )
+        cells = [*seconds, "{}, {}".format(*waits), *a_minute]
         lines.append(f"| {name} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     text = "\n".join(lines) + "\n"
-    arguments.out.write_text(text)
+    arguments.out.write_text(text, encoding="utf-8")
     print(f"{text}\nwritten to {arguments.out}")
 
 
@@ -120,7 +128,7 @@ def host_waits(name: str, steps: int, arguments: argparse.Namespace) -> int:
 
 def epochs_a_minute(name: str, count: int, arguments: argparse.Namespace) -> float:
     """Of `count` processes together, each training one epoch, from the moment that all of them are ready."""
-    common = ("--device", arguments.device, "--data-dir", arguments.data_dir, "--fraction", arguments.fraction)
+    common = ("--device", arguments.device, f"--data-dir={arguments.data_dir}", "--fraction", arguments.fraction)
     words = [str(word) for word in (sys.executable, __file__, "--serve", name, *common)]
     children = [subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)]
     try:

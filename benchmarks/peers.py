@@ -106,7 +106,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as arguments.scratch:
         measured = {name: measure_network(name, arguments) for name in arguments.networks}
     text = render(arguments, measured, starts)
-    arguments.out.write_text(text)
+    sys.stdout.reconfigure(errors="backslashreplace")
+    arguments.out.write_text(text, encoding="utf-8")
     print(f"{text}\nwritten to {arguments.out}")
 
 
@@ -359,7 +360,7 @@ def serve(loop: str, network: Network, arguments: argparse.Namespace) -> None:
 
 def measure_network(name: str, arguments: argparse.Namespace) -> dict[str, list[list[float]]]:
     """A list of numbers a round for each of LOOPS (those of Timing) and for "peak" (fp32, bf16)."""
-    common = ["--networks", name, "--data-dir", arguments.data_dir, "--fraction", arguments.fraction]
+    common = ["--networks", name, f"--data-dir={arguments.data_dir}", "--fraction", arguments.fraction]
     commands = {loop: [sys.executable, __file__, "--serve", loop, *common] for loop in (*LOOPS, "peak")}
     if arguments.keras:
         commands["keras"] = [
@@ -430,7 +431,7 @@ def measure_starts(arguments: argparse.Namespace) -> dict[tuple[str, str], list[
 
 
 def _measure_child(name: str, loop: str, arguments: argparse.Namespace) -> Start:
-    command = [sys.executable, __file__, "--child", loop, "--networks", name, "--data-dir", arguments.data_dir]
+    command = [sys.executable, __file__, "--child", loop, "--networks", name, f"--data-dir={arguments.data_dir}"]
     command += ["--fraction", str(arguments.fraction)]
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
@@ -464,7 +465,7 @@ def run_child(loop: str, network: Network, data_dir: Path, fraction: float) -> N
     harness.train.train_batches = lambda *args: _announced(train_batches(*args))
     with tempfile.TemporaryDirectory() as runs:
         argv = ["--epochs", "1", "--batch-size", BATCH_SIZE, "--device", "cpu"]
-        argv += ["--data-dir", data_dir, "--runs-dir", runs]
+        argv += [f"--data-dir={data_dir}", f"--runs-dir={runs}"]
         if "cell" in network.model:
             argv += ["--cell", network.model["cell"]]
         sys.exit(import_module(network.script).main([str(word) for word in argv]))

@@ -7,6 +7,7 @@ The profiler makes a step longer: the seconds of a step with and without it stan
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from peers import BATCH_SIZE, NETWORKS, our_loop, time_of
@@ -30,6 +31,7 @@ def main() -> None:
 
     from harness.data import load_images
 
+    sys.stdout.reconfigure(errors="backslashreplace")
     torch.set_num_threads(arguments.threads)
     network = NETWORKS[arguments.network]
     images = load_images(network.images, data_dir=arguments.data_dir)

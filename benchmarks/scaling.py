@@ -216,7 +216,7 @@ def start_processes(
         counts[point.threads] = max(counts[point.threads], point.runs)
     processes = {}
     for threads, count in counts.items():
-        command = [sys.executable, __file__, "--serve", str(threads), "--data-dir", str(data_dir)]
+        command = [sys.executable, __file__, "--serve", str(threads), f"--data-dir={data_dir}"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         processes[threads] = [subprocess.Popen(command, **pipes, start_new_session=True) for _ in range(count)]
         for process in processes[threads]:

@@ -304,9 +304,9 @@ def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> st
     return subprocess.list2cmdline(words) if windows else shlex.join(words)
 
 
-def typed_path(path: str) -> str:
+def typed_path(path: Path | str) -> str:
     """A path as a word of a command line, where one that begins with a dash would be taken for a flag."""
-    return f"./{path}" if path.startswith("-") else path
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def program(name: str) -> str:

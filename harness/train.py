@@ -23,7 +23,7 @@ from harness.data import EpochOrder, ImageSet, test_batches, train_batches
 from harness.distributed import ALONE, Ranks
 from harness.errors import EXIT_DIVERGED, OutOfMemory, UserError
 from harness.events import CONFUSION_TAG, FILTERS_TAG, HPARAMS, MISTAKES_TAG, EventsFile
-from harness.flags import command_line, program, recorded_flags, snapshot_epochs
+from harness.flags import command_line, program, recorded_flags, snapshot_epochs, typed_path
 from harness.optimizers import QuickStep, make_optimizer
 from harness.process import cores
 from harness.run_folder import EpochMetrics, RunFolder, load_checkpoint
@@ -564,7 +564,7 @@ def _print_summary(run: RunFolder, history: list[EpochMetrics], wall_seconds: fl
         return
     best = "best.pt and the rest are" if (run.path / "best.pt").exists() else "all but best.pt is"
     print(f"\n{len(history)} epoch{'s' * (len(history) != 1)} in {wall_seconds:.1f} s; {best} in {run.path}")
-    print(f"curves: {command_line([program('tensorboard'), '--logdir', str(run.flags.runs_dir)])}")
+    print(f"curves: {command_line([program('tensorboard'), '--logdir', typed_path(run.flags.runs_dir)])}")
 
 
 class _Progress:
