@@ -129,7 +129,7 @@ def _table(run: Run, analysis: str) -> Path:
 def outdated_analyses(run: Run) -> set[str]:
     """Those that the report lacks of the run, or that were made before its best.pt or of another model or other images.
 
-    None if there is no best.pt to make them from. UserError if it or a table cannot be read.
+    Empty if there is no best.pt to make them from. UserError if it or a table cannot be read.
     """
     checkpoint = run.path / "best.pt"
     if not checkpoint.exists():
