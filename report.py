@@ -232,7 +232,8 @@ def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", fl
 
 def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     """Draw what the report shows of a CNN: visualize.py on the first seed of the row that it chooses."""
-    from harness.report.inside import outdated_analyses, rank
+    from harness.report.drawn import outdated_analyses
+    from harness.report.inside import rank
 
     runs = [each.complete[0] for each in results if each.row.script == cnn_cifar10.__name__ and each.complete]
     if not runs:
@@ -248,7 +249,7 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
             only = [] if {*chosen, "evolution"} == {*visualize.ANALYSES} else ["--only", ",".join(chosen)]
             visualize.main([typed_path(checkpoint), *only, f"--data-dir={flags.data_dir}", "--device", device])
     except UserError as error:
-        print(f"warning: the report goes without pictures of {run.path}: {error}", file=sys.stderr)
+        print(f"warning: cannot draw the pictures that the report lacks of {run.path}: {error}", file=sys.stderr)
 
 
 def count_parameters(config: dict) -> int:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peers import BATCH_SIZE, NETWORKS, PROJECT, machine, our_loop, time_of
+from peers import BATCH_SIZE, NETWORKS, PROJECT, machine, our_loop, steps_of, time_of
 
 if TYPE_CHECKING:
     from harness.data import ImageSet
@@ -29,19 +29,19 @@ def main() -> None:
         serve(arguments)
         return
     sys.stdout.reconfigure(errors="backslashreplace")
-    fraction = arguments.fraction
-    cut = "" if fraction == 1 else f", **extrapolated** from {fraction:.0%} of the images (whole batches)"
+    share = arguments.fraction
+    note = "" if share == 1 else f", **extrapolated** from {share:.2g} of the images (whole batches)"
     lines = [
         "# This project's loop on a GPU",
         "",
-        f"Written by `benchmarks/gpu.py --rounds {arguments.rounds}{f' --fraction {fraction}' if cut else ''}`, which "
+        f"Written by `benchmarks/gpu.py --rounds {arguments.rounds}{f' --fraction {share}' if note else ''}`, which "
         "says what is measured.",
         "",
         *machine(),
         f"- {device_name(arguments.device)}",
         "",
         f"Seconds for the training pass of an epoch, batch {BATCH_SIZE}, median of {arguments.rounds}; how often the "
-        f"host waits in 20 steps and in 40; epochs a minute of several processes at once (bf16, eager){cut}.",
+        f"host waits in 20 steps and in 40; epochs a minute of several processes at once (bf16, eager){note}.",
         "",
         f"| network | {' | '.join(KINDS)} | waits in 20, 40 steps | {' | '.join(map(side_by_side, arguments.jobs))} |",
         f"|---{'|---:' * (len(KINDS) + 1 + len(arguments.jobs))}|",
@@ -50,11 +50,7 @@ def main() -> None:
         epochs = [epoch_seconds(name, *kind, arguments) for kind in KINDS.values()]
         waits = [host_waits(name, steps, arguments) for steps in (20, 40)]
         rates = [epochs_a_minute(name, count, arguments) for count in arguments.jobs]
-        seconds, a_minute = (
-            (f"{value / fraction:.2f}" for value in epochs),
-            (f"{rate * fraction:.0f}" for rate in rates),
-        )
-        cells = [*seconds, "{}, {}".format(*waits), *a_minute]
+        cells = [*(f"{value:.2f}" for value in epochs), "{}, {}".format(*waits), *(f"{rate:.0f}" for rate in rates)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     text = "\n".join(lines) + "\n"
@@ -93,32 +89,32 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "no GPU: the script was tried out on the CPU"
 
 
-def images_of(name: str, arguments: argparse.Namespace) -> "ImageSet":
-    """The network's images, on the device; the train split cut to the fraction, in whole batches."""
+def images_of(name: str, arguments: argparse.Namespace) -> "tuple[ImageSet, float]":
+    """The network's images, on the device; the train split cut to the fraction, in whole batches, and by how much."""
     import torch
 
     from harness.data import load_images
 
     images = load_images(NETWORKS[name].images, data_dir=arguments.data_dir)
-    steps = max(1, int(len(images.train) * arguments.fraction) // BATCH_SIZE)
-    return images.first(steps * BATCH_SIZE).to(torch.device(arguments.device))
+    steps, cut = steps_of(len(images.train), arguments.fraction)
+    return images.first(steps * BATCH_SIZE).to(torch.device(arguments.device)), cut
 
 
 def epoch_seconds(name: str, precision: str, compile: bool, arguments: argparse.Namespace) -> float:
     """Median seconds of an epoch's training pass, which ends when the host has read the epoch's loss."""
-    images = images_of(name, arguments)
+    images, cut = images_of(name, arguments)
     train = our_loop(NETWORKS[name], images, precision, compile=compile).train
     steps = len(images.train) // BATCH_SIZE
     train(steps)  # which compiles, and lets the libraries choose their kernels
     measured = [time_of(lambda: train(steps)) for _ in range(arguments.rounds)]
-    return statistics.median(measured)
+    return cut * statistics.median(measured)
 
 
 def host_waits(name: str, steps: int, arguments: argparse.Namespace) -> int:
     """How often the host waits for the GPU in an epoch of so many steps."""
     from torch.profiler import ProfilerActivity, profile
 
-    train = our_loop(NETWORKS[name], images_of(name, arguments), "bf16").train
+    train = our_loop(NETWORKS[name], images_of(name, arguments)[0], "bf16").train
     train(steps)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if arguments.device == "cuda" else [])]
     with profile(activities=kinds) as profiled:
@@ -133,7 +129,8 @@ def epochs_a_minute(name: str, count: int, arguments: argparse.Namespace) -> flo
     children = [subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)]
     try:
         for child in children:
-            if "ready" not in child.stdout.readline():
+            ready, _, cut = child.stdout.readline().partition(" ")
+            if ready != "ready":
                 sys.exit(f"error: one of {count} processes training {name} did not start")
 
         def train() -> None:
@@ -144,7 +141,7 @@ def epochs_a_minute(name: str, count: int, arguments: argparse.Namespace) -> flo
                 if not child.stdout.readline():
                     sys.exit(f"error: one of {count} processes training {name} ended early")
 
-        return 60 * count / time_of(train)
+        return 60 * count / (float(cut) * time_of(train))
     finally:
         for child in children:
             child.kill()
@@ -152,10 +149,10 @@ def epochs_a_minute(name: str, count: int, arguments: argparse.Namespace) -> flo
 
 def serve(arguments: argparse.Namespace) -> None:
     """In a process of its own: get ready, then train an epoch for every line on standard input."""
-    images = images_of(arguments.serve, arguments)
+    images, cut = images_of(arguments.serve, arguments)
     train = our_loop(NETWORKS[arguments.serve], images, "bf16").train
     train(5)
-    print("ready", flush=True)
+    print(f"ready {cut}", flush=True)
     for _ in sys.stdin:
         train(len(images.train) // BATCH_SIZE)
         print("done", flush=True)

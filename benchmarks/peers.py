@@ -219,7 +219,7 @@ def prepare_course(network: Network, arguments: argparse.Namespace) -> Callable[
     """A function that times some steps of the course's training, as many batches without it, and a whole test pass."""
     loop, loader = course_loop(network), course_loader(network, arguments.data_dir)
     test_loader = course_loader(network, arguments.data_dir, train=False)
-    steps, scale = _steps(len(loader.dataset), arguments.fraction)
+    steps, scale = steps_of(len(loader.dataset), arguments.fraction)
     loop.train(itertools.islice(loader, WARM_UP_STEPS))
     loop.test(itertools.islice(test_loader, WARM_UP_STEPS))
 
@@ -279,7 +279,7 @@ def prepare_ours(network: Network, arguments: argparse.Namespace, precision: str
     from harness.data import EpochOrder, load_images, train_batches
 
     images = load_images(network.images, data_dir=arguments.data_dir)
-    steps, scale = _steps(len(images.train), arguments.fraction)
+    steps, scale = steps_of(len(images.train), arguments.fraction)
     loop = our_loop(network, images, precision)
     generator = torch.Generator().manual_seed(0)
 
@@ -296,7 +296,7 @@ def prepare_ours(network: Network, arguments: argparse.Namespace, precision: str
     return measure
 
 
-def _steps(images: int, fraction: float) -> tuple[int, float]:
+def steps_of(images: int, fraction: float) -> tuple[int, float]:
     """Whole batches in this fraction of the images, and how many times as long a pass over all of them takes."""
     steps = max(1, int(images * fraction) // BATCH_SIZE)
     return steps, images / (steps * BATCH_SIZE)
@@ -402,7 +402,7 @@ def keras_arguments(name: str, arguments: argparse.Namespace) -> list:
 
     network = NETWORKS[name]
     images = load_images(network.images, data_dir=arguments.data_dir)
-    steps, scale = _steps(len(images.train), arguments.fraction)
+    steps, scale = steps_of(len(images.train), arguments.fraction)
     content = {}
     for which, split in (("train", images.train.first(steps * BATCH_SIZE)), ("test", images.test)):
         inputs = images.normalise(split.images).numpy()  # (n, 1, height, width)
@@ -458,7 +458,7 @@ def run_child(loop: str, network: Network, data_dir: Path, fraction: float) -> N
 
     def load_part(*args: object, **options: object) -> object:
         images = load_images(*args, **options)
-        steps, _ = _steps(len(images.train), fraction)
+        steps, _ = steps_of(len(images.train), fraction)
         return replace(images, train=images.train.first(steps * BATCH_SIZE))
 
     harness.data.load_images = load_part
@@ -473,7 +473,7 @@ def run_child(loop: str, network: Network, data_dir: Path, fraction: float) -> N
 
 def _run_course(network: Network, data_dir: Path, fraction: float) -> None:
     loop, loader = course_loop(network), course_loader(network, data_dir)
-    steps, _ = _steps(len(loader.dataset), fraction)
+    steps, _ = steps_of(len(loader.dataset), fraction)
     loop.train(_announced(itertools.islice(loader, steps)))
     loop.test(course_loader(network, data_dir, train=False))
 

@@ -207,8 +207,9 @@ def correspondence(cells: Sequence, parts: Sequence[str], layers: Sequence[str],
 
 def activation_rows(layer: str, maps: Sequence[int], orders: Sequence[int], found: Found, images: ImageSet) -> list:
     """A row of the deconvnet's and the evolution's table for each activation; `orders` are ranks or epochs."""
-    labels = images.test.labels[found.images].tolist()
-    columns = (maps, orders, found.images.tolist(), labels, *(each.tolist() for each in found[1:4]))
+    labels = images.test.labels[found.images]
+    tensors = (found.images, labels, found.rows, found.columns, found.values)
+    columns = (maps, orders, *(each.tolist() for each in tensors))
     return [
         (layer, number, order, image, images.classes[label], row, column, value)
         for number, order, image, label, row, column, value in zip(*columns, strict=True)

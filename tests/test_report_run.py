@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import PROJECT
 
 import report
@@ -26,6 +27,8 @@ from harness.errors import UserError
 from harness.files import FolderLock
 from harness.flags import command_line, program
 from harness.run_folder import load_checkpoint
+from harness.trained import load_trained
+from models import build_model
 
 SMALL_SCRIPT = f"""
 import sys
@@ -185,7 +188,9 @@ def test_report_is_written_without_pictures_that_cannot_be_drawn(run_main, writt
     monkeypatch.setattr("visualize.main", fail)
     code, _, err = run_main("report", *FLAGS)
     assert (code, len(written)) == (0, 1), err
-    assert err.startswith("warning: the report goes without pictures of ") and err.endswith(": best.pt is damaged\n")
+    assert err.startswith("warning: cannot draw the pictures that the report lacks of ") and err.endswith(
+        ": best.pt is damaged\n"
+    )
 
 
 @pytest.mark.usefixtures("written")
@@ -194,52 +199,64 @@ def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_again_once
 ):
     table = '[[row]]\nname = "{0}"\nscript = "cnn_cifar10"\nflags = {{ epochs = {1}, batch_size = 20 }}\n'
     Path("grid.toml").write_text(table.format("short", 1) + table.format("long", 2))
-    every, calls = list(visualize.ANALYSES), []
-    pictures = {"filters": ("filters_conv1",)}
-    pictures |= {name: (f"{name}_conv1", f"{name}_conv2") for name in ("deconvnet", "evolution")}
+    calls = []
 
     def draw(words: list[str], stop: str | None = None, source: str | None = None) -> int:
-        run = Path(words[0]).parent
-        only = words[words.index("--only") + 1].split(",") if "--only" in words else every
-        calls.append((run, only))
-        (run / "figures").mkdir(exist_ok=True)
-        own = f"synthetic-shapes gray, epoch {load_checkpoint(run / 'best.pt')['epoch']}"
+        """In place of visualize.py: pictures without content, and tables of which only the title is one of its."""
+        trained = load_trained(Path(words[0]), build_model)
+        snapshots = any((trained.folder / "snapshots").glob("*"))
+        only = words[words.index("--only") + 1].split(",") if "--only" in words else list(visualize.ANALYSES)
+        only = [name for name in only if name != "evolution" or snapshots]
+        calls.append((trained.folder, only))
+        (trained.folder / "figures").mkdir(exist_ok=True)
         for name in only[: only.index(stop) if stop else None]:
-            for picture in pictures.get(name, (name,)):
-                (run / "figures" / f"{picture}.png").write_bytes(b"")
-            title = f"A table, {source or own}; more\n"
-            (run / "figures" / f"{name}.md").write_text(title, encoding="utf-8")
+            for suffix in ("_conv1", "_conv2") if name in ("filters", "deconvnet", "evolution") else ("",):
+                (trained.folder / "figures" / f"{name}{suffix}.png").write_bytes(b"")
+            title = source or trained.source(None, all_epochs=name == "evolution")
+            (trained.folder / "figures" / f"{name}.csv").write_bytes(b"")
+            (trained.folder / "figures" / f"{name}.md").write_text(f"A table, {title}; more\n", encoding="utf-8")
         return 0
 
     def report_again(**how: str) -> list[str]:
         """The analyses that are drawn."""
         monkeypatch.setattr("visualize.main", lambda words: draw(words, **how))
         before = len(calls)
-        assert run_main("report", *FLAGS)[0] == 0
+        code, _, err = run_main("report", *FLAGS)
+        assert (code, err) == (0, "")
         return [name for _, only in calls[before:] for name in only]
 
-    assert report_again(stop="invariance") == every  # an interruption ends it here
+    assert report_again(stop="invariance") == list(visualize.ANALYSES)  # an interruption ends it here
     run = calls[0][0]
     assert "e2-" in run.name  # most epochs first, as the report chooses what it shows
     assert report_again() == ["invariance", "occlusion", "correspondence"]
     assert report_again() == []
-    (run / "figures" / "deconvnet_conv2.png").unlink()
-    assert report_again() == ["deconvnet"]
+    for lost in ("deconvnet_conv2.png", "activations.csv", "occlusion.md"):
+        (run / "figures" / lost).unlink()
+        assert report_again() == [lost.partition(".")[0].partition("_")[0]]
 
-    epoch = load_checkpoint(run / "best.pt")["epoch"]
-    own = f"synthetic-shapes gray, epoch {epoch}"
-    for foreign in (f"trained on {own}; images of cifar10", f"{own}0", f"synthetic-shapes rgb, epoch {epoch}"):
-        draw([str(run / "best.pt"), "--only", "occlusion"], source=foreign)
+    best = load_trained(run / "best.pt", build_model)
+    others = (best.source(SimpleNamespace(name="cifar10")), f"{best.source(None)}0", best.source(None, all_epochs=True))
+    for source in others:  # other images, another epoch's model, and one of no epoch
+        draw([str(run / "best.pt"), "--only", "occlusion"], source=source)
         assert report_again() == ["occlusion"]
+    now = (run / "figures" / "correspondence.md").stat().st_mtime
+    os.utime(run / "figures" / "filters_conv1.png", (now + 5, now + 5))  # an interruption before the table was replaced
+    os.utime(run / "snapshots" / "epoch-0002.pt", (now + 5, now + 5))
+    assert report_again() == ["filters", "evolution"]
+    for file in (run / "figures" / "filters_conv1.png", run / "snapshots" / "epoch-0002.pt"):
+        os.utime(file, (now - 5, now - 5))
     assert report_again() == []
 
-    later = (run / "figures" / "correspondence.md").stat().st_mtime + 10
-    os.utime(run / "best.pt", (later, later))
+    content = load_checkpoint(run / "best.pt")
+    torch.save(content | {"epoch": 3 - content["epoch"]}, run / "best.pt")  # the best was lost, and its file is newer
     shutil.rmtree(run / "snapshots")
-    monkeypatch.setattr(visualize, "ANALYSES", dict.fromkeys(every))
-    every.remove("evolution")  # which visualize.py leaves out, too
-    assert report_again() == every
+    assert report_again() == [name for name in visualize.ANALYSES if name != "evolution"]
+    assert report_again() == []
+    (run / "best.pt").write_bytes(b"damaged")
+    os.utime(run / "best.pt", (now - 5, now - 5))
+    assert report_again() == []
     (run / "best.pt").unlink()
+    (run / "figures" / "occlusion.md").unlink()
     assert report_again() == []
 
 

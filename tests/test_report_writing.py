@@ -254,36 +254,70 @@ def test_names_notes_and_titles_are_text_not_markup(write, quick_charts, tmp_pat
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.strip().split("\n")}) == 1
 
 
+def draw_inside(run: Run, source: str, *analyses: str) -> Path:
+    """Files as visualize.py leaves them in a run's figures/: red pictures, and tables of which only the title is."""
+    figures = run.path / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    for name in analyses:
+        for suffix in ("_conv1", "_conv2") if name in ("filters", "deconvnet", "evolution") else ("",):
+            Image.new("RGB", (40, 30), "red").save(figures / f"{name}{suffix}.png")
+        header = "activations,mean,std,report mean,report std,share of zeros,dead maps,always-on maps\n"
+        (figures / f"{name}.csv").write_text(header + "ReLU1,0.08845,0.1618,0.0657,0.1373,0.494,0,29\n")
+        (figures / f"{name}.md").write_text(f"A table, {source}, 10,000 test images\n")
+    return figures
+
+
 def test_pictures_of_visualize_py_and_the_statistics_of_the_relus_are_taken_up(write, quick_charts, tmp_path):
     results = small_grid(tmp_path / "runs", (0, 1))
-    figures = results[1].runs[0].path / "figures"
-    figures.mkdir(parents=True)
-    Image.new("RGB", (40, 30), "red").save(figures / "filters_conv1.png")
-    Image.new("RGB", (40, 30), "red").save(figures / "occlusion.png")
-    Image.new("RGB", (40, 30), "red").save(figures / "activations.png")
-    epoch = max(results[1].runs[0].history, key=lambda row: row.test_accuracy).epoch
-    for name in ("filters", "occlusion", "activations"):
-        (figures / f"{name}.md").write_text(f"A table, cifar10 gray, epoch {epoch}, 10,000 test images\n")
-    header = "activations,mean,std,report mean,report std,share of zeros,dead maps,always-on maps\n"
-    (figures / "activations.csv").write_text(header + "ReLU1,0.08845,0.1618,0.0657,0.1373,0.494,0,29\n")
+    run = results[1].runs[0]
+    epoch = max(run.history, key=lambda row: row.test_accuracy).epoch
+    own = f"cifar10 gray, epoch {epoch}"
+    figures = draw_inside(run, own, "filters", "occlusion", "activations")
     readme, page = write(results)
     assert "| ReLU1 | 0.0657 | 0.0885 | 0.1373 | 0.1618 | 49.4 % | 0 |" in readme
-    assert "seed 0, at its best test accuracy" in readme and "the row cnn-b" in readme
+    assert f"seed 0, after epoch {epoch}, at its best test accuracy" in readme and "the row cnn-b" in readme
     assert Image.open(tmp_path / "report" / "figures" / "inside-filters-conv1.png").size == (40, 30)
     assert sum(source.startswith("data:image/png") for source in Page(page).sources) == 3
     assert "Left out" not in readme
     paper = readme.split("## Paper Understanding")[1].split("\n## ")[0]
     assert "(#inside-occlusion)" in paper and "(#inside-deconvnet" not in paper
-    for title in (
-        "trained on cifar10 gray, epoch {}; images of mnist",
-        "cifar10 gray, epoch {}0",
-        "cifar10 rgb, epoch {}",
-    ):
-        (figures / "activations.md").write_text(f"Activations, {title.format(epoch)}\n")
+    for foreign in (f"trained on {own}; images of mnist", f"{own}0", f"cifar10 rgb, epoch {epoch}"):
+        draw_inside(run, foreign, "activations")
         readme = write(results)[0]
         assert "Left out: activations. " in readme and "ReLU1" not in readme and "inside-occlusion.png" in readme
+    (figures / "occlusion.md").unlink()  # the picture alone says nothing of what it shows
+    assert "Left out: activations and occlusion. " in write(results)[0]
     shutil.rmtree(figures)
     assert "python visualize.py" in write(results)[0].split("## Visualization")[1].split("\n## ")[0]
+
+
+def test_pictures_of_one_epoch_are_shown_and_called_the_best_only_if_they_are(write, quick_charts, tmp_path):
+    results = small_grid(tmp_path / "runs", (0, 1))
+    run = results[1].runs[0]
+    low, high = (run.history[0]._replace(test_accuracy=accuracy) for accuracy in (0.5, 0.6))
+    run.history[:] = [row._replace(epoch=1 + index) for index, row in enumerate((low, high, high))]
+    draw_inside(run, "cifar10 gray", "evolution")
+    draw_inside(run, "cifar10 gray, epoch 1", "filters")
+    readme = write(results)[0]
+    assert "after epoch 1, which is not that of its best test accuracy." in readme
+    assert "inside-filters-conv1.png" in readme and "inside-evolution-conv1.png" in readme and "Left" not in readme
+    draw_inside(run, "cifar10 gray, epoch 3", "occlusion", "activations")  # as good as the first best, which was lost
+    readme = write(results)[0]
+    assert "after epoch 3, at its best test accuracy" in readme and "Left out: filters. " in readme
+    assert "inside-occlusion.png" in readme and "inside-evolution-conv2.png" in readme
+
+    other = results[1].runs[1]
+    other.history[:] = [row._replace(test_accuracy=0.9) for row in run.history]
+    draw_inside(other, "cifar10 gray", "evolution")  # a better run, but looked into at one point only
+    assert "seed 0, after epoch 3" in write(results)[0]
+    draw_inside(other, "cifar10 gray, epoch 1", "occlusion", "activations")
+    assert "seed 1, after epoch 1, at its best" in write(results)[0]
+
+
+def test_the_commands_of_a_folder_that_begins_with_a_dash_can_be_typed(write, quick_charts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = small_grid(Path("-my runs"), (0, 1))
+    assert "`python visualize.py './-my runs/cnn_cifar10/" in write(results)[0]
 
 
 def test_the_cnn_on_mnist_is_compared_at_equal_epochs(write, quick_charts, monkeypatch, tmp_path):

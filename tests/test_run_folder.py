@@ -17,7 +17,6 @@ from harness.errors import UserError
 from harness.files import FolderLock, write_atomically
 from harness.flags import parse_flags
 from harness.run_folder import METRICS_HEADER, RunFolder, load_checkpoint
-from harness.train import choose_threads
 
 TINY = ("--data", "synthetic", "--hidden-size", "8", "--batch-size", "16")
 RUN = Path("runs/rnn_synthetic/run")
@@ -184,12 +183,12 @@ def test_more_threads_than_cores_are_warned_of(rnn, monkeypatch):
 
 
 @pytest.mark.parametrize(("threads", "ranks", "warned"), [(1, 2, False), (2, 2, True), (1, 4, False), (4, 1, False)])
-def test_the_threads_of_all_ranks_share_the_cores(threads, ranks, warned, monkeypatch, capsys):
+def test_the_threads_of_all_ranks_share_the_cores(rnn, threads, ranks, warned, monkeypatch):
     monkeypatch.setattr("harness.train.cores", lambda: 4 if ranks == 1 else 2)
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)
-    choose_threads(threads, processes=ranks)
+    monkeypatch.setattr("harness.run_folder.join", lambda: Ranks(local_count=ranks))
     warning = f"warning: {threads} threads of each of {ranks} ranks on 2 cores slow one another down\n"
-    assert capsys.readouterr().err == (warning if warned else "")
+    assert rnn("--epochs", 1, "--threads", threads)[::2] == (0, warning if warned else "")
 
 
 def test_more_epochs_asked_for_on_a_resume_are_remembered_when_it_dies_at_once(rnn, monkeypatch):

@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,15 +10,13 @@ import numpy as np
 from PIL import Image
 
 from harness.errors import UserError
-from harness.files import is_outdated
 from harness.flags import command_line, typed_path
 from harness.grid import RowRuns, Run
 from harness.plots import png_bytes
 from harness.report.document import Block, Bullets, Code, Figure, Heading, Link, Part, paragraph, table
+from harness.report.drawn import is_best, left_out, to_show
 from harness.report.measures import best, dataset, listed
 from harness.report.names import Names
-from harness.run_folder import load_checkpoint
-from harness.trained import source_of
 
 PAPER = Link("arXiv 1311.2901", "https://arxiv.org/abs/1311.2901")
 
@@ -78,67 +75,12 @@ PICTURES = {
     ),
 }
 
-_ANALYSES: dict[str, list[str]] = {}  # the pictures of each analysis
-for _name in PICTURES:
-    _ANALYSES.setdefault(_name.partition("_")[0], []).append(_name)
-
 
 def find_inside(rows: Sequence[RowRuns]) -> tuple[RowRuns, Run] | None:
-    """The CNN run whose figures/ are shown: of those that have any, the highest by `rank`."""
-    found = [(row, run) for row in rows for run in row.runs.values() if drawn_analyses(run, best_epoch(run))]
-    return max(found, key=lambda each: rank(each[1]), default=None)
-
-
-def best_epoch(run: Run) -> int:
-    """The epoch whose model best.pt holds: the first of the largest test accuracy. 0 before there is any."""
-    finite = [each for each in run.history if each.finite]
-    return max(finite, key=lambda each: each.test_accuracy).epoch if finite else 0
-
-
-def drawn_analyses(run: Run, epoch: int) -> set[str]:
-    """visualize.py's analyses in the run's figures/ of this epoch's model and the images that it was trained on.
-
-    A person can have drawn others there, `visualize.py last.pt` or `--data synthetic`; the titles of the tables tell.
-    UserError if one cannot be read.
-    """
-    flags, name = run.config["flags"], run.config["dataset"]["name"]
-    source = source_of(name, flags.get("channels", "gray"), epoch)
-    of_all_epochs = source_of(name, flags.get("channels", "gray"), None)  # as the evolution's title has it
-    drawn = set()
-    for analysis, pictures in _ANALYSES.items():
-        table = _table(run, analysis)
-        if not all(table.with_name(f"{picture}.png").is_file() for picture in pictures):
-            continue
-        try:
-            title = table.read_text(encoding="utf-8").partition("\n")[0]
-        except (FileNotFoundError, UnicodeDecodeError):
-            continue
-        except OSError as error:
-            raise UserError(f"cannot read {table}: {error.strerror}") from error
-        wanted = of_all_epochs if analysis == "evolution" else source
-        if re.search(rf"(?<!trained on )\b{re.escape(wanted)}\b", title):
-            drawn.add(analysis)
-    return drawn
-
-
-def _table(run: Run, analysis: str) -> Path:
-    """The table of an analysis, written after its pictures; its first line says what was looked at."""
-    return run.path / "figures" / f"{analysis}.md"
-
-
-def outdated_analyses(run: Run) -> set[str]:
-    """Those that the report lacks of the run, or that were made before its best.pt or of another model or other images.
-
-    Empty if there is no best.pt to make them from. UserError if it or a table cannot be read.
-    """
-    checkpoint = run.path / "best.pt"
-    if not checkpoint.exists():
-        return set()
-    drawn = drawn_analyses(run, load_checkpoint(checkpoint).get("epoch"))
-    wanted = set(_ANALYSES)
-    if not any((run.path / "snapshots").glob("epoch-*.pt")):
-        wanted -= {"evolution"}
-    return {each for each in wanted if each not in drawn or is_outdated(_table(run, each), checkpoint)}
+    """The CNN run whose figures/ are shown: of those with the most analyses the highest by `rank`; None without any."""
+    found = [(len(to_show(run)[0]), rank(run), row, run) for row in rows for run in row.runs.values()]
+    shown, _, row, run = max(found, key=lambda each: each[:2], default=(0, None, None, None))
+    return (row, run) if shown else None
 
 
 def rank(run: Run) -> tuple:
@@ -152,36 +94,31 @@ def visualization(rows: Sequence[RowRuns], names: Names) -> tuple[list[Block], d
     blocks: list[Block] = [Heading(2, "Visualization", "visualization")]
     found = find_inside(rows)
     if found is None:
-        command = next((str(run.path / "best.pt") for row in rows for run in row.complete), "runs/…/best.pt")
+        command = next((_command(run) for row in rows for run in row.complete), "python visualize.py runs/…/best.pt")
         blocks.append(
             paragraph(
-                "No run of the CNN in this grid has been looked into yet, at its best epoch and with its own images. ",
-                Code(_command(Path(command))),
+                "No run of the CNN in this grid has been looked into yet with its own images. ",
+                Code(command),
                 " computes what belongs here and keeps it in the run's folder; then write the report again.",
             )
         )
         return blocks, {}
     row, run = found
-    folder, drawn = run.path / "figures", drawn_analyses(run, best_epoch(run))
-    blocks.append(
-        paragraph(
-            f"What follows is computed by visualize.py from one run, {names.title(row)}, seed {run.seed}, ",
-            "at its best test accuracy (chosen on the test set): ",
-            Code(_command(run.path / "best.pt")),
-            ".",
-        )
-    )
-    foreign = [each for each in _ANALYSES if each not in drawn and _table(run, each).is_file()]
-    if foreign:
-        blocks.append(
-            paragraph(
-                f"Left out: {listed(foreign)}. What the run's folder has of it is of another epoch or of other images, "
-                "or lacks a file; the same command draws it anew."
-            )
-        )
+    folder, (analyses, epoch) = run.path / "figures", to_show(run)
+    text = f"What follows is computed by visualize.py from one run, {names.title(row)}, seed {run.seed}, "
+    if is_best(run, epoch):
+        text += f"after epoch {epoch}, at its best test accuracy (chosen on the test set): "
+        blocks.append(paragraph(text, Code(_command(run)), "."))
+    else:
+        text += f"after epoch {epoch}, which is not that of its best test accuracy."
+        blocks.append(paragraph(text))
+    others = left_out(run, analyses)
+    if others:
+        text = "What the run's folder has of it is of another epoch or of other images, or lacks a file; "
+        blocks.append(paragraph(f"Left out: {listed(others)}. {text}", Code(_command(run)), " draws it anew."))
     shown = {}
     for name, (title, how) in PICTURES.items():
-        if name.partition("_")[0] not in drawn:
+        if name.partition("_")[0] not in analyses:
             continue
         title = f"{title} (synthetic)" if dataset(row) == "synthetic" else title
         shown[name] = title
@@ -195,8 +132,8 @@ def visualization(rows: Sequence[RowRuns], names: Names) -> tuple[list[Block], d
     return blocks, shown
 
 
-def _command(checkpoint: Path) -> str:
-    return command_line(["python", "visualize.py", typed_path(checkpoint.as_posix())], windows=False)
+def _command(run: Run) -> str:
+    return command_line(["python", "visualize.py", typed_path((run.path / "best.pt").as_posix())], windows=False)
 
 
 def _picture(path: Path) -> tuple[bytes, int]:

@@ -1,0 +1,105 @@
+"""What visualize.py left in a run's figures/, and what of it the report can show: one model, on the run's own images.
+
+A person can have drawn other pictures there, by `visualize.py last.pt` or `--data synthetic`. The first line of each
+analysis' table tells: it names the images and the epoch of the model as `trained.source_of` does.
+"""
+
+import re
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.files import is_outdated
+from harness.grid import Run
+from harness.run_folder import load_checkpoint
+from harness.trained import source_of
+
+ANALYSES = {  # the pictures of each that are shown
+    "filters": ("filters_conv1",),
+    "activations": ("activations",),
+    "deconvnet": ("deconvnet_conv1", "deconvnet_conv2"),
+    "evolution": ("evolution_conv1", "evolution_conv2"),
+    "invariance": ("invariance",),
+    "occlusion": ("occlusion",),
+    "correspondence": ("correspondence",),
+}
+
+
+def to_show(run: Run) -> tuple[set[str], int]:
+    """The analyses to show of the run, and the epoch of their model; an empty set if it has not been looked into.
+
+    Of several epochs' pictures it is those of the epoch with the best test accuracy. The evolution is of all epochs.
+    """
+    drawn = _drawn(run)
+    epochs = {epoch for epoch in drawn.values() if epoch and epoch <= len(run.history)} or {best_epoch(run)}
+    shown = max(sorted(epochs), key=lambda epoch: _accuracy(run, epoch))
+    return {name for name, epoch in drawn.items() if epoch in (shown, None)}, shown
+
+
+def left_out(run: Run, shown: set[str]) -> list[str]:
+    """The analyses of which there is anything in figures/ but that are not shown."""
+    return [name for name in ANALYSES if name not in shown and any(file.is_file() for file in _files(run, name))]
+
+
+def outdated_analyses(run: Run) -> set[str]:
+    """Those that are lacking for the model in best.pt, or were made before it; none if there is no best.pt.
+
+    UserError if best.pt, from which they would be made, cannot be read.
+    """
+    checkpoint = run.path / "best.pt"
+    if not checkpoint.exists():
+        return set()
+    drawn, snapshots = _drawn(run), [*(run.path / "snapshots").glob("epoch-*.pt")]
+    wanted = [name for name in ANALYSES if name != "evolution" or snapshots]
+    made_from = {name: [checkpoint, *_files(run, name), *(snapshots if name == "evolution" else [])] for name in wanted}
+    lacking = {name for name in wanted if any(is_outdated(_table(run, name), source) for source in made_from[name])}
+    lacking |= set(wanted) - set(drawn)
+    try:
+        epoch = load_checkpoint(checkpoint).get("epoch")
+    except UserError:
+        if lacking:
+            raise
+        return set()
+    return lacking | {name for name in wanted if drawn.get(name) not in (epoch, None)}
+
+
+def best_epoch(run: Run) -> int:
+    """The first epoch of the best test accuracy, of which best.pt is unless it was lost. 0 before there is any."""
+    finite = [each for each in run.history if each.finite]
+    return max(finite, key=lambda each: each.test_accuracy).epoch if finite else 0
+
+
+def is_best(run: Run, epoch: int) -> bool:
+    """Whether the epoch has the best test accuracy of the run."""
+    return bool(epoch) and _accuracy(run, epoch) == _accuracy(run, best_epoch(run))
+
+
+def _accuracy(run: Run, epoch: int) -> float:
+    return run.history[epoch - 1].test_accuracy if epoch else -1.0
+
+
+def _drawn(run: Run) -> dict[str, int | None]:
+    """The analyses of the run's own images whose files are all there: the model's epoch, None for the evolution."""
+    own = source_of(run.config["dataset"]["name"], run.config["flags"].get("channels", "gray"), None)
+    drawn: dict[str, int | None] = {}
+    for name in ANALYSES:
+        if not all(file.is_file() for file in _files(run, name)):
+            continue
+        try:
+            title = _table(run, name).read_text(encoding="utf-8").partition("\n")[0]
+        except (OSError, UnicodeDecodeError):
+            continue
+        found = re.search(rf"(?<!trained on )\b{re.escape(own)}(?:, epoch (\d+))?\b", title)
+        if found and (found[1] or name == "evolution"):
+            drawn[name] = None if name == "evolution" else int(found[1])
+    return drawn
+
+
+def _table(run: Run, analysis: str) -> Path:
+    """The Markdown table of an analysis, which is written after its pictures and figures."""
+    return run.path / "figures" / f"{analysis}.md"
+
+
+def _files(run: Run, analysis: str) -> list[Path]:
+    """The files of an analysis that are shown, and its table."""
+    table = _table(run, analysis)
+    return [*(table.with_name(f"{picture}.png") for picture in ANALYSES[analysis]), table.with_suffix(".csv"), table]
