@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered bef
 
 STRONGEST = 9  # activations shown of a map, as in the paper
 MAPS_SHOWN, MAPS_EVOLVING = 12, 6  # of each convolution, if --maps names none
+STAGES = 12  # snapshots that the evolution shows of a run with more
 AVERAGED = 200  # random images that the invariance curves' mean is over
 OF_EACH_CLASS = 10  # images in the correspondence table
 REPORT = ((0.0657, 0.1373), (0.1000, 0.3112))  # mean and standard deviation of ReLU1 and ReLU2, as printed there
@@ -362,6 +363,11 @@ def load_inputs(subject: Subject, analyses: list[str]) -> list[str]:
         if not subject.snapshots:
             print(f"note: evolution left out, {trained.folder} has no snapshots (--snapshot-epochs)")
             analyses = [name for name in analyses if name != "evolution"]
+        if len(subject.snapshots) > STAGES:
+            print(f"note: evolution at {STAGES} of the run's {len(subject.snapshots)} snapshots, evenly chosen")
+            epochs, last = list(subject.snapshots), len(subject.snapshots) - 1
+            chosen = [epochs[round(stage * last / (STAGES - 1))] for stage in range(STAGES)]
+            subject.snapshots = {epoch: subject.snapshots[epoch] for epoch in chosen}
     if analyses != ["filters"]:
         import torch
 

@@ -6,6 +6,8 @@ metrics.csv. No script outlives this process, even if that is killed (process.py
 """
 
 import argparse
+import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -26,7 +28,7 @@ from harness.run_folder import LOCKED, EpochMetrics
 POLL = 0.5  # seconds between two looks at the run folders
 LOST = "its node was lost"  # so begins the failure of a script that can be continued on another node of a cluster
 _MOST_LOSSES = 3  # at one and the same epoch, before the run itself is to blame
-_WIDEST_NAME = 30  # columns of the table
+_WIDEST_NAME, _NARROWEST_NAME, _NUMBERS = 30, 8, 53  # columns of the table
 _TIME_TO_STOP = 30  # seconds for a script to write what it has; its folder survives a kill as well
 _OF_THE_SPEED = ("cell", "hidden_size", "channels", "augment", "batch_size", "data")  # flags an epoch's time depends on
 
@@ -56,7 +58,10 @@ class Job:
     name: str | None  # --name, where the folder is not called as the flags would have it
     history: list[EpochMetrics] = field(default_factory=list)
     process: "Process | None" = None
-    epoch_began: float = 0.0  # on the monotonic clock
+    began: float = 0.0  # when the script was started, on the monotonic clock; and its epoch under way
+    epoch_began: float = 0.0
+    had: int = 0  # epochs when the script was started
+    beside: float | None = None  # seconds that the script, which has ended, took beside its epochs
     losses: list[int] = field(default_factory=list)  # for each node lost, the epochs that there were
     _seen: tuple | None = None  # the state of metrics.csv that `history` was read from
 
@@ -75,7 +80,8 @@ class Job:
 
     def start(self, engine: "Engine") -> None:
         """Start the script. UserError if the system does not let us."""
-        self._seen, self.epoch_began = self._signature(), time.monotonic()
+        self._seen, self.had = self._signature(), len(self.history)
+        self.began = self.epoch_began = time.monotonic()
         try:
             self.process = engine.start(self)
         except OSError as error:
@@ -95,6 +101,13 @@ class Job:
         if len(history) > before:
             self.epoch_began = time.monotonic()
         return history[before:]
+
+    def end(self) -> None:
+        """Once the script has ended well: take up all of metrics.csv, also what another process had written before."""
+        with contextlib.suppress(UserError):
+            self.history = read_history(self.folder / "metrics.csv")
+        trained = sum(metrics.seconds for metrics in self.history[self.had :])
+        self.beside = max(0.0, time.monotonic() - self.began - trained)
 
     def lose_node(self) -> bool:
         """Note that the script was lost with its node; whether it is worth while to go on elsewhere."""
@@ -229,6 +242,8 @@ def train_jobs(jobs: Sequence[Job], engine: Engine) -> dict[tuple[str, int], str
             slots = engine.slots  # a cluster may grow and shrink
             for job in list(running):
                 has_ended = job.process.poll() is not None  # asked first, so that its last epoch is seen below
+                if not job.process.started:
+                    job.began = time.monotonic()
                 _log_epochs(table, job)
                 if not has_ended:
                     continue
@@ -242,9 +257,11 @@ def train_jobs(jobs: Sequence[Job], engine: Engine) -> dict[tuple[str, int], str
                     waiting.insert(0, job)
                     continue
                 ended.append(job)
-                table.log(f"{job.title}: {f'failed: {failure}' if failure else _end_of(job)}")
                 if failure:
                     failures[job.row.name, job.seed] = failure
+                else:
+                    job.end()
+                table.log(f"{job.title}: {f'failed: {failure}' if failure else _end_of(job)}")
             while len(running) < slots and (job := next((job for job in waiting if not _in_use(job.folder)), None)):
                 waiting.remove(job)
                 try:
@@ -310,12 +327,14 @@ def _table(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job],
     jobs = [*running, *waiting, *ended]
     paces = _paces(jobs)
     blocked = waiting if len(running) < slots else []
-    names = {name: disp_trim(name, _WIDEST_NAME) for name in {job.row.name for job in jobs}}
+    widest = min(_WIDEST_NAME, max(_NARROWEST_NAME, shutil.get_terminal_size().columns - _NUMBERS))
+    names = {name: disp_trim(name, widest) for name in {job.row.name for job in jobs}}
     width = max(map(disp_len, names.values()), default=0)
-    lines = [f"{'':{width}}  seed    epoch  test loss  accuracy  s/epoch     left"]
+    digits = max(3, *(len(str(job.epochs)) for job in jobs)) if jobs else 3
+    lines = [f"{'':{width}}  seed  {'epoch':>{2 * digits + 1}}  test loss  accuracy  s/epoch     left"]
     for job in [*running, *blocked]:
         name = names[job.row.name]
-        line = f"{name}{'':{width - disp_len(name)}}  {job.seed:4}  {len(job.history):3}/{job.epochs:<3}"
+        line = f"{name}{'':{width - disp_len(name)}}  {job.seed:4}  {len(job.history):{digits}}/{job.epochs:<{digits}}"
         if job in blocked:
             lines.append(f"{line}  waiting: another process is training it")
             continue
@@ -331,15 +350,18 @@ def _table(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job],
         lines.append(f"{line}  {'?' if left is None else duration(left):>7}")
     failed = sum(job.process is None or job.process.returncode not in (0, EXIT_DIVERGED) for job in ended)
     done = f"{len(ended)} of {len(jobs)} runs done" + (f" ({failed} failed)" if failed else "")
-    return [*lines, f"{done}; {_time_left(running, waiting, ended, slots)}"]
+    return [*lines, "; ".join([done, *([_time_left(running, waiting, ended, slots)] if running or waiting else [])])]
 
 
 def _time_left(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job], slots: int) -> str:
-    """What all that is left takes, from the measured seconds of an epoch of each kind of run."""
+    """What all that is left takes, from the measured seconds of an epoch of each kind of run, and of those beside."""
     paces = _paces([*running, *waiting, *ended])
+    measured = [job.beside for job in ended if job.beside is not None]
+    beside = sum(measured) / len(measured) if measured else 0.0
     left = [_seconds_left(job, paces, under_way=True) for job in running]
-    left += [_seconds_left(job, paces, under_way=False) for job in waiting]
     known = [seconds for seconds in left if seconds is not None]
+    left += [_seconds_left(job, paces, under_way=False) for job in waiting]
+    known += [seconds + beside for seconds in left[len(running) :] if seconds is not None]
     if not known:
         return "time left not known before an epoch is measured"
     # The runs are dealt out as they come, so no slot is idle for long before the end.

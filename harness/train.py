@@ -421,8 +421,8 @@ def _write_best(run: RunFolder, state: State) -> None:
 
 
 def _shows_filters(model: nn.Module, epoch: int, epochs: int) -> bool:
-    """A convolutional network's filters go to TensorBoard each epoch; of a very long run, some 40 pictures after 20."""
-    return hasattr(model, "features") and (epoch <= 20 or epoch == epochs or epoch % -(-epochs // 40) == 0)
+    """A convolutional network's filters go to TensorBoard each epoch; of a very long run, some 20 pictures after 20."""
+    return hasattr(model, "features") and (epoch <= 20 or epoch == epochs or epoch % -(-epochs // 20) == 0)
 
 
 def _finish_events(events: EventsFile, state: State, images: ImageSet, flags: Namespace) -> None:
@@ -574,7 +574,12 @@ class _Progress:
     """
 
     def __init__(self, title: str, count: int) -> None:
-        self.bar = tqdm(total=count, desc=title, unit=" images", leave=False, disable=not sys.stderr.isatty())
+        form = (
+            "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}, {rate_fmt}"  # a narrow terminal cuts the end off
+        )
+        hidden = not sys.stderr.isatty()
+        self.bar = tqdm(total=count, desc=title, unit=" images", leave=False, disable=hidden, bar_format=form)
+        self.title = title
         self.shown = time.monotonic()
         self.arrived: Tensor | None = None
         self.event: torch.cuda.Event | None = None
@@ -597,7 +602,8 @@ class _Progress:
 
     def _show(self, totals: Tensor, seen: int) -> None:
         loss_sum, correct = totals.tolist()
-        self.bar.set_postfix_str(f"loss {loss_sum / seen:.4f}, accuracy {correct / seen:.4f}", refresh=False)
+        figures = f"loss {loss_sum / seen:.4f}, accuracy {correct / seen:.4f}"
+        self.bar.set_description_str(f"{self.title}  {figures}", refresh=False)
         self.bar.update(seen - self.bar.n)
 
     def __enter__(self) -> "_Progress":

@@ -209,7 +209,7 @@ def test_events_file_of_a_long_cnn_run_stays_below_300_kilobytes(tmp_path, monke
     from harness.plots import confusion_figure, filters_grid, worst_figure
 
     random = np.random.default_rng(0)
-    for epochs in (20, 100):
+    for epochs in (20, 100, 600):
         folder = tmp_path / str(epochs)
         folder.mkdir()
         events = EventsFile.open(folder, {}, curves=[])

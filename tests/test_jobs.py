@@ -11,6 +11,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tqdm.utils import disp_len
@@ -386,6 +387,34 @@ def test_time_left_is_known_when_an_epoch_of_the_kind_is_measured(settings):
     assert harness.jobs._time_left([], [first, second], [], 1) == "about 4 s left"
     assert harness.jobs._time_left([], [first, second], [], 2) == "about 3 s left"  # the longer of the two
     assert harness.jobs._time_left([], [first, other], [], 1) == "about 2 s left, and 1 run of a kind not measured yet"
+    ended = SimpleNamespace(history=[], beside=4.0, row=other.row, flags=other.flags)  # to start and to end a script
+    assert harness.jobs._time_left([], [first, second], [ended], 1) == "about 12 s left"
+
+
+def test_an_ended_run_has_all_its_epochs_and_the_seconds_beside_them(settings, monkeypatch):
+    (job,) = plan(settings, RNN)
+    file = make_folder(settings, "x", RNN, status="running", epochs=1) / "metrics.csv"
+    job.folder, job.history = file.parent, harness.jobs.read_history(file)
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    whole = make_folder(settings, "y", RNN, status="complete", epochs=2) / "metrics.csv"
+    file.write_bytes(whole.read_bytes())  # by another process, before this one's script finds the run complete
+    job.start(SimpleNamespace(start=lambda job: SimpleNamespace(returncode=0)))
+    now = 105.0
+    assert job.new_epochs() == [] and len(job.history) == 1
+    job.end()
+    assert len(job.history) == 2 and job.beside == 5.0 - 1.5
+    assert harness.jobs._end_of(job).startswith("done, 2 epochs in 3 s")
+
+
+def test_the_table_ends_without_a_time_and_leaves_room_for_its_numbers(settings, monkeypatch):
+    (job,) = plan(settings, replace(RNN, name="x" * 40, flags=RNN.flags | {"epochs": 20000}))
+    for columns, width in ((80, 27), (70, 17), (40, 8)):
+        monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((columns, 24)))  # noqa: B023
+        header, line, _ = harness.jobs._table([], [job], [], 2)
+        assert header.index("  seed") == width == line.index("     0") and "    0/20000  " in line
+    job.process = SimpleNamespace(returncode=0)
+    assert harness.jobs._table([], [], [job], 2)[-1] == "1 of 1 runs done"
 
 
 def test_table_shows_each_run_and_is_redrawn_in_place(settings, monkeypatch, capsys):
@@ -410,6 +439,7 @@ def test_table_shows_each_run_and_is_redrawn_in_place(settings, monkeypatch, cap
 
 
 def test_long_names_leave_room_for_the_numbers_and_wide_letters_are_counted_as_wide(settings, monkeypatch, capsys):
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((100, 24)))
     rows = [replace(RNN, name="x" * 200), replace(RNN, name="名" * 20, flags=RNN.flags | {"lr": 0.5})]
     header, a, b, _ = harness.jobs._table(plan(settings, *rows), [], [], 2)
     assert [disp_len(line[: line.index("0/2")]) for line in (a, b)] == [40, 40]

@@ -77,6 +77,8 @@ def _state(row: RowRuns) -> list:
     if not seeds:
         return [f"No complete run of the {counted(len(row.seeds), 'seed')} asked for."]
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {listed(seeds)}"
+    if len(seeds) > 4 and seeds == [str(row.complete[0].seed + index) for index in range(len(seeds))]:
+        which = f"seeds {seeds[0]} to {seeds[-1]}"
     seconds = seconds_an_epoch(row.complete)
     took = f"; {seconds:.1f} s an epoch (median)" if math.isfinite(seconds) else ""
     return [f"{counted(len(seeds), 'complete run')} ({which}){took}."]
