@@ -214,7 +214,7 @@ def published_checksum(name: str) -> str | None:
 def to_gray(images: Tensor) -> Tensor:
     """RGB uint8 (n, 3, height, width) to luma uint8 (n, 1, height, width): 0.299 R + 0.587 G + 0.114 B.
 
-    In Pillow's fixed-point arithmetic, so that it equals `transforms.Grayscale` bit for bit.
+    In Pillow's fixed-point arithmetic, so that it equals `transforms.Grayscale` of a PIL image bit for bit.
     """
     red, green, blue = images.unbind(dim=1)
     luma = red.int().mul_(19595).add_(green, alpha=38470).add_(blue, alpha=7471)  # in units of 1 / 2^16

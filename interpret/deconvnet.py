@@ -2,8 +2,8 @@
 
 The layers are gone through backwards. Max-pooling is undone by its switches, the places of the maxima that the forward
 pass of this very image recorded; the ReLU by rectifying again, this time the reconstruction; the convolution by its own
-filters, transposed. Biases and the forward pass's signs at the ReLU play no part: that is how a deconvnet differs from
-the gradient (Simonyan et al. 2013, arXiv 1312.6034, section 4). Where pooling windows overlap and share a maximum,
+filters, transposed. The forward pass's signs at the ReLU play no part: that is how a deconvnet differs from the
+gradient (Simonyan et al. 2013, arXiv 1312.6034, section 4). Where pooling windows overlap and share a maximum,
 their reconstructions add up.
 """
 

@@ -19,8 +19,9 @@ def last_hidden_state(layer: nn.RNNBase, steps: Tensor) -> Tensor:
     """The hidden state after the last step, (batch, hidden_size), from a zero state; steps (steps, batch, inputs).
 
     `layer` is a tanh nn.RNN, nn.GRU or nn.LSTM of one layer and one direction; its own parameters are used, and the
-    result and all gradients equal its own to rounding. Under autocast it computes in autocast's dtype, as the layer
-    would. On other devices than the CPU the layer itself is called, which has fused kernels there.
+    result and all gradients equal its own to rounding. Under autocast it computes in autocast's dtype, the state of a
+    GRU included, which PyTorch's own keeps in float32 on a CPU. On other devices than the CPU the layer itself is
+    called, which has fused kernels there.
     """
     if type(layer) is nn.LSTM and steps.device.type == "cpu":
         # What the layer itself calls, after checks that take as long as a small kernel.

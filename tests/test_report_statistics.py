@@ -1,6 +1,7 @@
 """The report's statistics against published tables, against NumPy, and against numbers worked out by hand."""
 
 import csv
+import dataclasses
 import math
 from pathlib import Path
 
@@ -207,10 +208,29 @@ def test_stability_follows_the_numbers_whichever_way_they_go(rough, verdict):
     assert f"{smooth} is the most stable and {rough.upper()} the least" in text
     assert f"for LSTM {verdict}" in text
     assert f"{rough.upper()} − {smooth}: +0.2900" in text  # 0.301 - 0.011
+    assert "cannot tell that from chance" not in text
+
+    results[0].runs[2] = dataclasses.replace(results[0].runs[2], status="diverged")
+    text = str(stability(results, Names(results, synthetic=False)))
+    assert "No cell is called the most stable" in text and "1 of 3 runs of RNN" in text
+    assert "The original says" not in text and "is the most stable and" not in text
+
+
+def test_stability_that_chance_explains_is_called_that():
+    """The cells' drops, seed by seed: RNN 0.01, 0.05, 0.03, LSTM 0.03, 0.02, 0.01; they differ by 0.01 ± 0.06."""
+    results = []
+    for cell, drops in (("rnn", (0.01, 0.05, 0.03)), ("lstm", (0.03, 0.02, 0.01))):
+        runs = {}
+        for seed, drop in enumerate(drops):
+            epochs = [EpochMetrics(i, 0.3, 0.9, 0.3, each, 1.0) for i, each in enumerate((0.9, 0.9 - drop), 1)]
+            runs[seed] = run(cell_row(cell), seed, Path("runs"), epochs=epochs)
+        results.append(RowRuns(cell_row(cell), runs, (0, 1, 2)))
+    text = str(stability(results, Names(results, synthetic=False)))
+    assert "LSTM is the most stable and RNN the least" in text and "these seeds cannot tell that from chance" in text
 
 
 def test_one_seed_gives_no_interval_and_no_verdict_on_stability():
     results = [row_runs(cell_row(cell), (0,), Path("runs")) for cell in ("rnn", "gru")]
     text = str(stability(results, Names(results, synthetic=False)))
     assert "a single seed gives no interval" in text
-    assert "our single seed" in text
+    assert "our runs, too few for an interval" in text

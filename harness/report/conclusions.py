@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from harness.grid import RowRuns
+from harness.grid import FINISHED, RowRuns
 from harness.report import charts
 from harness.report.document import Block, Figure, Link, Paragraph, Strong, paragraph, table
 from harness.report.measures import (
@@ -219,11 +219,20 @@ def _verdict(shared: dict[str, list[RowRuns]], estimates: dict[str, Estimate]) -
         return blocks
     ranked = sorted(estimates, key=lambda cell: estimates[cell].value)
     order = ", ".join(f"{cell_name(cell)} {estimates[cell].value:.4f}" for cell in ranked)
+    diverged = _diverged(shared)
+    if diverged:
+        judged = [Strong("No cell is called the most stable, as runs diverged"), f": {listed(diverged)}. "]
+        judged += ["The others' mean worst drop is "]
+    else:
+        most, least = ranked[0], ranked[-1]
+        judged = [f"By the mean worst drop {cell_name(most)} is the most stable and {cell_name(least)} the least"]
+        if _difference(shared[least], shared[most]).sign == 0:
+            judged += [", but ", Strong("these seeds cannot tell that from chance")]
+        judged += [": "]
     blocks.append(
         paragraph(
-            "By the mean worst drop ",
-            Strong(f"{cell_name(ranked[0])} is the most stable and {cell_name(ranked[-1])} the least"),
-            f" ({order}; {counted(len(shared[ranked[0]]), 'setting')} that all cells share). The settings are taken as "
+            *judged,
+            f"{order} ({counted(len(shared[ranked[0]]), 'setting')} that all cells share). The settings are taken as "
             "fixed and the seeds as the only source of chance: intervals are Student's, of a mean for each seed"
             + ("" if all(each.paired for each in estimates.values()) else ", or Welch's where the seeds differ")
             + ".",
@@ -240,8 +249,18 @@ def _verdict(shared: dict[str, list[RowRuns]], estimates: dict[str, Estimate]) -
         told = "larger by more than chance" if difference.sign > 0 else "not to be told from chance with these seeds"
         sentences.append(f"{name} ({interval}), {told}.")
     blocks.append(paragraph("Differences of the mean worst drop, with their 95 % intervals: ", " ".join(sentences)))
-    blocks += _original_claim(shared)
-    return blocks
+    return blocks if diverged else [*blocks, *_original_claim(shared)]
+
+
+def _diverged(shared: dict[str, list[RowRuns]]) -> list[str]:
+    """How many runs of each cell diverged, in words; nothing of a cell without any."""
+    found = []
+    for cell, rows in shared.items():
+        runs = [run for row in rows for run in row.runs.values() if run.status in FINISHED]
+        lost = sum(run.status == "diverged" for run in runs)
+        if lost:
+            found.append(f"{lost} of {counted(len(runs), 'run')} of {cell_name(cell)}")
+    return found
 
 
 def _difference(more: Sequence[RowRuns], less: Sequence[RowRuns]) -> Estimate:
@@ -258,7 +277,7 @@ def _original_claim(shared: dict[str, list[RowRuns]]) -> list[Block]:
         if shared.get(cell):
             difference = _difference(shared["rnn"], shared[cell])
             if difference.interval is None:
-                verdict = f"{'fits' if difference.value > 0 else 'does not fit'} our single seed"
+                verdict = f"{'fits' if difference.value > 0 else 'does not fit'} our runs, too few for an interval"
             else:
                 verdict = verdicts[difference.sign]
                 if difference.sign == 0 and difference.value != 0:

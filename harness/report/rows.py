@@ -214,8 +214,8 @@ def overview_figure(families: Sequence[tuple[str, Sequence[RowRuns]]], names: Na
     parts = ["Each dot is a run, its best test accuracy over the epochs"]
     if several:
         parts.append(
-            "; the pale bar is where 95 % of further runs would lie if runs were normally distributed (cut off at the "
-            "ends of the axis)"
+            "; the pale bar is where one further run would lie with 95 % probability if runs were normally distributed "
+            "(cut off at the ends of the axis)"
         )
     if "reference" in legend:
         parts.append("; the diamond is what the original printed for its single run")
@@ -340,8 +340,8 @@ def agreement(families: Sequence[tuple[str, Sequence[RowRuns]]], names: Names) -
                 " in which one more run of ours would lie with 95 % probability. If the original had been made with "
                 "just our code and settings, about 95 of 100 would; the four figures of a row come from the same run, "
                 "and the runs of all rows from the same few seeds, so they agree or disagree together. With few seeds "
-                "the intervals are wide, and being inside says little. A printed figure is inside if a number that "
-                "rounds to it is.",
+                "the intervals are wide, and being inside says little; the less so where a setting was chosen because "
+                "it comes near these very figures. A printed figure is inside if a number that rounds to it is.",
             )
         )
         for family, rows in families:

@@ -74,8 +74,9 @@ def weighted_sum(samples: Sequence[Sample], weights: Sequence[float], level: flo
 
     Weights (1, -1) give the difference of two means, weights 1/k the mean over k settings. Samples of the same seeds
     are not independent (the networks begin alike and see the images in the same order): the interval is then Student's
-    of the sums Σ weight · value of each seed. Else it is Welch's (degrees of freedom after Satterthwaite, 1946). A
-    sample of one value, whose variance is unknown, leaves no interval.
+    of the sums Σ weight · value of each seed. Else, also where they have only some seeds in common, it is Welch's for
+    independent ones (degrees of freedom after Satterthwaite, 1946). A sample of one value, whose variance is unknown,
+    leaves no interval.
     """
     value = math.fsum(weight * sample.mean for sample, weight in zip(samples, weights, strict=True))
     if any(sample.sd is None for sample in samples):
