@@ -9,7 +9,7 @@ from interpret.chain import convolutions
 def filter_weights(model: nn.Module, layer: str | None = None) -> Tensor:
     """The weights (feature maps, input channels, height, width) of the convolution `layer`, by default the first.
 
-    A detached copy on the CPU. The paper's figure 6 (a), (b) shows a first layer's. ValueError if there is no such
+    A detached copy on the CPU. The paper's figure 6 (a) to (c) shows first layers'. ValueError if there is no such
     convolution.
     """
     names = convolutions(model)

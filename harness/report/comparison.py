@@ -279,9 +279,10 @@ def _told(differences: Sequence[tuple[str, Estimate]]) -> str:
     differ = [name for name, each in differences if each.sign]
     if not differ:
         count = counted(len(judged), "difference")
-        return f"Each of the {count} of means lies within the spread over seeds: {contains}."
+        told = f"None of the {count} of means can be told from chance: {contains}"
+        return f"{told}. A true one as large as an end of its interval is not excluded."
     return (
-        f"{len(judged) - len(differ)} of {counted(len(judged), 'difference')} lie within the spread over seeds "
+        f"{len(judged) - len(differ)} of {counted(len(judged), 'difference')} cannot be told from chance "
         f"({contains}); not so {listed(differ)}."
     )
 
