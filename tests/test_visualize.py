@@ -169,6 +169,16 @@ def test_evolution_table_has_the_snapshots_of_the_run(trained_run: Path, drawn: 
             assert row["class"] == images.classes[images.test.labels[int(row["test image"])]]
 
 
+def test_evolution_of_many_snapshots_is_shown_at_some(run: Path, tmp_path: Path, run_main: Callable, monkeypatch):
+    first = torch.load(run / "snapshots" / "epoch-0001.pt", weights_only=True)
+    for epoch in range(3, 8):
+        torch.save(first | {"epoch": epoch}, run / "snapshots" / f"epoch-{epoch:04}.pt")
+    monkeypatch.setattr(visualize, "STAGES", 3)
+    code, out, _ = run_main("visualize", run / "best.pt", "--only", "evolution", "--out", tmp_path / "out")
+    assert code == 0 and "note: evolution at 3 of the run's 7 snapshots, evenly chosen\n" in out
+    assert {int(row["epoch"]) for row in _rows(tmp_path / "out" / "evolution.csv")} == {1, 4, 7}
+
+
 def test_invariance_is_undisturbed_where_nothing_is_moved(trained_run: Path, drawn: Path):
     model, inputs, images = _whole(trained_run / "best.pt")
     still = {"translation": 0, "scale": 1, "rotation": 0}
