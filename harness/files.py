@@ -57,9 +57,14 @@ def check_writable(folder: Path) -> None:
 
 def is_outdated(made: Path, checkpoint: Path) -> bool:
     """Whether the file is missing or older than the checkpoint that it is made from; never without a checkpoint."""
-    if not checkpoint.exists():
+    try:
+        changed = checkpoint.stat().st_mtime
+    except OSError:
         return False
-    return not made.exists() or made.stat().st_mtime < checkpoint.stat().st_mtime
+    try:
+        return made.stat().st_mtime < changed
+    except OSError:
+        return True
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -113,7 +113,7 @@ def evolution(shown: Iterable[tuple], epochs: Sequence[int], source: str) -> Fin
         rows += of_layer
     header = ("layer", "map", "epoch", "test image", "class", "row", "column", "activation")
     text = (
-        "Zeiler & Fergus, figure 4: the same maps at the epochs of the run's snapshots. Each picture is on its "
+        "Zeiler & Fergus, figure 4: the same maps at epochs of the run's snapshots. Each picture is on its "
         "own scale. What a snapshot does not hold, such as the linear layers, is the checkpoint's. A jump from one "
         "epoch to the next mostly means that another image has become the strongest."
     )

@@ -6,7 +6,6 @@ metrics.csv. No script outlives this process, even if that is killed (process.py
 """
 
 import argparse
-import contextlib
 import shutil
 import sys
 import time
@@ -28,7 +27,7 @@ from harness.run_folder import LOCKED, EpochMetrics
 POLL = 0.5  # seconds between two looks at the run folders
 LOST = "its node was lost"  # so begins the failure of a script that can be continued on another node of a cluster
 _MOST_LOSSES = 3  # at one and the same epoch, before the run itself is to blame
-_WIDEST_NAME, _NARROWEST_NAME, _NUMBERS = 30, 8, 53  # columns of the table
+_WIDEST_NAME, _NARROWEST_NAME = 30, 8  # columns of the table
 _TIME_TO_STOP = 30  # seconds for a script to write what it has; its folder survives a kill as well
 _OF_THE_SPEED = ("cell", "hidden_size", "channels", "augment", "batch_size", "data")  # flags an epoch's time depends on
 
@@ -80,7 +79,7 @@ class Job:
 
     def start(self, engine: "Engine") -> None:
         """Start the script. UserError if the system does not let us."""
-        self._seen, self.had = self._signature(), len(self.history)
+        self._seen, self.had = self._signature(), len(self._history_now()) if self.resumes else 0
         self.began = self.epoch_began = time.monotonic()
         try:
             self.process = engine.start(self)
@@ -104,8 +103,7 @@ class Job:
 
     def end(self) -> None:
         """Once the script has ended well: take up all of metrics.csv, also what another process had written before."""
-        with contextlib.suppress(UserError):
-            self.history = read_history(self.folder / "metrics.csv")
+        self.history = self._history_now()
         trained = sum(metrics.seconds for metrics in self.history[self.had :])
         self.beside = max(0.0, time.monotonic() - self.began - trained)
 
@@ -113,6 +111,12 @@ class Job:
         """Note that the script was lost with its node; whether it is worth while to go on elsewhere."""
         self.losses.append(len(self.history))
         return self.losses.count(len(self.history)) < _MOST_LOSSES
+
+    def _history_now(self) -> list[EpochMetrics]:
+        try:
+            return read_history(self.folder / "metrics.csv")
+        except UserError:
+            return self.history
 
     def _signature(self) -> tuple | None:
         try:
@@ -327,10 +331,11 @@ def _table(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job],
     jobs = [*running, *waiting, *ended]
     paces = _paces(jobs)
     blocked = waiting if len(running) < slots else []
-    widest = min(_WIDEST_NAME, max(_NARROWEST_NAME, shutil.get_terminal_size().columns - _NUMBERS))
+    digits = max(3, *(len(str(job.epochs)) for job in jobs)) if jobs else 3
+    room = shutil.get_terminal_size().columns - 1 - (48 + 2 * digits)  # beside the numbers
+    widest = min(_WIDEST_NAME, max(_NARROWEST_NAME, room))
     names = {name: disp_trim(name, widest) for name in {job.row.name for job in jobs}}
     width = max(map(disp_len, names.values()), default=0)
-    digits = max(3, *(len(str(job.epochs)) for job in jobs)) if jobs else 3
     lines = [f"{'':{width}}  seed  {'epoch':>{2 * digits + 1}}  test loss  accuracy  s/epoch     left"]
     for job in [*running, *blocked]:
         name = names[job.row.name]

@@ -356,6 +356,15 @@ class Losing:
         return self.end
 
 
+def test_run_that_another_process_has_completed_is_told_with_all_its_epochs(settings, capsys):
+    (job,) = plan(settings, RNN)
+    job.history = read_history(make_metrics(job.folder, 1))
+    make_metrics(job.folder, 2)
+    process = SimpleNamespace(started=True, returncode=0, poll=lambda: 0, failure=lambda: "")
+    assert train_jobs([job], SimpleNamespace(slots=1, start=lambda job: process)) == {}
+    assert "small, seed 0: done, 2 epochs in 3 s" in capsys.readouterr().out
+
+
 def test_run_whose_node_is_lost_comes_first_and_goes_on(settings, capsys):
     jobs = plan(settings, RNN, seeds=(0, 1))
     engine = Losing(0, 0, 1, 1, 2)  # each epoch may be lost twice
@@ -403,16 +412,22 @@ def test_an_ended_run_has_all_its_epochs_and_the_seconds_beside_them(settings, m
     now = 105.0
     assert job.new_epochs() == [] and len(job.history) == 1
     job.end()
-    assert len(job.history) == 2 and job.beside == 5.0 - 1.5
+    assert len(job.history) == 2 and job.beside == 5.0 - 2 * 1.5  # started anew: there is no last.pt
+    (job.folder / "last.pt").write_bytes(b"")
+    job.start(SimpleNamespace(start=lambda job: SimpleNamespace(returncode=0)))
+    now = 110.0
+    job.end()
+    assert job.beside == 5.0  # nothing was trained
     assert harness.jobs._end_of(job).startswith("done, 2 epochs in 3 s")
 
 
 def test_the_table_ends_without_a_time_and_leaves_room_for_its_numbers(settings, monkeypatch):
     (job,) = plan(settings, replace(RNN, name="x" * 40, flags=RNN.flags | {"epochs": 20000}))
-    for columns, width in ((80, 27), (70, 17), (40, 8)):
+    for columns, width in ((100, 30), (80, 21), (70, 11), (40, 8)):  # the numbers take 58 columns
         monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((columns, 24)))  # noqa: B023
-        header, line, _ = harness.jobs._table([], [job], [], 2)
+        header, line, _ = harness.jobs._table([job], [], [], 2)
         assert header.index("  seed") == width == line.index("     0") and "    0/20000  " in line
+        assert len(header) == len(line) == width + 58 <= max(columns - 1, 66)
     job.process = SimpleNamespace(returncode=0)
     assert harness.jobs._table([], [], [job], 2)[-1] == "1 of 1 runs done"
 

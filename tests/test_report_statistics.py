@@ -214,6 +214,12 @@ def test_stability_follows_the_numbers_whichever_way_they_go(rough, verdict):
     text = str(stability(results, Names(results, synthetic=False)))
     assert "No cell is called the most stable" in text and "1 of 3 runs of RNN" in text
     assert "The original says" not in text and "is the most stable and" not in text
+    results[0].runs[2] = dataclasses.replace(results[0].runs[2], status="complete")
+
+    lost = row_runs(cell_row("rnn", "rnn-lost", flags=cell_row("rnn").flags | {"lr": 0.1}), (0, 1), Path("runs"))
+    lost.runs.update({seed: dataclasses.replace(each, status="diverged") for seed, each in lost.runs.items()})
+    text = str(stability([*results, lost], Names([*results, lost], synthetic=False)))
+    assert "No cell is called the most stable" in text and "2 of 5 runs of RNN" in text and "rnn-lost" in text
 
 
 def test_stability_that_chance_explains_is_called_that():

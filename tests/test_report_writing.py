@@ -306,6 +306,11 @@ def test_pictures_of_one_epoch_are_shown_and_called_the_best_only_if_they_are(wr
     assert "after epoch 3, at its best test accuracy" in readme and "Left out: filters. " in readme
     assert "inside-occlusion.png" in readme and "inside-evolution-conv2.png" in readme
 
+    figures = run.path / "figures"
+    (figures / "occlusion.md").unlink()
+    (figures / "occlusion.md").mkdir()  # cannot be read
+    assert "Left out: filters and occlusion. " in write(results)[0]
+
     other = results[1].runs[1]
     other.history[:] = [row._replace(test_accuracy=0.9) for row in run.history]
     draw_inside(other, "cifar10 gray", "evolution")  # a better run, but looked into at one point only

@@ -119,6 +119,7 @@ def stability(rows: Sequence[RowRuns], names: Names) -> list[Block]:
     measured = [row for row in rows if worst_drops(row)]
     if not measured:
         return []
+    diverged = _diverged(rows)
     blocks: list[Block] = [
         paragraph(
             "How stable is training? Two numbers a row: the standard deviation over seeds of the best test accuracy, "
@@ -127,9 +128,12 @@ def stability(rows: Sequence[RowRuns], names: Names) -> list[Block]:
         )
     ]
     lines = []
-    for row in measured:
+    for row in rows:
         accuracy, drops = bests(row, "test_accuracy"), worst_drops(row)
         lost = sum(1 for run in row.runs.values() if run.status == "diverged")
+        if drops is None:
+            lines += [(Link(row.row.name, f"#{names.slug(row)}"), "0", "–", "–", "–", str(lost))] if lost else []
+            continue
         lines.append(
             (
                 Link(row.row.name, f"#{names.slug(row)}"),
@@ -146,7 +150,7 @@ def stability(rows: Sequence[RowRuns], names: Names) -> list[Block]:
     shared = _shared_settings(measured, cells)
     estimates = {cell: _cell_drop(shared[cell]) for cell in cells if shared.get(cell)}
     blocks.append(_figure(measured, estimates, names))
-    blocks += _verdict(shared, estimates)
+    blocks += _verdict(shared, estimates, diverged)
     return blocks
 
 
@@ -191,8 +195,11 @@ def _figure(rows: Sequence[RowRuns], estimates: dict[str, Estimate], names: Name
     return Figure("stability.svg", charts.dot_chart(title, [panel]), title, (caption,), 826)
 
 
-def _verdict(shared: dict[str, list[RowRuns]], estimates: dict[str, Estimate]) -> list[Block]:
-    """The original's claim as numbers: each cell's mean worst drop, and the differences between the cells."""
+def _verdict(shared: dict[str, list[RowRuns]], estimates: dict[str, Estimate], diverged: Sequence[str]) -> list[Block]:
+    """The original's claim as numbers: each cell's mean worst drop, and the differences between the cells.
+
+    `diverged` tells of diverged runs, whose drops are not known: with any there is no verdict.
+    """
     if not estimates:
         return [paragraph("No setting was run with every cell, so the cells are not compared.")]
     lines = []
@@ -219,7 +226,6 @@ def _verdict(shared: dict[str, list[RowRuns]], estimates: dict[str, Estimate]) -
         return blocks
     ranked = sorted(estimates, key=lambda cell: estimates[cell].value)
     order = ", ".join(f"{cell_name(cell)} {estimates[cell].value:.4f}" for cell in ranked)
-    diverged = _diverged(shared)
     if diverged:
         judged = [Strong("No cell is called the most stable, as runs diverged"), f": {listed(diverged)}. "]
         judged += ["The others' mean worst drop is "]
@@ -252,11 +258,12 @@ def _verdict(shared: dict[str, list[RowRuns]], estimates: dict[str, Estimate]) -
     return blocks if diverged else [*blocks, *_original_claim(shared)]
 
 
-def _diverged(shared: dict[str, list[RowRuns]]) -> list[str]:
+def _diverged(rows: Sequence[RowRuns]) -> list[str]:
     """How many runs of each cell diverged, in words; nothing of a cell without any."""
     found = []
-    for cell, rows in shared.items():
-        runs = [run for row in rows for run in row.runs.values() if run.status in FINISHED]
+    for cell in _by_cell(rows):
+        of_cell = [row for row in rows if str(setting(row, "cell")) == cell]
+        runs = [run for row in of_cell for run in row.runs.values() if run.status in FINISHED]
         lost = sum(run.status == "diverged" for run in runs)
         if lost:
             found.append(f"{lost} of {counted(len(runs), 'run')} of {cell_name(cell)}")

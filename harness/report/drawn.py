@@ -4,6 +4,7 @@ A person can have drawn other pictures there, by `visualize.py last.pt` or `--da
 analysis' table tells: it names the images and the epoch of the model as `trained.source_of` does.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def to_show(run: Run) -> tuple[set[str], int]:
 
     Of several epochs' pictures it is those of the epoch with the best test accuracy. The evolution is of all epochs.
     """
-    drawn = _drawn(run)
+    drawn = _drawn(run) if best_epoch(run) else {}
     epochs = {epoch for epoch in drawn.values() if epoch and epoch <= len(run.history)} or {best_epoch(run)}
     shown = max(sorted(epochs), key=lambda epoch: _accuracy(run, epoch))
     return {name for name, epoch in drawn.items() if epoch in (shown, None)}, shown
@@ -37,7 +38,7 @@ def to_show(run: Run) -> tuple[set[str], int]:
 
 def left_out(run: Run, shown: set[str]) -> list[str]:
     """The analyses of which there is anything in figures/ but that are not shown."""
-    return [name for name in ANALYSES if name not in shown and any(file.is_file() for file in _files(run, name))]
+    return [name for name in ANALYSES if name not in shown and any(map(os.path.isfile, _files(run, name)))]
 
 
 def outdated_analyses(run: Run) -> set[str]:
@@ -82,13 +83,13 @@ def _drawn(run: Run) -> dict[str, int | None]:
     own = source_of(run.config["dataset"]["name"], run.config["flags"].get("channels", "gray"), None)
     drawn: dict[str, int | None] = {}
     for name in ANALYSES:
-        if not all(file.is_file() for file in _files(run, name)):
+        if not all(map(os.path.isfile, _files(run, name))):  # Path.is_file would raise for what one may not look at
             continue
         try:
             title = _table(run, name).read_text(encoding="utf-8").partition("\n")[0]
         except (OSError, UnicodeDecodeError):
             continue
-        found = re.search(rf"(?<!trained on )\b{re.escape(own)}(?:, epoch (\d+))?\b", title)
+        found = re.search(rf"(?<!trained on )\b{re.escape(own)}(?:, epoch (\d{{1,9}}))?\b", title)
         if found and (found[1] or name == "evolution"):
             drawn[name] = None if name == "evolution" else int(found[1])
     return drawn

@@ -44,7 +44,7 @@ PICTURES = {
     ),
     "evolution_conv1": (
         "Evolution of the first convolution during training",
-        "The same maps, a row each, at the epochs of the run's snapshots. A jump from one epoch to the next mostly "
+        "The same maps, a row each, at epochs of the run's snapshots. A jump from one epoch to the next mostly "
         "means that another image has become the strongest.",
     ),
     "evolution_conv2": (
@@ -77,10 +77,16 @@ PICTURES = {
 
 
 def find_inside(rows: Sequence[RowRuns]) -> tuple[RowRuns, Run] | None:
-    """The CNN run whose figures/ are shown: of those with the most analyses the highest by `rank`; None without any."""
-    found = [(len(to_show(run)[0]), rank(run), row, run) for row in rows for run in row.runs.values()]
-    shown, _, row, run = max(found, key=lambda each: each[:2], default=(0, None, None, None))
-    return (row, run) if shown else None
+    """The CNN run whose figures/ are shown: of those with the most analyses the highest by `rank`; None without any.
+
+    Whether there is an evolution does not count: a run without snapshots never has one.
+    """
+    found = [(to_show(run)[0], row, run) for row in rows for run in row.runs.values()]
+    looked_into = [each for each in found if each[0]]
+    if not looked_into:
+        return None
+    _, row, run = max(looked_into, key=lambda each: (len(each[0] - {"evolution"}), rank(each[2])))
+    return row, run
 
 
 def rank(run: Run) -> tuple:
@@ -147,8 +153,6 @@ def _picture(path: Path) -> tuple[bytes, int]:
 
 def _relu_table(path: Path, *, synthetic: bool) -> list[Block]:
     """The original's table of activations, its four numbers beside the run's."""
-    if not path.is_file():
-        return []
     try:
         lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
         rows = []

@@ -340,8 +340,8 @@ def agreement(families: Sequence[tuple[str, Sequence[RowRuns]]], names: Names) -
                 " in which one more run of ours would lie with 95 % probability. If the original had been made with "
                 "just our code and settings, about 95 of 100 would; the four figures of a row come from the same run, "
                 "and the runs of all rows from the same few seeds, so they agree or disagree together. With few seeds "
-                "the intervals are wide, and being inside says little; the less so where a setting was chosen because "
-                "it comes near these very figures. A printed figure is inside if a number that rounds to it is.",
+                "the intervals are wide, and being inside says little, and still less where a setting was chosen "
+                "because it comes near these very figures. A printed figure is inside if a number rounded to it is.",
             )
         )
         for family, rows in families:
