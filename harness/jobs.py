@@ -331,7 +331,7 @@ def _table(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job],
     jobs = [*running, *waiting, *ended]
     paces = _paces(jobs)
     blocked = waiting if len(running) < slots else []
-    digits = max(3, *(len(str(job.epochs)) for job in jobs)) if jobs else 3
+    digits = max([3, *(len(str(job.epochs)) for job in jobs)])
     room = shutil.get_terminal_size().columns - 1 - (48 + 2 * digits)  # beside the numbers
     widest = min(_WIDEST_NAME, max(_NARROWEST_NAME, room))
     names = {name: disp_trim(name, widest) for name in {job.row.name for job in jobs}}
@@ -363,10 +363,9 @@ def _time_left(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[J
     paces = _paces([*running, *waiting, *ended])
     measured = [job.beside for job in ended if job.beside is not None]
     beside = sum(measured) / len(measured) if measured else 0.0
-    left = [_seconds_left(job, paces, under_way=True) for job in running]
-    known = [seconds for seconds in left if seconds is not None]
-    left += [_seconds_left(job, paces, under_way=False) for job in waiting]
-    known += [seconds + beside for seconds in left[len(running) :] if seconds is not None]
+    left = [(_seconds_left(job, paces, under_way=True), 0.0) for job in running]
+    left += [(_seconds_left(job, paces, under_way=False), beside) for job in waiting]
+    known = [training + more for training, more in left if training is not None]
     if not known:
         return "time left not known before an epoch is measured"
     # The runs are dealt out as they come, so no slot is idle for long before the end.

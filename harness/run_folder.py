@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -69,6 +69,16 @@ class EpochMetrics(NamedTuple):
     @property
     def finite(self) -> bool:
         return math.isfinite(self.train_loss) and math.isfinite(self.test_loss)
+
+
+def best_row(history: Sequence[EpochMetrics]) -> EpochMetrics:
+    """The row of the model that best.pt is to hold: the first one of the largest test accuracy with finite losses."""
+    return max((row for row in history if row.finite), key=lambda row: row.test_accuracy, default=history[0])
+
+
+def accuracy_at(history: Sequence[EpochMetrics], epoch: int) -> float:
+    """The test accuracy of an epoch; -1 for one that is not there."""
+    return history[epoch - 1].test_accuracy if 1 <= epoch <= len(history) else -1.0
 
 
 class RunFolder:

@@ -26,7 +26,7 @@ from harness.events import CONFUSION_TAG, FILTERS_TAG, HPARAMS, MISTAKES_TAG, Ev
 from harness.flags import command_line, program, recorded_flags, snapshot_epochs, typed_path
 from harness.optimizers import QuickStep, make_optimizer
 from harness.process import cores
-from harness.run_folder import EpochMetrics, RunFolder, load_checkpoint
+from harness.run_folder import EpochMetrics, RunFolder, accuracy_at, best_row, load_checkpoint
 
 # Images a step of evaluation; changes no result, only speed and memory. A convolution's maps take 131 kB an image: on a
 # CPU larger batches of them scatter the memory that is kept, to 0.2 GB more at its peak.
@@ -491,11 +491,11 @@ def _write_again(run: RunFolder, state: State) -> None:
     run.write_metrics(state.history)
     if not state.epoch:
         return
-    epoch, best = _epoch_of_best(run), _best_row(state.history)
+    epoch, best = _epoch_of_best(run), best_row(state.history)
     if _last_is_better(state.history, epoch):
         _write_best(run, state)
         epoch = state.epoch
-    state.best_accuracy = _accuracy_at(state.history, epoch)
+    state.best_accuracy = accuracy_at(state.history, epoch)
     replaced_soon = epoch > state.epoch and state.epoch < run.flags.epochs
     if state.best_accuracy < best.test_accuracy and not replaced_soon:
         print(f"note: the model of epoch {best.epoch}, the best so far, is lost", flush=True)
@@ -504,12 +504,7 @@ def _write_again(run: RunFolder, state: State) -> None:
 def _last_is_better(history: list[EpochMetrics], epoch: int) -> bool:
     """Whether the model in last.pt is the best so far, and of more accuracy than that of `epoch` in best.pt."""
     last = history[-1]
-    return last.finite and _accuracy_at(history, epoch) < last.test_accuracy == _best_row(history).test_accuracy
-
-
-def _accuracy_at(history: list[EpochMetrics], epoch: int) -> float:
-    """The test accuracy of an epoch; -1 for one that is not there."""
-    return history[epoch - 1].test_accuracy if 1 <= epoch <= len(history) else -1.0
+    return last.finite and accuracy_at(history, epoch) < last.test_accuracy == best_row(history).test_accuracy
 
 
 def _epoch_of_best(run: RunFolder) -> int:
@@ -523,11 +518,6 @@ def _epoch_of_best(run: RunFolder) -> int:
             raise
         return 0
     return epoch if type(epoch) is int else 0
-
-
-def _best_row(history: list[EpochMetrics]) -> EpochMetrics:
-    """The row of the model that best.pt is to hold: the first one of the largest test accuracy with finite losses."""
-    return max((row for row in history if row.finite), key=lambda row: row.test_accuracy, default=history[0])
 
 
 def _note_other_machine(run: RunFolder, device: torch.device) -> None:

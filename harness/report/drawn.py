@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.files import is_outdated
 from harness.grid import Run
-from harness.run_folder import load_checkpoint
+from harness.run_folder import accuracy_at, best_row, load_checkpoint
 from harness.trained import source_of
 
 ANALYSES = {  # the pictures of each that are shown
@@ -30,9 +30,11 @@ def to_show(run: Run) -> tuple[set[str], int]:
 
     Of several epochs' pictures it is those of the epoch with the best test accuracy. The evolution is of all epochs.
     """
-    drawn = _drawn(run) if best_epoch(run) else {}
-    epochs = {epoch for epoch in drawn.values() if epoch and epoch <= len(run.history)} or {best_epoch(run)}
-    shown = max(sorted(epochs), key=lambda epoch: _accuracy(run, epoch))
+    if not run.history:
+        return set(), 0
+    drawn = _drawn(run)
+    epochs = {epoch for epoch in drawn.values() if epoch and epoch <= len(run.history)} or {best_row(run.history).epoch}
+    shown = max(sorted(epochs), key=lambda epoch: accuracy_at(run.history, epoch))
     return {name for name, epoch in drawn.items() if epoch in (shown, None)}, shown
 
 
@@ -63,19 +65,9 @@ def outdated_analyses(run: Run) -> set[str]:
     return lacking | {name for name in wanted if drawn.get(name) not in (epoch, None)}
 
 
-def best_epoch(run: Run) -> int:
-    """The first epoch of the best test accuracy, of which best.pt is unless it was lost. 0 before there is any."""
-    finite = [each for each in run.history if each.finite]
-    return max(finite, key=lambda each: each.test_accuracy).epoch if finite else 0
-
-
 def is_best(run: Run, epoch: int) -> bool:
-    """Whether the epoch has the best test accuracy of the run."""
-    return bool(epoch) and _accuracy(run, epoch) == _accuracy(run, best_epoch(run))
-
-
-def _accuracy(run: Run, epoch: int) -> float:
-    return run.history[epoch - 1].test_accuracy if epoch else -1.0
+    """Whether the epoch, one of the run's, has its best test accuracy."""
+    return accuracy_at(run.history, epoch) == best_row(run.history).test_accuracy
 
 
 def _drawn(run: Run) -> dict[str, int | None]:
