@@ -222,6 +222,12 @@ def evolution_figure(
     return render(figure)
 
 
+def shares(distances: object, lengths: object) -> np.ndarray:
+    """Distances (amounts, images) over the lengths (images,) of the vectors; nan where one is of length 0."""
+    distances, lengths = np.asarray(distances), np.asarray(lengths)
+    return np.divide(distances, lengths, out=np.full(distances.shape, np.nan), where=lengths > 0)
+
+
 def invariance_figure(
     results: Sequence, examples: Sequence[np.ndarray], names: Sequence[str], title: str
 ) -> np.ndarray:
@@ -240,8 +246,8 @@ def invariance_figure(
         picture.set_axis_off()
         amounts = np.asarray(result.amounts)
         curves = (
-            _shares(result.first, result.first_norm),
-            _shares(result.last_hidden, result.last_hidden_norm),
+            shares(result.first, result.first_norm),
+            shares(result.last_hidden, result.last_hidden_norm),
             np.asarray(result.probability),
         )
         for axes, values in zip(plots, curves, strict=True):
@@ -366,12 +372,6 @@ def _opaque(picture: np.ndarray) -> np.ndarray:
     if picture.shape[0] != 3:
         picture = picture.mean(axis=0, keepdims=True).repeat(3, axis=0)
     return np.concatenate([picture.transpose(1, 2, 0), np.ones((*picture.shape[1:], 1), dtype=picture.dtype)], axis=2)
-
-
-def _shares(distances: object, lengths: object) -> np.ndarray:
-    """Distances (amounts, images) over the lengths (images,) of the vectors; nan where one is of length 0."""
-    distances, lengths = np.asarray(distances), np.asarray(lengths)
-    return np.divide(distances, lengths, out=np.full(distances.shape, np.nan), where=lengths > 0)
 
 
 def _wrapped(title: str, width: float) -> list[str]:

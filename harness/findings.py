@@ -4,6 +4,7 @@ The arguments are results of interpret/ (only their named fields are used) with 
 says on what the network was trained and what it was shown; it stands in every title. `ids` are numbers of test images.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -128,12 +129,16 @@ def invariance(
     count, rows = len(ids), []
     averaged = len(results[0].first_norm) - count
     for result in results:
-        columns = result.first / result.first_norm, result.last_hidden / result.last_hidden_norm, result.probability
+        columns = (
+            figures.shares(result.first, result.first_norm),
+            figures.shares(result.last_hidden, result.last_hidden_norm),
+            np.asarray(result.probability),
+        )
         amounts = [round(amount, 6) for amount in result.amounts.tolist()]
         for index, (image, name) in enumerate(zip(ids, names, strict=True)):
             curves = zip(amounts, *(values[:, index].tolist() for values in columns), strict=True)
             rows += [(result.kind, str(image), name, *point) for point in curves]
-        means = zip(amounts, *(values[:, count:].nanmean(dim=1).tolist() for values in columns), strict=True)
+        means = zip(amounts, *(_mean(values[:, count:]) for values in columns), strict=True)
         rows += [(result.kind, f"mean of {averaged}", "", *point) for point in means]
     header = ("transformation", "test image", "class", "amount", "first layer", "last hidden layer", "p(true class)")
     text = (
@@ -236,3 +241,9 @@ def activation_tiles(found: Found, boxes: Sequence, images: ImageSet) -> tuple[l
         projected.append(figures.padded(figures.signed_tile(pixels.cpu().numpy()[crop]), size, **at))
         patches.append(figures.padded(figures.image_tile(patch), size, **at))
     return projected, patches
+
+
+def _mean(curves: np.ndarray) -> list[float]:
+    """The mean of curves (amounts, images) at each amount, over the images that have one; nan if none has."""
+    there = ~np.isnan(curves).any(axis=0)
+    return curves[:, there].mean(axis=1).tolist() if there.any() else [math.nan] * len(curves)

@@ -1,0 +1,128 @@
+"""The tables that visualize.py writes, from results made by hand; the figures beside them are left out."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from harness import figures, findings
+from harness.data import ImageSet, Split
+from harness.findings import Found
+
+PIXEL = np.zeros((1, 1, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in dir(figures) if name.endswith("_figure")]:
+        monkeypatch.setattr(figures, name, lambda *_, **__: PIXEL)
+
+
+def test_filters_have_the_figures_of_their_weights() -> None:
+    weights = np.array([[[[3.0, -4.0]]], [[[0.5, 0.5]]]])
+    found = findings.filters([("features.conv1", weights, None, 4.0)], "cifar10", per_filter=False)
+    assert found.tables[0].rows == [
+        ("features.conv1", 0, -0.5, 3.5, 5.0, 4.0),
+        ("features.conv1", 1, 0.5, 0.0, pytest.approx(0.5**0.5), 0.5),
+    ]
+    assert "one scale for all filters" in found.text
+    assert "each filter's own" in findings.filters([], "cifar10", per_filter=True).text
+
+
+def test_activations_of_each_map_and_the_histogram_with_its_zeros() -> None:
+    layer = SimpleNamespace(
+        images=1200,
+        map_mean=torch.tensor([0.25, 2.0]),
+        map_std=torch.tensor([0.5, 1.0]),
+        map_zeros=torch.tensor([0.75, 0.0]),
+        map_images=torch.tensor([0.5, 1.0]),
+        map_max=torch.tensor([4.0, 8.0]),
+        histogram_edges=torch.tensor([0.0, 1.0, 3.0]),
+        histogram_counts=torch.tensor([5, 6]),
+        zero_count=7,
+    )
+    row = ("relu1", 1.0, 2.0, None, None, 0.5, 0, 1)
+    found = findings.activations([layer], [row], "cifar10")
+    assert [table.rows for table in found.tables] == [
+        [row],
+        [("relu1", 0, 0.25, 0.5, 0.75, 0.5, 4.0), ("relu1", 1, 2.0, 1.0, 0.0, 1.0, 8.0)],
+        [("relu1", None, None, 7), ("relu1", 0.0, 1.0, 5), ("relu1", 1.0, 3.0, 6)],
+    ]
+    assert "1,200 test images" in found.tables[0].title
+
+
+def test_invariance_is_the_distance_as_a_share_of_the_features_length() -> None:
+    """Two images shown, then two that are averaged, one of which was silent in the first layer until it was transformed."""
+    result = SimpleNamespace(
+        kind="rotation",
+        amounts=torch.tensor([0.1, 90.0], dtype=torch.float64),
+        first=torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 3.0, 2.0, 9.0]]),
+        first_norm=torch.tensor([2.0, 4.0, 8.0, 0.0]),
+        last_hidden=torch.tensor([[0.0, 0.0, 1.0, 2.0], [5.0, 6.0, 4.0, 2.0]]),
+        last_hidden_norm=torch.tensor([10.0, 8.0, 4.0, 2.0]),
+        probability=torch.tensor([[1.0, 0.5, 0.5, 0.25], [0.125, 0.25, 0.5, 0.75]]),
+    )
+    found = findings.invariance([result], [PIXEL, PIXEL], [7, 11], ["cat", "dog"], "cifar10")
+    assert found.tables[0].rows == [
+        ("rotation", "7", "cat", 0.1, 0.0, 0.0, 1.0),
+        ("rotation", "7", "cat", 90.0, 0.5, 0.5, 0.125),
+        ("rotation", "11", "dog", 0.1, 0.0, 0.0, 0.5),
+        ("rotation", "11", "dog", 90.0, 0.75, 0.75, 0.25),
+        ("rotation", "mean of 2", "", 0.1, 0.0, 0.625, 0.375),
+        ("rotation", "mean of 2", "", 90.0, 0.25, 1.0, 0.625),
+    ]
+    assert "mean of 2 random test images" in found.text
+
+
+def test_occlusion_names_the_place_that_costs_most_and_how_often_the_answer_stays_right() -> None:
+    maps = SimpleNamespace(
+        size=8,
+        rows=torch.tensor([0, 4]),
+        columns=torch.tensor([1, 5, 9]),
+        probability=torch.tensor([[[0.9, 0.8, 0.7], [0.6, 0.25, 0.5]]]),
+        predicted=torch.tensor([[[1, 1, 1], [0, 0, 1]]]),
+        activation=torch.tensor([[[2.0, 3.0, 4.0], [1.5, 2.5, 3.5]]]),
+        clean_probability=torch.tensor([0.75]),
+        clean_activation=torch.tensor([5.0]),
+        strongest_map=torch.tensor([3]),
+    )
+    image = np.zeros((1, 1, 4, 4), dtype=np.uint8)
+    found = findings.occlusion(maps, image, np.zeros((1, 1, 4, 4)), [42], [1], ["cat", "dog"], "cifar10")
+    assert found.tables[0].rows == [(42, "dog", 0.75, 0.25, 4, 5, pytest.approx(4 / 6), 3, 5.0, 1.5)]
+    assert "8 × 8 pixels" in found.text
+
+
+def test_correspondence_has_a_row_for_each_part_and_layer() -> None:
+    cells = [SimpleNamespace(part="random cells", layer="last_hidden", mean=0.5, std=0.125)]
+    found = findings.correspondence(cells, ["random cells"], ["last_hidden"], "cifar10")
+    assert found.tables[0].rows == [("random cells", "last hidden", 0.5, 0.125)]
+
+
+@pytest.fixture
+def images() -> ImageSet:
+    pixels = torch.arange(2 * 16, dtype=torch.uint8).view(2, 1, 4, 4)
+    split = Split(pixels, torch.tensor([1, 0]))
+    return ImageSet("synthetic", "0", ("cat", "dog"), 0.5, 0.5, train=split, test=split)
+
+
+def two_found(value: float) -> Found:
+    places = (torch.tensor([1, 0]), torch.tensor([2, 3]), torch.tensor([0, 1]))
+    return Found(*places, torch.tensor([0.5, value]), torch.zeros(2, 1, 4, 4))
+
+
+def test_row_of_an_activation_names_its_map_order_image_class_and_place(images: ImageSet) -> None:
+    assert findings.activation_rows("conv1", [5, 6], [1, 2], two_found(0.25), images) == [
+        ("conv1", 5, 1, 1, "cat", 2, 0, 0.5),
+        ("conv1", 6, 2, 0, "dog", 3, 1, 0.25),
+    ]
+
+
+def test_tile_of_an_activation_is_its_receptive_field_of_its_image_and_of_none_blank(images: ImageSet) -> None:
+    """The second activation is zero: such a map has no more activations."""
+    box = SimpleNamespace(top=1, left=1, bottom=3, right=4)
+    projected, patches = findings.activation_tiles(two_found(0.0), [box, box], images)
+    np.testing.assert_array_equal(patches[0], figures.image_tile(images.test.images[1].numpy()[:, 1:3, 1:4]))
+    assert projected[0].shape == (2, 3, 4)  # red, green, blue, alpha
+    for blank in (projected[1], patches[1]):
+        np.testing.assert_array_equal(blank, figures.blank_tile((2, 3)))
