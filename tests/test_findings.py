@@ -53,7 +53,7 @@ def test_activations_of_each_map_and_the_histogram_with_its_zeros() -> None:
 
 
 def test_invariance_is_the_distance_as_a_share_of_the_features_length() -> None:
-    """Two images shown, then two that are averaged, one of which was silent in the first layer until it was transformed."""
+    """Two images shown, then two that are averaged, one of which the first layer answers only once it is turned."""
     result = SimpleNamespace(
         kind="rotation",
         amounts=torch.tensor([0.1, 90.0], dtype=torch.float64),
