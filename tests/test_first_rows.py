@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from harness.data import ImageSet, Split
 from harness.errors import UserError
 from harness.first_rows import FILE, first_rows, keep_first_rows
+from harness.trained import load_trained
 from models import build_model
 
 
@@ -57,6 +58,20 @@ def test_all_rows_are_the_whole_image(cell: str) -> None:
     last = first_rows(model, images, cut=True)[-1]
     assert last.accuracy == pytest.approx((logits.argmax(1) == images.test.labels).float().mean().item())
     assert last.loss == pytest.approx(nn.functional.cross_entropy(logits, images.test.labels).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("script, cut", [("rnn_mnist", True), ("cnn_cifar10", False)])
+def test_recurrent_networks_see_fewer_rows_and_cnns_black_ones(script, cut, run_main, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("harness.synthetic.TRAIN_COUNT", 64)
+    monkeypatch.setattr("harness.synthetic.TEST_COUNT", 32)
+    assert run_main(script, "--data", "synthetic", "--epochs", "1", "--runs-dir", tmp_path)[0] == 0
+    (best,) = tmp_path.glob("*/*/best.pt")
+    trained = load_trained(best, build_model)
+    images = image_set(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), [0])
+    asked = []
+    monkeypatch.setattr("harness.first_rows.first_rows", lambda *_, cut: asked.append(cut) or [])
+    keep_first_rows(best.parent, replace(images, checksum=trained.checksum), build_model)
+    assert asked == [cut]
 
 
 def test_figures_are_kept_in_the_runs_folder(run_main, tmp_path) -> None:

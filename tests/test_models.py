@@ -202,6 +202,16 @@ def hidden_after(cell: str, rows: np.ndarray, w_ih: np.ndarray, w_hh: np.ndarray
     return h
 
 
+def test_recurrent_classifier_computes_its_last_layer_in_fp32_under_bf16_too() -> None:
+    model = build_model(recurrent(cell="gru"), seed=7)
+    hidden = []
+    model.fc.register_forward_pre_hook(lambda _, given: hidden.append(given[0]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = model(torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0)))
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, model.fc(hidden[0]).detach())
+
+
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_recurrent_classifier_reads_rows_in_order_and_classifies_the_last_output(cell: str) -> None:
     model = build_model(recurrent(cell=cell, input_size=3, hidden_size=4, classes=2), seed=7)

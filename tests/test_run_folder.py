@@ -108,6 +108,16 @@ def test_resume_of_nothing_starts_at_epoch_1(rnn):
     assert len(metrics_of(RUN)) == 2
 
 
+def test_resume_of_a_run_without_a_checkpoint_says_that_it_starts_at_epoch_1(rnn, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.train._one_epoch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            rnn("--epochs", 1)
+    code, out, _ = rnn("--epochs", 1, "--resume")
+    assert code == 0 and "has no last.pt, no finished epoch to continue from: starting at epoch 1\n" in out
+    assert len(metrics_of(RUN)) == 2
+
+
 def test_resume_of_a_shorter_run_s_flags_tells_its_name(run_main):
     assert run_main("rnn_mnist", *TINY, "--epochs", 1)[0] == 0
     assert run_main("rnn_mnist", *TINY, "--epochs", 1, "--lr", 0.5)[0] == 0
@@ -222,11 +232,11 @@ def test_checkpoint_is_the_truth_beside_a_lost_or_damaged_config_and_metrics(rnn
 
 def test_resume_of_a_complete_run_writes_again_what_is_missing_or_damaged(rnn):
     assert rnn("--epochs", 1)[0] == 0
-    (events,) = RUN.glob("events.out.tfevents.*")
     config, rows, values = config_of(RUN), metrics_of(RUN), logged_values(RUN)
     best = load_checkpoint(RUN / "best.pt")
     for damage in (Path.unlink, lambda file: os.truncate(file, 60)):
-        for file in (RUN / "metrics.csv", events, RUN / "best.pt", RUN / "config.json"):
+        for name in ("metrics.csv", "events.out.tfevents.*", "best.pt", "config.json"):
+            (file,) = RUN.glob(name)  # a new events file has another second in its name
             damage(file)
             code, out, _ = rnn("--resume")
             assert code == 0 and "is complete" in out

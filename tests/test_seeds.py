@@ -86,6 +86,10 @@ def test_aggregates_are_replaced_and_outdated_ones_go(tmp_path):
     (written,) = write_seed_aggregates([lost, *given[1:]], tmp_path, synthetic=False)
     assert written.name == "events.out.tfevents.1795469163.seeds"
     assert files(tmp_path) == sorted([written, own])
+    assert {path.name for path in (tmp_path / "seeds").iterdir() if path.is_dir()} == {
+        own.parent.name,
+        written.parent.name,
+    }
     assert len(layouts(tmp_path / "seeds")) == 1
 
 

@@ -220,10 +220,15 @@ def test_invariance_table_is_that_of_interpret(trained_run: Path, drawn: Path):
     model, inputs, images = _whole(trained_run / "best.pt")
     rows = _rows(drawn / "invariance.csv")
     image = next(int(row["test image"]) for row in rows)
+    expected = {
+        "translation": range(-9, 10),  # 60 pixels of 224, in the paper, are 8.6 of 32
+        "scale": [0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8],
+        "rotation": [15 * step for step in range(24)],
+    }
     for kind in ("translation", "scale", "rotation"):
         found = [row for row in rows if (row["transformation"], row["test image"]) == (kind, str(image))]
         amounts = [float(row["amount"]) for row in found]
-        assert len(amounts) > 12 and amounts == sorted(amounts)
+        assert amounts == pytest.approx(expected[kind])
         of_image = slice(image, image + 1)
         fill = (0.5 - images.mean) / images.std
         result = interpret.invariance(model, inputs[of_image], images.test.labels[of_image], kind, amounts, fill=fill)
@@ -418,11 +423,18 @@ def test_damaged_and_foreign_snapshots_are_refused(run: Path, run_main: Callable
     path.write_bytes(content[:-1000])
     code, _, err = run_main("visualize", run / "best.pt", "--only", "evolution")
     assert code == 2 and "epoch-0002.pt" in err and err.count("\n") == 1
-    foreign = torch.load(BytesIO(content), weights_only=True)
-    foreign["weights"]["features.conv1.weight"] = torch.zeros(32, 1, 5, 5)
-    torch.save(foreign, path)
-    code, _, err = run_main("visualize", run / "best.pt", "--only", "evolution")
-    assert code == 2 and "is no snapshot of the network" in err
+    name = "features.conv1.weight"
+    for change in (
+        {"weights": {name: torch.zeros(32, 1, 5, 5)}},
+        {"weights": {"another.weight": torch.zeros(1)}},
+        {"weights": {name: 1.0}},
+        {"weights": {}},
+        {"weights": [1.0]},
+        {"epoch": "2"},
+    ):
+        torch.save(torch.load(BytesIO(content), weights_only=True) | change, path)
+        code, _, err = run_main("visualize", run / "best.pt", "--only", "evolution")
+        assert code == 2 and "epoch-0002.pt is no snapshot of the network" in err
     assert not (run / "figures").exists()
 
 
