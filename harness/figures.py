@@ -228,6 +228,12 @@ def shares(distances: object, lengths: object) -> np.ndarray:
     return np.divide(distances, lengths, out=np.full(distances.shape, np.nan), where=lengths > 0)
 
 
+def mean_over_images(curves: np.ndarray) -> np.ndarray:
+    """The mean of curves (amounts, images) at each amount, over the images that have one; nan if none has."""
+    there = ~np.isnan(curves).any(axis=0)
+    return curves[:, there].mean(axis=1) if there.any() else np.full(len(curves), np.nan)
+
+
 def invariance_figure(
     results: Sequence, examples: Sequence[np.ndarray], names: Sequence[str], title: str
 ) -> np.ndarray:
@@ -257,10 +263,7 @@ def invariance_figure(
                 continue
             for image in range(shown):
                 axes.plot(amounts, values[:, image], color=IMAGE_COLOURS[image], linewidth=1, alpha=0.85)
-            others = values[:, shown:]
-            active = np.isfinite(others).all(axis=0)
-            if active.any():
-                axes.plot(amounts, others[:, active].mean(axis=1), color="black", linewidth=2.4)
+            axes.plot(amounts, mean_over_images(values[:, shown:]), color="black", linewidth=2.4)
             axes.set_xlabel(f"{result.kind}, {units[result.kind]}", fontsize=8.5)
             axes.set_ylim(bottom=0)
             axes.grid(alpha=0.3)

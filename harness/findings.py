@@ -4,7 +4,6 @@ The arguments are results of interpret/ (only their named fields are used) with 
 says on what the network was trained and what it was shown; it stands in every title. `ids` are numbers of test images.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -138,7 +137,7 @@ def invariance(
         for index, (image, name) in enumerate(zip(ids, names, strict=True)):
             curves = zip(amounts, *(values[:, index].tolist() for values in columns), strict=True)
             rows += [(result.kind, str(image), name, *point) for point in curves]
-        means = zip(amounts, *(_mean(values[:, count:]) for values in columns), strict=True)
+        means = zip(amounts, *(figures.mean_over_images(values[:, count:]).tolist() for values in columns), strict=True)
         rows += [(result.kind, f"mean of {averaged}", "", *point) for point in means]
     header = ("transformation", "test image", "class", "amount", "first layer", "last hidden layer", "p(true class)")
     text = (
@@ -241,9 +240,3 @@ def activation_tiles(found: Found, boxes: Sequence, images: ImageSet) -> tuple[l
         projected.append(figures.padded(figures.signed_tile(pixels.cpu().numpy()[crop]), size, **at))
         patches.append(figures.padded(figures.image_tile(patch), size, **at))
     return projected, patches
-
-
-def _mean(curves: np.ndarray) -> list[float]:
-    """The mean of curves (amounts, images) at each amount, over the images that have one; nan if none has."""
-    there = ~np.isnan(curves).any(axis=0)
-    return curves[:, there].mean(axis=1).tolist() if there.any() else [math.nan] * len(curves)

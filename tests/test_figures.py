@@ -1,0 +1,306 @@
+"""What the figures of visualize.py, of TensorBoard and of the report show: their lines, bars, maps and words."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from harness import figures, plots
+from harness.report import charts
+
+TILE = np.full((4, 6, 4), 0.5, dtype=np.float32)
+CLASSES = ("cat", "dog", "owl")
+
+
+@pytest.fixture
+def draw(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figure]:
+    """The Figure that a function draws, laid out but not yet pixels: draw(plots.confusion_figure, …)."""
+    drawn = []
+    for module, name in ((figures, "render"), (plots, "render"), (charts, "svg")):
+        monkeypatch.setattr(module, name, drawn.append)
+
+    def call(function: Callable, *arguments: object, **options: object) -> Figure:
+        function(*arguments, **options)
+        figure = drawn.pop()
+        figure.draw_without_rendering()
+        return figure
+
+    return call
+
+
+def words(figure: Figure) -> set[str]:
+    return {text.get_text() for text in figure.findobj(Text) if text.get_visible() and text.get_text()}
+
+
+def curves(axes: object) -> list[tuple[list, list]]:
+    return [tuple(np.asarray(values).tolist() for values in line.get_data()) for line in axes.lines]
+
+
+# -- visualize.py ------------------------------------------------------------------------------------------------------
+
+
+def test_filters_have_their_numbers_and_a_scale(draw) -> None:
+    figure = draw(figures.filters_figure, np.full((9, 1, 5, 5), 0.5), np.array(0.25), "title")
+    assert {"title", "weight", *map(str, range(9))} <= words(figure)
+    assert figure.axes[1].get_ylim() == (-0.25, 0.25)
+    own = draw(figures.filters_figure, np.full((2, 3, 5, 5), 0.5), np.array([0.25, 2.0]), "title")
+    assert {"0  ±0.25", "1  ±2", "−limit", "+limit", "weight of each colour, each filter's own limit"} <= words(own)
+
+
+def test_filters_of_many_inputs_are_a_sheet_with_a_column_for_each_map_and_a_row_for_each_input(draw) -> None:
+    pictures = np.zeros((20, 2, 3, 3))
+    pictures[4, 1] = 1.0  # map 4, input 1: the only white filter
+    figure = draw(figures.filters_figure, pictures, np.array(0.5), "title")
+    sheet, bar = figure.axes
+    assert {"title", "feature map", "input map", "weight"} <= words(figure)
+    assert [text.get_text() for text in sheet.get_xticklabels()] == ["0", "4", "8", "12", "16"]
+    assert [text.get_text() for text in sheet.get_yticklabels()] == ["0", "1"]
+    white = np.argwhere(sheet.images[0].get_array()[:, :, 0] == 1.0)
+    assert white[:, 1].min() < sheet.get_xticks()[1] < white[:, 1].max()
+    assert white[:, 0].min() < sheet.get_yticks()[1] < white[:, 0].max()
+    assert bar.get_ylim() == (-0.5, 0.5)
+
+
+def activation_statistics(**changes: object) -> SimpleNamespace:
+    fields = {
+        "layer": "features.relu1",
+        "map_mean": np.array([1.0, 0.0]),
+        "map_std": np.array([2.0, 0.0]),
+        "dead": (1,),
+        "zeros": 0.625,
+        "histogram_edges": np.array([0.0, 1.0, 2.0, 8.0]),
+        "histogram_counts": np.array([99, 10, 30]),
+    }
+    return SimpleNamespace(**(fields | changes))
+
+
+def test_activations_of_each_map_stand_beside_their_histogram(draw) -> None:
+    left, right = draw(figures.activations_figure, [activation_statistics()], "title").axes
+    assert [bar.get_height() for bar in left.patches] == [2.0, 0.0, 1.0, 0.0]  # deviations behind means
+    assert curves(left) == [([1], [0.0])]
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["dead", "standard deviation", "mean"]
+    assert (left.get_xlabel(), left.get_ylabel()) == ("feature map", "activation, relu1")
+    assert (right.get_xlabel(), right.get_ylabel()) == ("activation above zero", "how many per factor of 2")
+    assert right.get_title() == "62.5% of all are zero"
+    stairs = right.patches[0].get_data()  # 30 from 2 to 8, two factors of 2; without what lies below the first edge
+    assert (stairs.values.tolist(), stairs.edges.tolist()) == ([10, 15], [1, 2, 8])
+    assert (right.get_xscale(), right.get_yscale()) == ("log", "log")
+
+
+def test_layer_without_any_activation_says_so(draw) -> None:
+    dead = activation_statistics(map_mean=np.zeros(2), map_std=np.zeros(2), dead=(0, 1), histogram_counts=np.zeros(3))
+    figure = draw(figures.activations_figure, [dead], "title")
+    assert "no activation above zero" in words(figure)
+    assert figure.axes[0].get_ylim() == (0, 1)
+
+
+def test_deconvnet_shows_a_maps_reconstructions_left_of_their_patches(draw) -> None:
+    dark, light = TILE * 0.5, TILE * 1.5
+    entries = [(f"map {number}", [dark] * 9, [light] * 9) for number in range(5)]
+    figure = draw(figures.deconvnet_figure, entries, "title")
+    assert {"title", *(f"map {number}" for number in range(5))} <= words(figure)
+    assert len(figure.axes) == 8 and not any(axes.axison for axes in figure.axes)
+    shown = figure.axes[0].images[0].get_array()
+    middle = shown.shape[1] // 2
+    assert shown[:, :middle, 0].max() == 0.25 and shown[:, middle:, 0].max() == 0.75
+    assert not figure.axes[5].images
+
+
+def test_evolution_has_a_row_a_map_and_a_column_an_epoch(draw) -> None:
+    entries = [("map 3", [TILE, figures.blank_tile((4, 6))], [TILE, TILE])]
+    figure = draw(figures.evolution_figure, [1, 20], entries, "title", patches="what they are")
+    assert {"title", "what they are", "epoch 1", "epoch 20"} <= words(figure)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["map 3", ""]
+    assert [[text.get_text() for text in axes.texts] for axes in figure.axes] == [[], ["not active"]]
+
+
+def test_invariance_has_a_line_an_image_and_a_thick_one_for_the_mean_of_the_others(draw) -> None:
+    result = SimpleNamespace(
+        kind="rotation",
+        amounts=np.array([0.0, 90.0]),
+        first=np.array([[0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 6.0, 9.0]]),
+        first_norm=np.array([2.0, 4.0, 8.0, 0.0]),  # the last is silent: it has no share
+        last_hidden=np.array([[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 2.0, 3.0]]),
+        last_hidden_norm=np.array([1.0, 1.0, 4.0, 4.0]),
+        probability=np.array([[1.0, 0.5, 0.5, 0.25], [0.25, 0.25, 0.5, 0.75]]),
+    )
+    figure = draw(figures.invariance_figure, [result], [TILE], ["cat"], "title")
+    example, first, last, probability = figure.axes
+    assert not example.axison and len(example.images) == 1
+    assert curves(first) == [([0, 90], [0, 0.5]), ([0, 90], [0, 0.625])]
+    assert curves(last) == [([0, 90], [0, 1]), ([0, 90], [0, 0.75])] and len(last.lines) == 2
+    assert curves(probability)[1][1] == pytest.approx([1.25 / 3, 0.5])
+    assert [axes.get_xlabel() for axes in (first, last, probability)] == ["rotation, degrees anticlockwise"] * 3
+    assert first.get_title() == "first layer:\ndistance / length" and probability.get_ylim() == (0, 1.02)
+    assert first.get_ylim()[0] == 0 and first.get_xticks().tolist() == [0, 90, 180, 270, 360]
+    assert {"title", "cat", "mean of 3 images"} <= words(figure)
+
+
+def test_occlusion_draws_its_maps_where_the_squares_centre_was(draw) -> None:
+    maps = SimpleNamespace(
+        size=2,
+        rows=np.array([0, 2]),
+        columns=np.array([0, 2, 4]),
+        probability=np.array([[[0.9, 0.8, 0.7], [0.6, 0.25, 0.5]]]),
+        predicted=np.array([[[1, 1, 1], [0, 0, 1]]]),
+        activation=np.array([[[2.0, 3.0, 4.0], [1.5, 2.5, 3.5]]]),
+        clean_probability=np.array([0.75]),
+        clean_activation=np.array([5.0]),
+        strongest_map=np.array([3]),
+    )
+    figure = draw(figures.occlusion_figure, [TILE], [TILE], maps, [1], CLASSES, "title")
+    image, activation, reconstruction, probability, answer, of_activation, of_probability = figure.axes
+    for axes, values in ((activation, maps.activation / 5), (probability, maps.probability), (answer, maps.predicted)):
+        (mesh,) = axes.collections
+        np.testing.assert_allclose(mesh.get_array(), values[0])
+        corners = mesh.get_coordinates()
+        assert corners[0, :, 0].tolist() == [0, 2, 4, 6] and corners[:, 0, 1].tolist() == [0, 2, 4]
+        assert (axes.get_xlim(), axes.get_ylim()) == ((0, 6), (4, 0))  # as large as the image
+    assert len(image.images) == len(reconstruction.images) == 1
+    assert image.get_title() == "image\ndog, p = 0.75"
+    assert activation.get_title() == "total activation of\nthe strongest map\nmap 3"
+    assert (of_activation.get_xlim(), of_probability.get_xlim()) == ((0, 1), (0, 1))
+    assert {"100%", "cat", "dog", "most probable class"} <= words(figure) and "owl" not in words(figure)
+
+
+def test_correspondence_has_a_bar_for_each_part_and_layer_and_a_dot_for_each_class(draw) -> None:
+    parts, layers = ["random", "critical"], ["first", "last_hidden"]
+    cells = [
+        SimpleNamespace(part=part, layer=layer, mean=mean, by_class=np.array([mean - 0.1, mean + 0.1]))
+        for mean, part, layer in ((0.5, "random", "first"), (0.4, "random", "last_hidden"))
+    ]
+    cells += [SimpleNamespace(part="critical", layer=cell.layer, mean=0.25, by_class=[0.25]) for cell in cells]
+    figure = draw(figures.correspondence_figure, cells, parts, layers, "title")
+    (axes,) = figure.axes
+    assert [bar.get_height() for bar in axes.patches] == [0.5, 0.4, 0.25, 0.25]
+    assert [values for _, values in curves(axes)] == [
+        pytest.approx([0.4, 0.6]),
+        pytest.approx([0.3, 0.5]),
+        [0.25],
+        [0.25],
+    ]
+    centres = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
+    assert centres == pytest.approx([-0.2, 0.8, 0.2, 1.2])
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["first layer", "last hidden layer"]
+    assert axes.get_ylabel() == "Δ, mean Hamming distance"
+    assert {"title", *parts} <= words(figure)
+
+
+# -- TensorBoard and the README ----------------------------------------------------------------------------------------
+
+
+def test_confusion_matrix_has_its_counts_and_class_names(draw) -> None:
+    figure = draw(plots.confusion_figure, np.array([[5, 2], [1, 7]]), ("cat", "dog"), "title")
+    axes = figure.axes[0]
+    assert {text.get_text(): text.get_position() for text in axes.texts} == {
+        "5": (0, 0),
+        "2": (1, 0),
+        "1": (0, 1),
+        "7": (1, 1),
+    }
+    names = [[text.get_text() for text in labels] for labels in (axes.get_xticklabels(), axes.get_yticklabels())]
+    assert names == [["cat", "dog"], ["cat", "dog"]]
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("classified as", "true class", "title")
+    assert "share of the true class" in words(figure)
+
+
+def test_worst_images_have_class_answer_and_probability_under_them(draw) -> None:
+    images = np.zeros((2, 1, 4, 4), dtype=np.uint8)
+    figure = draw(plots.worst_figure, images, [0, 1], [2, 1], [1e-6, 0.25], CLASSES, "title")
+    assert [axes.texts[0].get_text() for axes in figure.axes[:2]] == ["cat, not owl\np = 1e-06", "dog\np = 0.2"]
+    assert not any(axes.axison for axes in figure.axes) and "title" in words(figure)
+
+
+def test_curves_of_a_run_are_its_metrics(draw) -> None:
+    columns = {"epoch": [1, 2], "train/loss": [2.0, 1.0], "test/loss": [1.5, 1.25]}
+    columns |= {"train/accuracy": [0.25, 0.5], "test/accuracy": [0.375, 0.4375]}
+    figure = draw(plots.curves_figure, [("a run", columns)])
+    loss, accuracy = figure.axes
+    assert curves(loss) == [([1, 2], columns["train/loss"]), ([1, 2], columns["test/loss"])]
+    assert curves(accuracy) == [([1, 2], columns["train/accuracy"]), ([1, 2], columns["test/accuracy"])]
+    assert (loss.get_ylabel(), accuracy.get_ylabel(), accuracy.get_xlabel()) == ("cross-entropy", "accuracy", "epoch")
+    assert loss.get_title() == "a run" and {"train", "test"} <= words(figure)
+
+
+# -- the report --------------------------------------------------------------------------------------------------------
+
+TWO_RUNS = charts.Curve("test", charts.TEST, ((0.5, 0.25), (0.3, 0.35)), reference=0.2)
+ONE_RUN = charts.Curve("train", charts.TRAIN, ((0.75, 0.5),))
+
+
+def test_curves_of_the_report_are_means_with_a_band_and_the_originals_figure(draw) -> None:
+    panel = charts.Panel("loss of both", (ONE_RUN, TWO_RUNS), "loss")
+    figure = draw(charts.curve_chart, "title", [panel])
+    (axes,) = figure.axes
+    train, test, original = curves(axes)
+    assert (train, test) == (([1, 2], [0.75, 0.5]), ([1, 2], pytest.approx([0.4, 0.3])))
+    assert original[1] == [0.2, 0.2]
+    (band,) = axes.collections  # of the curve with two runs
+    ends = band.get_paths()[0].vertices[:, 1]
+    deviation = np.std([0.5, 0.3], ddof=1)
+    assert (ends.min(), ends.max()) == pytest.approx((0.3 - np.std([0.25, 0.35], ddof=1), 0.4 + deviation))
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("epoch", "loss", "loss of both")
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["train", "test", "the original's best", "± 1 sd over seeds"]
+
+
+def test_legend_of_single_runs_speaks_of_no_band(draw) -> None:
+    figure = draw(charts.curve_chart, "title", [charts.Panel("", (ONE_RUN,), "loss")])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train"]
+    assert not figure.axes[0].collections
+
+
+def test_small_multiples_put_each_panel_in_its_place_on_one_scale(draw) -> None:
+    low = charts.Curve("test", charts.TEST, ((0.01, 0.02),))
+    panels = {
+        ("adam", "lr 1"): charts.Panel("", (ONE_RUN,), "loss", "loss"),
+        ("sgd", "lr 2"): charts.Panel("", (low,), "loss", "loss"),
+        ("sgd", "lr 1"): charts.Panel("", (charts.Curve("test", charts.TEST, ()),), "loss", "loss"),
+    }
+    figure = draw(charts.small_multiples, "title", ["adam", "sgd"], ["lr 1", "lr 2"], panels)
+    first, absent, empty, last = figure.axes
+    assert curves(first) == [([1, 2], pytest.approx(np.log10([0.75, 0.5]).tolist()))]
+    assert curves(last) == [([1, 2], pytest.approx(np.log10([0.01, 0.02]).tolist()))]
+    assert [axes.texts[0].get_text() for axes in (absent, empty)] == ["not in the grid", "no run yet"]
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+    assert [axes.get_title() for axes in figure.axes] == ["lr 1", "lr 2", "", ""]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["adam\nloss", "", "sgd\nloss", ""]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "epoch", "epoch"]
+
+
+def test_a_line_of_dots_has_its_runs_mean_interval_and_the_original(draw) -> None:
+    full = charts.Dots("gru", (0.5, 0.75), 0.625, (0.25, 1.0), 0.9, strong=True)
+    bare = charts.Dots("rnn", (), None)
+    names = {"values": "a run", "mean": "mean", "interval": "where", "reference": "the original"}
+    figure = draw(charts.dot_chart, "title", [charts.DotPanel("cells", (full, bare), "accuracy", "", names)])
+    (axes,) = figure.axes
+    interval, runs, mean, original = curves(axes)[:4]
+    assert interval == ([0.25, 1.0], [0, 0]) and runs == ([0.5, 0.75], [0, 0])
+    assert mean == ([0.625], [0]) and original == ([0.9], [0])
+    assert [(text.get_text(), text.get_weight()) for text in axes.get_yticklabels()] == [
+        ("gru", "bold"),
+        ("rnn", "normal"),
+    ]
+    assert [text.get_text() for text in axes.texts] == ["no complete run"]
+    assert (axes.get_xlabel(), axes.get_title(loc="left")) == ("accuracy", "cells")
+    assert axes.get_ylim()[0] > 1 > 0 > axes.get_ylim()[1]  # the first line is the uppermost
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(names.values())
+
+
+def test_lines_have_their_points_and_their_names_in_the_same_order(draw) -> None:
+    lines = [("CNN", [1, 2], [0.5, 0.90]), ("GRU", [1, 2], [0.4, 0.91])]
+    figure = draw(charts.lines_chart, "title", "rows", "accuracy", lines)
+    (axes,) = figure.axes
+    assert curves(axes) == [([1, 2], [0.5, 0.9]), ([1, 2], [0.4, 0.91])]
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_ylim()) == ("rows", "accuracy", (0, 1.02))
+    heights = {text.get_text(): text.xyann[1] for text in axes.texts}
+    assert heights["GRU"] - heights["CNN"] >= 0.055 - 1e-9
+    assert len({line.get_color() for line in axes.lines}) == 2
+
+
+def test_places_that_are_far_enough_apart_stay() -> None:
+    assert charts.spread_out([0.1, 0.5, 0.9], 0.3) == [0.1, 0.5, 0.9]
+    assert charts.spread_out([0.5, 0.4], 0.2) == pytest.approx([0.55, 0.35])
