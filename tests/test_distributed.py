@@ -153,7 +153,8 @@ def test_error_of_the_user_is_one_sentence_and_every_rank_s_exit_code(run_main: 
     assert done.returncode != 0
     (said,) = own_lines(done.stderr)
     assert said.startswith("error: ") and "exists already" in said
-    assert re.findall(r"exitcode +: (-?\d+)", done.stderr) == ["2", "2"]
+    codes = re.findall(r"exitcode +: (-?\d+)", done.stderr)  # an older torchrun tells the first rank's alone
+    assert codes in (["2"], ["2", "2"])
     assert done.stdout == ""
     assert {file: file.read_bytes() for file in only_run().iterdir()} == before
 

