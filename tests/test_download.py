@@ -554,3 +554,39 @@ def test_published_sizes_and_sha256() -> None:
     assert download.CIFAR10_ARCHIVE.sha256 == "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
     assert download.CIFAR10_ARCHIVE.size == 170498071
     assert [archive.size for archive in download.MNIST_ARCHIVES] == [9912422, 28881, 1648877, 4542]
+
+
+class Slowly:
+    """A response of chunks, and a clock on which each takes `seconds`."""
+
+    def __init__(self, seconds: float, chunk: int) -> None:
+        self.chunks = iter([*(CONTENT[start : start + chunk] for start in range(0, len(CONTENT), chunk)), b""])
+        self.seconds, self.now = seconds, 0.0
+
+    def read1(self, _: int) -> bytes:
+        self.now += self.seconds
+        return next(self.chunks)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "slowest", "told"),
+    [
+        (6.0, 0.0, ["  0 of 0 MB"] * 5),  # at 12 s, 24 s, … of ten chunks, and nothing of the end
+        (1.0, 0.0, []),
+        (6.0, 3350.0, None),  # two chunks in 12 s are 3346.8 bytes a second
+        (6.0, 3340.0, ["  0 of 0 MB"] * 5),
+    ],
+)
+def test_progress_is_told_every_ten_seconds_and_speed_is_that_of_a_window(
+    tmp_path: Path, monkeypatch, capsys, seconds: float, slowest: float, told: list[str] | None
+) -> None:
+    response = Slowly(seconds, 20_081)
+    monkeypatch.setattr("harness.download.time.monotonic", lambda: response.now)
+    archive = Archive("file.gz", len(CONTENT), "", ())
+    patience = Patience(slowest=slowest, window=10.0)
+    with contextlib.nullcontext() if told is not None else pytest.raises(SourceFailed, match="only 3 kB/s"):
+        download._receive(response, tmp_path / "part", 0, archive, patience)
+    if told is None:
+        return
+    assert (tmp_path / "part").read_bytes() == CONTENT
+    assert capsys.readouterr().out.splitlines() == told

@@ -202,6 +202,20 @@ def test_several_events_files_become_one(tmp_path):
     events_file(tmp_path)  # there is one
 
 
+@pytest.mark.parametrize(
+    ("epochs", "later"),
+    [(20, []), (21, [21]), (50, [21, 24, 27, 30, 33, 36, 39, 42, 45, 48, 50]), (400, list(range(40, 401, 20)))],
+)
+def test_filters_are_shown_each_epoch_up_to_20_and_then_some_twenty_times(epochs: int, later: list[int]) -> None:
+    from harness.train import _shows_filters
+
+    class Network:
+        features = None
+
+    assert [n for n in range(1, epochs + 1) if _shows_filters(Network, n, epochs)] == [*range(1, 21), *later]
+    assert not _shows_filters(object(), 1, epochs)
+
+
 def test_events_file_of_a_long_cnn_run_stays_below_300_kilobytes(tmp_path, monkeypatch):
     """20 epochs' filters, the confusion matrix and the sheet of worst images, as the CNN logs them."""
     monkeypatch.undo()

@@ -217,6 +217,8 @@ def test_stability_follows_the_numbers_whichever_way_they_go(rough, verdict):
     assert "The original says" not in text and "is the most stable and" not in text
     results[0].runs[2] = dataclasses.replace(results[0].runs[2], status="complete")
 
+    without_drops = RowRuns(cell_row("gru"), {}, (0, 1))
+    assert "gru-a" not in str(stability([*results, without_drops], Names(results, synthetic=False)))
     lost = row_runs(cell_row("rnn", "rnn-lost", flags=cell_row("rnn").flags | {"lr": 0.1}), (0, 1), Path("runs"))
     lost.runs.update({seed: dataclasses.replace(each, status="diverged") for seed, each in lost.runs.items()})
     text = str(stability([*results, lost], Names([*results, lost], synthetic=False)))
@@ -234,6 +236,8 @@ def test_stability_that_chance_explains_is_called_that():
         results.append(RowRuns(cell_row(cell), runs, (0, 1, 2)))
     text = str(stability(results, Names(results, synthetic=False)))
     assert "LSTM is the most stable and RNN the least" in text and "these seeds cannot tell that from chance" in text
+    assert "for LSTM it is neither confirmed nor refuted (our means point its way)" in text
+    assert "RNN − LSTM: +0.0100" in text and "not to be told from chance with these seeds" in text
 
 
 def test_one_seed_gives_no_interval_and_no_verdict_on_stability():

@@ -183,12 +183,12 @@ def test_missing_failed_and_diverged_runs_are_shown_with_what_is_there(write, qu
         "Seed 1 failed: it ended with exit code 1: no space left. Mean and standard deviation are over",
         "Seed 0 diverged: its loss is not finite after epoch 2. Seed 1 is missing: not trained yet.",
         "No complete run of the 2 seeds asked for.",
-        "3 runs missing, 1 run failed and 1 run diverged",
+        "3 runs missing, 1 run failed and 1 run diverged). See gone, half, wild.",
         "Not judged, for want of a complete run: gone.",
         "Without a complete run of ours beside it yet: 1 printed figure.",
         "3 rows, 1 of 6 runs complete; 0 to 1 complete seeds a row.",
     ):
-        assert text in readme and text in Page(page).text
+        assert text in re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", readme) and text in Page(page).text
     assert "figures/row-half.svg" in readme and "figures/row-wild.svg" in readme and "row-gone.svg" not in readme
     assert "nan" not in readme.replace("finance", "")
 
@@ -223,6 +223,7 @@ def test_synthetic_images_are_named_in_every_title(write, tmp_path):
     results = [row_runs(row, (0, 1), tmp_path / "runs") for row in rows]
     readme, _ = write(results, data="synthetic")
     assert readme.split("\n# ")[1].split("\n")[0].endswith("(synthetic)")
+    assert "- The images are synthetic, drawn by the program" in readme
     titles = re.findall(r"^###+ (.*)$", readme, re.MULTILINE)
     assert all("synthetic" in title for title in titles if title not in ("Side by side", "GRU"))
     pictures = [path.read_text(encoding="utf-8") for path in (tmp_path / "report" / "figures").glob("*.svg")]
@@ -443,6 +444,27 @@ def test_the_originals_best_setting_is_named_beside_ours(write, quick_charts, tm
         epochs = [EpochMetrics(1, 0.3, 0.9, 0.5, ours, 1.0)]
         results.append(RowRuns(row, {0: run(row, 0, tmp_path, epochs=epochs)}, (0,)))
     assert sentence in write(results)[0]
+
+
+@pytest.mark.parametrize(("losses", "told"), [((0.4, 0.5), False), ((0.5, 0.4), True)])
+def test_another_best_by_loss_is_named(write, quick_charts, tmp_path, losses, told):
+    results = []
+    for name, loss, accuracy in (("a", losses[0], 0.8), ("b", losses[1], 0.7)):
+        row = cnn_row(name)
+        epochs = [EpochMetrics(1, 0.3, 0.9, loss, accuracy, 1.0)]
+        results.append(RowRuns(row, {0: run(row, 0, tmp_path, epochs=epochs)}, (0,)))
+    readme, _ = write(results)
+    assert ("By testing loss it is the row b instead, with 0.4000." in readme) == told
+    assert ("By testing loss" in readme) == told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sum_of_both"), [(0.3, "1 s"), (900.0, "30:00"), (1799.0, "59:58"), (1800.0, "1.0 hours")]
+)
+def test_time_of_all_epochs_is_added_up(write, quick_charts, tmp_path, seconds, sum_of_both):
+    row = cnn_row()
+    runs = {seed: run(row, seed, tmp_path, epochs=[EpochMetrics(1, 0.3, 0.9, 0.5, 0.8, seconds)]) for seed in (0, 1)}
+    assert f"The epochs of the complete runs add up to {sum_of_both}, on" in write([RowRuns(row, runs, (0, 1))])[0]
 
 
 def test_a_curve_is_the_mean_and_its_band_one_deviation():

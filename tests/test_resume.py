@@ -154,6 +154,10 @@ def test_cnn_killed_at_some_steps_on_the_disk_resumes_exactly(tmp_path):
     for run in killed:
         assert_same_run(run, whole)
         assert {file.name for file in (run / "snapshots").iterdir()} == {"epoch-0001.pt", "epoch-0002.pt"}
+        weights = load_checkpoint(run / "last.pt")["model"]
+        kept = load_checkpoint(run / "snapshots" / "epoch-0002.pt")["weights"]
+        assert kept.keys() == {f"features.conv{n}.{name}" for n in (1, 2) for name in ("weight", "bias")}
+        assert all(torch.equal(value, weights[name]) for name, value in kept.items())
     shutil.rmtree(tmp_path / "k")  # large
 
 
