@@ -277,6 +277,30 @@ def test_same_flags_give_the_same_bits_and_another_seed_gives_others(run_main: C
 
 
 @pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
+@pytest.mark.parametrize(
+    ("script", "argv", "augmented"),
+    [
+        ("rnn_mnist", SHORT, False),
+        ("cnn_cifar10", ("--data", "synthetic"), False),
+        ("cnn_cifar10", ("--data", "synthetic", "--augment"), True),
+    ],
+)
+def test_images_are_augmented_if_asked_and_only_then(
+    script: str, argv: tuple, augmented: bool, run_main: Callable, in_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = []
+    real = harness.train.train_epoch
+
+    def train_epoch(model: nn.Module, optimizer: object, images: ImageSet, order: EpochOrder, *rest: object) -> tuple:
+        orders.append(order)
+        return real(model, optimizer, images, order, *rest)
+
+    monkeypatch.setattr(harness.train, "train_epoch", train_epoch)
+    assert run_main(script, *argv, "--dry-run")[0] == 0
+    assert [order.flips is not None for order in orders] == [augmented]
+
+
+@pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
 def test_training_leaves_the_processes_own_random_numbers_alone(run_main: Callable, in_project: Path) -> None:
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()
     for script, own in (("rnn_mnist", SHORT), ("cnn_cifar10", ("--data", "synthetic", "--augment"))):
