@@ -12,7 +12,7 @@ import cnn_cifar10
 import rnn_mnist
 from harness.data import published_checksum
 from harness.errors import UserError
-from harness.grid import Problem, find_runs, load_grid, problems_of, wanted_flags
+from harness.grid import Problem, _history_of, find_runs, load_grid, problems_of, wanted_flags
 
 PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}
 ROW = '[[row]]\nname = "a"\nscript = "rnn_mnist"\n'
@@ -342,3 +342,21 @@ def test_only_runs_that_are_not_complete_are_problems():
         Problem("a", 3, "diverged", "the loss became NaN or infinite in epoch 2"),
         Problem("a", 4, "missing", "not trained"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("status", "epochs", "there"),
+    [("complete", 2, True), ("complete", 3, False), ("interrupted", 3, True), ("interrupted", 1, False)],
+)
+def test_epochs_of_damaged_metrics_are_those_of_a_checkpoint_that_fits(status, epochs, there, monkeypatch, capsys):
+    rows = [[n, 0.5, 0.25, 1.5, 1.0, 0.1] for n in (1, 2)]
+    monkeypatch.setattr("harness.grid.load_checkpoint", lambda _: {"history": rows})
+    monkeypatch.setattr("harness.grid.check_training_state", lambda *_: None)
+    Path("last.pt").write_bytes(b"")
+    Path("metrics.csv").write_text("damaged")
+    if there:
+        assert [list(row) for row in _history_of(Path(), status, epochs, quiet=False)] == rows
+        assert "its epochs are taken from last.pt" in capsys.readouterr().err
+    else:
+        with pytest.raises(UserError, match=r"metrics\.csv"):
+            _history_of(Path(), status, epochs, quiet=False)

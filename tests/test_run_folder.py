@@ -16,7 +16,7 @@ from harness.distributed import ALONE, Ranks
 from harness.errors import UserError
 from harness.files import FolderLock, write_atomically
 from harness.flags import parse_flags
-from harness.run_folder import METRICS_HEADER, RunFolder, load_checkpoint
+from harness.run_folder import METRICS_HEADER, RunFolder, check_training_state, is_metrics, load_checkpoint
 
 TINY = ("--data", "synthetic", "--hidden-size", "8", "--batch-size", "16")
 RUN = Path("runs/rnn_synthetic/run")
@@ -548,3 +548,48 @@ def test_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkey
 
 def test_metrics_header_is_the_published_one():
     assert ",".join(METRICS_HEADER) == "epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds"
+
+
+ROW = [2, 0.5, 0.25, 1.5, 1.0, 0.0]  # the epoch, two losses and accuracies, seconds
+
+
+@pytest.mark.parametrize(
+    ("row", "fits"),
+    [
+        (ROW, True),
+        ([2, float("nan"), 0.0, float("inf"), 0.0, 0.1], True),  # of an epoch that diverged
+        (tuple(ROW), False),
+        (ROW[:-1], False),
+        ([*ROW, 0.0], False),
+        ([2.0, *ROW[1:]], False),
+        ([True, *ROW[1:]], False),
+        ([3, *ROW[1:]], False),
+        ([2, 1, *ROW[2:]], False),
+        ([2, "0.5", *ROW[2:]], False),
+        ([2, 0.5, 1.01, 1.5, 1.0, 0.0], False),
+        ([2, 0.5, 0.25, 1.5, -0.01, 0.0], False),
+        ([2, 0.5, float("nan"), 1.5, 1.0, 0.0], False),
+        ([*ROW[:-1], -0.1], False),
+    ],
+)
+def test_row_of_metrics_is_of_its_epoch_and_its_accuracies_are_shares(row, fits):
+    assert is_metrics(row, 2) == fits
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"epoch": 2}, "metrics that do not fit its epoch"),
+        ({"history": []}, "metrics that do not fit its epoch"),
+        ({"history": [ROW]}, "metrics that do not fit its epoch"),
+        ({"epoch": True}, "no epoch to continue from"),
+        ({"model": []}, "no model to continue from"),
+        ({"optimizer": None}, "no optimizer to continue from"),
+        ({"generator": 1}, "no generator to continue from"),
+    ],
+)
+def test_checkpoint_without_what_a_training_needs_is_one_sentence(change, sentence):
+    whole = {"model": {}, "optimizer": {}, "generator": torch.zeros(1), "epoch": 1, "history": [[1, *ROW[1:]]]}
+    check_training_state(whole, Path("last.pt"))
+    with pytest.raises(UserError, match=f"^last.pt has {sentence}; --overwrite starts the run anew$"):
+        check_training_state(whole | change, Path("last.pt"))
