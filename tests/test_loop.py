@@ -169,6 +169,17 @@ def test_every_setting_of_the_optimizer_leads_elsewhere(five_images: ImageSet) -
     assert len(distinct) == len(SETTINGS) - 2  # 1000 images a batch are 5; adamw without decay is adam
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "adagrad", "sgd"])
+def test_optimizer_has_the_settings_of_the_flags_and_is_fused_where_pytorch_can(name: str) -> None:
+    settings = flags(optimizer=name, lr=0.25, weight_decay=0.125, momentum=0.5)
+    made = make_optimizer(settings, linear_model(), CPU)
+    assert type(made).__name__.lower() == name
+    assert (made.defaults["lr"], made.defaults["weight_decay"], made.defaults["fused"]) == (0.25, 0.125, True)
+    assert made.defaults.get("momentum") == (0.5 if name == "sgd" else None)
+    on_gpu = make_optimizer(settings, linear_model(), torch.device("cuda"))
+    assert bool(on_gpu.defaults["fused"]) == (name != "adagrad")
+
+
 @pytest.mark.parametrize("changes", [{}, {"momentum": 0.9}, *({"optimizer": o} for o in ("adagrad", "adam", "adamw"))])
 def test_a_quick_step_is_the_optimizers_own_to_the_bit(changes: dict) -> None:
     """Over two epochs of three steps, with weight decay; the states that a checkpoint holds are the same, too."""
