@@ -6,16 +6,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from killed_runs import logged_values, make_runs_small, metrics_of
 from tensorboard.backend.event_processing import event_accumulator, event_multiplexer, plugin_event_multiplexer
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
 
-from harness.events import FILTERS_TAG, HPARAMS, EventsFile, is_whole, read_events, write_events
+from harness.data import load_images
+from harness.events import (
+    CONFUSION_TAG,
+    FILTERS_TAG,
+    HPARAMS,
+    MISTAKES_TAG,
+    EventsFile,
+    is_whole,
+    read_events,
+    write_events,
+)
+from harness.run_folder import load_checkpoint
+from models import build_model
 
 TINY = ("--data", "synthetic", "--hidden-size", "8", "--batch-size", "16", "--name", "run")
 RUN = Path("runs/rnn_synthetic/run")
+PIXEL = np.zeros((1, 1), dtype=np.uint8)
 EPOCH_TAGS = ["train/loss", "train/accuracy", "test/loss", "test/accuracy"]
 BEST_TAGS = ["best/train_loss", "best/train_accuracy", "best/test_loss", "best/test_accuracy"]
 
@@ -94,6 +108,57 @@ def test_hparams_lie_in_the_same_file_and_are_declared_alike_by_both_scripts(run
     assert (values["cell"], values["hidden_size"], values["augment"], values["fc_activation"]) == ("gru", 8, "no", "-")
     values = hparams_of(cnn, metadata.SESSION_START_INFO_TAG).hparams
     assert (values["augment"].string_value, values["cell"].string_value) == ("yes", "-")
+
+
+def pictures_of(run: Path) -> dict[str, dict[int, bytes]]:
+    """Tag -> step -> PNG."""
+    found: dict[str, dict[int, bytes]] = {}
+    for event in read_events(events_file(run)):
+        for value in event.summary.value:
+            if value.HasField("image"):
+                found.setdefault(value.tag, {})[event.step] = value.image.encoded_image_string
+    return found
+
+
+def test_cnn_logs_its_filters_each_epoch_and_any_run_its_mistakes_at_the_end(run_main):
+    from harness.plots import filters_grid, png_bytes
+
+    flags = ("--data", "synthetic", "--epochs", 2, "--name", "run")
+    assert run_main("cnn_cifar10", *flags)[0] == run_main("rnn_mnist", *TINY, "--epochs", 2)[0] == 0
+    cnn = pictures_of(Path("runs/cnn_synthetic/run"))
+    steps = {tag: list(of_tag) for tag, of_tag in cnn.items()}
+    assert steps == {FILTERS_TAG: [1, 2], CONFUSION_TAG: [2], MISTAKES_TAG: [2]}
+    weights = load_checkpoint(Path("runs/cnn_synthetic/run/last.pt"))["model"]["features.conv1.weight"]
+    assert cnn[FILTERS_TAG][2] == png_bytes(filters_grid(weights.numpy())) != cnn[FILTERS_TAG][1]
+    assert {tag: list(of_tag) for tag, of_tag in pictures_of(RUN).items()} == {CONFUSION_TAG: [2], MISTAKES_TAG: [2]}
+
+
+def test_confusions_and_mistakes_are_those_of_the_last_epochs_model(run_main, monkeypatch):
+    """Against the network out of last.pt, image by image."""
+    drawn = {}
+    for name in ("confusion_figure", "worst_figure"):
+        monkeypatch.setattr(f"harness.plots.{name}", lambda *given, name=name: drawn.update({name: given}) or PIXEL)
+    assert run_main("rnn_mnist", *TINY, "--epochs", 1)[0] == 0
+    content, images = load_checkpoint(RUN / "last.pt"), load_images("synthetic-digits", data_dir=Path("data"))
+    model = build_model(content["config"]).eval()
+    model.load_state_dict(content["model"])
+    with torch.no_grad():
+        shares = model(images.normalise(images.test.images)).softmax(dim=1)
+    labels, answers = images.test.labels.tolist(), shares.argmax(dim=1).tolist()
+
+    counts, classes, title = drawn["confusion_figure"]
+    expected = np.zeros((10, 10), dtype=int)
+    for label, answer in zip(labels, answers, strict=True):
+        expected[label, answer] += 1
+    assert counts.tolist() == expected.tolist() and (expected != expected.T).any()
+    assert (classes, title) == (images.classes, "synthetic-digits, test images, epoch 1")
+
+    of_label = [float(shares[index, label]) for index, label in enumerate(labels)]
+    worst = sorted(range(len(labels)), key=of_label.__getitem__)[:30]
+    pictures, their_labels, their_answers, probabilities, classes, _ = drawn["worst_figure"]
+    assert probabilities == pytest.approx([of_label[index] for index in worst], rel=1e-4)
+    assert (their_labels, their_answers) == ([labels[index] for index in worst], [answers[index] for index in worst])
+    assert np.array_equal(pictures, images.test.images[worst].numpy()) and classes == images.classes
 
 
 def test_resumed_run_logs_nothing_twice_in_any_loader(monkeypatch, run_main):

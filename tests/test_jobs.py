@@ -26,6 +26,7 @@ from harness.flags import parse_flags, run_name
 from harness.grid import Row, find_runs, read_history
 from harness.jobs import LOST, Job, Settings, ThisMachine, command, plan_jobs, train_jobs
 from harness.progress import LiveTable, duration
+from harness.run_folder import EpochMetrics
 
 PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}
 RNN = Row("small", "rnn_mnist", {"cell": "rnn", "epochs": 2}, "small")
@@ -451,6 +452,16 @@ def test_table_shows_each_run_and_is_redrawn_in_place(settings, monkeypatch, cap
     table.close()
     drawn = "".join(f"{line[:19]}\n" for line in (header, a, footer))  # three lines fit above the prompt
     assert capsys.readouterr().out == f"{drawn}\x1b[3A\x1b[Jdone\nx\n\x1b[1A\x1b[J"
+
+
+def test_epochs_are_lines_only_where_no_table_is_seen(settings, monkeypatch, capsys):
+    (job,) = plan(settings, RNN)
+    epoch = EpochMetrics(1, 0.5, 0.5, 0.25, 0.75, 1.5)
+    monkeypatch.setattr(job, "new_epochs", lambda: [epoch])
+    for terminal, lines in ((False, 1), (True, 0)):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal, raising=False)
+        harness.jobs._log_epochs(LiveTable(), job)
+        assert capsys.readouterr().out.count("epoch 1/2   test loss   0.2500  accuracy 0.7500      1.5 s\n") == lines
 
 
 def test_long_names_leave_room_for_the_numbers_and_wide_letters_are_counted_as_wide(settings, monkeypatch, capsys):
