@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -325,18 +324,18 @@ def _short(value: float) -> str:
 # -- the figure --------------------------------------------------------------------------------------------------------
 
 
+@charts.in_style
 def draw(seconds: Seconds) -> bytes:
     """The panels as SVG in the report's look, for light and dark ground; bars at a line's points are min to max."""
     cores = _cores(seconds)
-    with matplotlib.rc_context(charts.STYLE):
-        figure = Figure(figsize=(8.6, 6.2), dpi=charts.DPI)
-        figure.text(0.01, 0.965, f"An epoch's training pass on {_counted(cores, 'core')}", fontsize=9.5, weight="bold")
-        for place, panel in zip(PLACES, panels(cores), strict=True):
-            axes = figure.add_axes(place)
-            (_draw_bars if panel.in_epochs else _draw_lines)(axes, panel, seconds)
-            axes.set_title(panel.title, fontsize=9, weight="bold")
-            axes.set_xlabel(panel.xlabel)
-        return charts.svg(figure)
+    figure = Figure(figsize=(8.6, 6.2), dpi=charts.DPI)
+    figure.text(0.01, 0.965, f"An epoch's training pass on {_counted(cores, 'core')}", fontsize=9.5, weight="bold")
+    for place, panel in zip(PLACES, panels(cores), strict=True):
+        axes = figure.add_axes(place)
+        (_draw_bars if panel.in_epochs else _draw_lines)(axes, panel, seconds)
+        axes.set_title(panel.title, fontsize=9, weight="bold")
+        axes.set_xlabel(panel.xlabel)
+    return charts.svg(figure)
 
 
 def _look(line: dict[int | str, Point]) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from harness.plots import render
+from harness.plots import in_plain_style, render
 
 DPI = 110
 TINT = "#dde6f4"  # of the ground behind tiles, which may be white themselves
@@ -68,6 +68,7 @@ def mosaic(tiles: Sequence[np.ndarray], columns: int, *, zoom: int = 4, gap: int
     return sheet
 
 
+@in_plain_style
 def filters_figure(pictures: np.ndarray, limit: np.ndarray, title: str) -> np.ndarray:
     """Filters (maps, channels, height, width) in [0, 1], 0.5 for weight zero, under their numbers, with a scale.
 
@@ -138,6 +139,7 @@ def _weight_bar(figure: Figure, limit: np.ndarray, label: str, **place: object) 
         bar.set_label(label)
 
 
+@in_plain_style
 def activations_figure(layers: Sequence, title: str) -> np.ndarray:
     """For each LayerStatistics, mean and standard deviation of each map, and the histogram of all outputs."""
     figure = Figure(figsize=(9.4, 2.9 * len(layers) + 0.4), dpi=DPI, layout="constrained")
@@ -171,6 +173,7 @@ def activations_figure(layers: Sequence, title: str) -> np.ndarray:
     return render(figure)
 
 
+@in_plain_style
 def deconvnet_figure(entries: Sequence[tuple[str, list, list]], title: str, *, columns: int = 4) -> np.ndarray:
     """The paper's figure 2: for each map its reconstructions (left) and the image patches they come from (right).
 
@@ -195,6 +198,7 @@ def deconvnet_figure(entries: Sequence[tuple[str, list, list]], title: str, *, c
     return render(figure)
 
 
+@in_plain_style
 def evolution_figure(
     epochs: Sequence[int], entries: Sequence[tuple[str, list, list]], title: str, *, patches: str
 ) -> np.ndarray:
@@ -229,11 +233,12 @@ def shares(distances: object, lengths: object) -> np.ndarray:
 
 
 def mean_over_images(curves: np.ndarray) -> np.ndarray:
-    """The mean of curves (amounts, images) at each amount, over the images that have one; nan if none has."""
-    there = ~np.isnan(curves).any(axis=0)
+    """The mean of curves (amounts, images) at each amount, over the images whose curve is finite; nan without any."""
+    there = np.isfinite(curves).all(axis=0)
     return curves[:, there].mean(axis=1) if there.any() else np.full(len(curves), np.nan)
 
 
+@in_plain_style
 def invariance_figure(
     results: Sequence, examples: Sequence[np.ndarray], names: Sequence[str], title: str
 ) -> np.ndarray:
@@ -281,6 +286,7 @@ def invariance_figure(
     return render(figure)
 
 
+@in_plain_style
 def occlusion_figure(
     images: Sequence[np.ndarray],
     reconstructions: Sequence[np.ndarray],
@@ -342,6 +348,7 @@ def occlusion_figure(
     return render(figure)
 
 
+@in_plain_style
 def correspondence_figure(cells: Sequence, parts: Sequence[str], layers: Sequence[str], title: str) -> np.ndarray:
     """Table 1 as bars: for each layer the mean Δ of each kind of part, and a dot for each class.
 

@@ -139,13 +139,15 @@ def invariance(
             rows += [(result.kind, str(image), name, *point) for point in curves]
         means = zip(amounts, *(figures.mean_over_images(values[:, count:]).tolist() for values in columns), strict=True)
         rows += [(result.kind, f"mean of {averaged}", "", *point) for point in means]
+    silent = any(not norms[count:].all() for each in results for norms in (each.first_norm, each.last_hidden_norm))
+    without = ", without those that a layer does not respond to" if silent else ""
     header = ("transformation", "test image", "class", "amount", "first layer", "last hidden layer", "p(true class)")
     text = (
         "Zeiler & Fergus, section 4 and figure 5. How far the feature vector moves from that of the "
         "untransformed image, as a share of its length, at the first layer and at the last hidden layer; and the "
         "probability of the true class. Thin lines are the images shown, as far as possible such as are classified "
-        f"rightly; the thick line is the mean of {averaged} random test images. What comes in from outside the image "
-        "is mid-gray."
+        f"rightly; the thick line is the mean of {averaged} random test images{without}. What comes in from outside "
+        "the image is mid-gray."
     )
     title = f"Invariance: {source}"
     picture = Picture("invariance", figures.invariance_figure(results, examples, names, title), title)

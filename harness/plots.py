@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -23,6 +24,9 @@ from harness.script import run_script
 
 CURVES = ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy")  # columns of metrics.csv
 TRAIN_COLOUR, TEST_COLOUR = "#4269d0", "#e4572e"
+
+# Decorates what draws: a user's matplotlibrc may ask for LaTeX, which may not be there, or for sizes that fit nowhere.
+in_plain_style = style.context("default")
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:
@@ -35,6 +39,7 @@ def png_bytes(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+@in_plain_style
 def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> np.ndarray:
     """The confusion matrix as a picture. `counts` (classes, classes): rows are the true class, columns the answer."""
     counts = np.asarray(counts)
@@ -54,6 +59,7 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> 
     return render(figure)
 
 
+@in_plain_style
 def worst_figure(
     images: np.ndarray,
     labels: Sequence[int],
@@ -104,6 +110,7 @@ def filters_grid(weights: np.ndarray, zoom: int = 8) -> np.ndarray:
     return sheet[:, :, 0] if channels == 1 else sheet
 
 
+@in_plain_style
 def curves_figure(runs: Sequence[tuple[str, dict[str, list[float]]]]) -> np.ndarray:
     """Loss and accuracy over epochs, a column a run: `runs` holds (title, columns of its metrics.csv)."""
     figure = Figure(figsize=(4.6 * len(runs), 5.6), dpi=110, layout="constrained")

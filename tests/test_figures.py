@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -46,6 +48,9 @@ def test_filters_have_their_numbers_and_a_scale(draw) -> None:
     figure = draw(figures.filters_figure, np.full((9, 1, 5, 5), 0.5), np.array(0.25), "title")
     assert {"title", "weight", *map(str, range(9))} <= words(figure)
     assert figure.axes[1].get_ylim() == (-0.25, 0.25)
+    places = [text.get_position() for text in figure.axes[0].texts]  # eight in a row, the ninth below the first
+    assert [across for across, _ in places[:8]] == sorted({across for across, _ in places})
+    assert len({down for _, down in places[:8]}) == 1 and places[8][0] == places[0][0] and places[8][1] > places[0][1]
     own = draw(figures.filters_figure, np.full((2, 3, 5, 5), 0.5), np.array([0.25, 2.0]), "title")
     assert {"0  ±0.25", "1  ±2", "−limit", "+limit", "weight of each colour, each filter's own limit"} <= words(own)
 
@@ -110,8 +115,11 @@ def test_deconvnet_shows_a_maps_reconstructions_left_of_their_patches(draw) -> N
 
 
 def test_evolution_has_a_row_a_map_and_a_column_an_epoch(draw) -> None:
-    entries = [("map 3", [TILE, figures.blank_tile((4, 6))], [TILE, TILE])]
+    entries = [("map 3", [TILE * 0.5, figures.blank_tile((4, 6))], [TILE * 1.5, TILE])]
     figure = draw(figures.evolution_figure, [1, 20], entries, "title", patches="what they are")
+    shown = figure.axes[0].images[0].get_array()
+    middle = shown.shape[1] // 2
+    assert shown[:, :middle, 0].max() == 0.25 and shown[:, middle:, 0].max() == 0.75
     assert {"title", "what they are", "epoch 1", "epoch 20"} <= words(figure)
     assert [axes.get_ylabel() for axes in figure.axes] == ["map 3", ""]
     assert [[text.get_text() for text in axes.texts] for axes in figure.axes] == [[], ["not active"]]
@@ -137,6 +145,11 @@ def test_invariance_has_a_line_an_image_and_a_thick_one_for_the_mean_of_the_othe
     assert first.get_title() == "first layer:\ndistance / length" and probability.get_ylim() == (0, 1.02)
     assert first.get_ylim()[0] == 0 and first.get_xticks().tolist() == [0, 90, 180, 270, 360]
     assert {"title", "cat", "mean of 3 images"} <= words(figure)
+    legend = [patch.get_facecolor() for patch in figure.legends[0].get_patches()]
+    assert legend == [to_rgba(line.get_color()) for line in first.lines]
+    silent = SimpleNamespace(**vars(result) | {"first": result.first * 0, "first_norm": np.zeros(4)})
+    axes = draw(figures.invariance_figure, [silent], [TILE], ["cat"], "title").axes[1]
+    assert [text.get_text() for text in axes.texts] == ["not active"] and not axes.lines
 
 
 def test_occlusion_draws_its_maps_where_the_squares_centre_was(draw) -> None:
@@ -144,15 +157,21 @@ def test_occlusion_draws_its_maps_where_the_squares_centre_was(draw) -> None:
         size=2,
         rows=np.array([0, 2]),
         columns=np.array([0, 2, 4]),
-        probability=np.array([[[0.9, 0.8, 0.7], [0.6, 0.25, 0.5]]]),
-        predicted=np.array([[[1, 1, 1], [0, 0, 1]]]),
-        activation=np.array([[[2.0, 3.0, 4.0], [1.5, 2.5, 3.5]]]),
-        clean_probability=np.array([0.75]),
-        clean_activation=np.array([5.0]),
-        strongest_map=np.array([3]),
+        probability=np.array([[[0.9, 0.8, 0.7], [0.6, 0.25, 0.5]], np.full((2, 3), 0.125)]),
+        predicted=np.array([[[1, 1, 1], [0, 0, 1]], np.zeros((2, 3), dtype=int)]),
+        activation=np.array([[[2.0, 3.0, 4.0], [1.5, 2.5, 3.5]], np.full((2, 3), 8.0)]),
+        clean_probability=np.array([0.75, 0.5]),
+        clean_activation=np.array([5.0, 4.0]),
+        strongest_map=np.array([3, 4]),
     )
-    figure = draw(figures.occlusion_figure, [TILE], [TILE], maps, [1], CLASSES, "title")
-    image, activation, reconstruction, probability, answer, of_activation, of_probability = figure.axes
+    figure = draw(figures.occlusion_figure, [TILE, TILE], [TILE, TILE], maps, [1, 0], CLASSES, "title")
+    image, activation, reconstruction, probability, answer, *second, of_activation, of_probability = figure.axes
+    np.testing.assert_allclose(second[1].collections[0].get_array(), 1)  # of the largest in its row
+    np.testing.assert_allclose(second[4].collections[0].get_array(), 0)
+    assert second[0].get_title() == "cat, p = 0.50" and second[1].get_title() == "map 4"
+    colours = answer.collections[0].to_rgba(np.array([[0, 1]]))[0]
+    legend = [patch.get_facecolor() for patch in figure.legends[0].get_patches()]
+    assert np.allclose(legend, colours) and not np.allclose(colours[0], colours[1])
     for axes, values in ((activation, maps.activation / 5), (probability, maps.probability), (answer, maps.predicted)):
         (mesh,) = axes.collections
         np.testing.assert_allclose(mesh.get_array(), values[0])
@@ -205,6 +224,7 @@ def test_confusion_matrix_has_its_counts_and_class_names(draw) -> None:
     assert names == [["cat", "dog"], ["cat", "dog"]]
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("classified as", "true class", "title")
     assert "share of the true class" in words(figure)
+    np.testing.assert_allclose(axes.images[0].get_array(), [[5 / 7, 2 / 7], [1 / 8, 7 / 8]])
 
 
 def test_worst_images_have_class_answer_and_probability_under_them(draw) -> None:
@@ -265,7 +285,8 @@ def test_small_multiples_put_each_panel_in_its_place_on_one_scale(draw) -> None:
     assert curves(first) == [([1, 2], pytest.approx(np.log10([0.75, 0.5]).tolist()))]
     assert curves(last) == [([1, 2], pytest.approx(np.log10([0.01, 0.02]).tolist()))]
     assert [axes.texts[0].get_text() for axes in (absent, empty)] == ["not in the grid", "no run yet"]
-    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+    (limits,) = {axes.get_ylim() for axes in figure.axes}
+    assert limits[0] < np.log10(0.01) and np.log10(0.75) < limits[1]
     assert [axes.get_title() for axes in figure.axes] == ["lr 1", "lr 2", "", ""]
     assert [axes.get_ylabel() for axes in figure.axes] == ["adam\nloss", "", "sgd\nloss", ""]
     assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "epoch", "epoch"]
@@ -304,3 +325,22 @@ def test_lines_have_their_points_and_their_names_in_the_same_order(draw) -> None
 def test_places_that_are_far_enough_apart_stay() -> None:
     assert charts.spread_out([0.1, 0.5, 0.9], 0.3) == [0.1, 0.5, 0.9]
     assert charts.spread_out([0.5, 0.4], 0.2) == pytest.approx([0.55, 0.35])
+
+
+# -- all of them -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "draw_some",
+    [
+        lambda: plots.confusion_figure(np.array([[5, 2], [1, 7]]), ("cat", "50 % dog_"), "a title"),
+        lambda: plots.worst_figure(np.zeros((1, 1, 4, 4)), [0], [1], [0.5], ("cat", "50 % dog_"), "a title"),
+        lambda: figures.filters_figure(np.full((9, 1, 5, 5), 0.5), np.array(0.25), "a_title"),
+        lambda: charts.curve_chart("a_title", [charts.Panel("", (ONE_RUN, TWO_RUNS), "loss")]),
+    ],
+)
+def test_a_users_own_matplotlibrc_changes_nothing(draw_some: Callable) -> None:
+    """It may ask for LaTeX, which may not be there."""
+    usual = draw_some()
+    with rc_context({"text.usetex": True, "axes.titlelocation": "left", "xtick.labelsize": 20, "lines.markersize": 20}):
+        assert np.array_equal(draw_some(), usual)

@@ -1,5 +1,6 @@
 """The tables that visualize.py writes, from results made by hand; the figures beside them are left out."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -72,7 +73,26 @@ def test_invariance_is_the_distance_as_a_share_of_the_features_length() -> None:
         ("rotation", "mean of 2", "", 0.1, 0.0, 0.625, 0.375),
         ("rotation", "mean of 2", "", 90.0, 0.25, 1.0, 0.625),
     ]
-    assert "mean of 2 random test images" in found.text
+    assert "mean of 2 random test images, without those that a layer does not respond to. What" in found.text
+    result.first_norm[3] = 1.0
+    text = findings.invariance([result], [PIXEL, PIXEL], [7, 11], ["cat", "dog"], "cifar10").text
+    assert "mean of 2 random test images. What" in text
+
+
+def test_invariance_of_silent_images_is_not_a_number_and_not_in_the_mean() -> None:
+    """The image shown has no activation in the first layer, none of the others in the last hidden one."""
+    result = SimpleNamespace(
+        kind="scale",
+        amounts=torch.tensor([1.0]),
+        first=torch.tensor([[3.0, 1.0, 2.0]]),
+        first_norm=torch.tensor([0.0, 4.0, 4.0]),
+        last_hidden=torch.tensor([[1.0, 3.0, 0.0]]),
+        last_hidden_norm=torch.tensor([4.0, 0.0, 0.0]),
+        probability=torch.tensor([[0.5, 0.25, 0.75]]),
+    )
+    (shown, mean) = findings.invariance([result], [PIXEL], [7], ["cat"], "cifar10").tables[0].rows
+    assert shown == ("scale", "7", "cat", 1.0, pytest.approx(math.nan, nan_ok=True), 0.25, 0.5)
+    assert mean == ("scale", "mean of 2", "", 1.0, 0.375, pytest.approx(math.nan, nan_ok=True), 0.5)
 
 
 def test_occlusion_names_the_place_that_costs_most_and_how_often_the_answer_stays_right() -> None:

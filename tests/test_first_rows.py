@@ -60,10 +60,9 @@ def test_all_rows_are_the_whole_image(cell: str) -> None:
     assert last.loss == pytest.approx(nn.functional.cross_entropy(logits, images.test.labels).item(), rel=1e-5)
 
 
+@pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
 @pytest.mark.parametrize("script, cut", [("rnn_mnist", True), ("cnn_cifar10", False)])
 def test_recurrent_networks_see_fewer_rows_and_cnns_black_ones(script, cut, run_main, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr("harness.synthetic.TRAIN_COUNT", 64)
-    monkeypatch.setattr("harness.synthetic.TEST_COUNT", 32)
     assert run_main(script, "--data", "synthetic", "--epochs", "1", "--runs-dir", tmp_path)[0] == 0
     (best,) = tmp_path.glob("*/*/best.pt")
     trained = load_trained(best, build_model)

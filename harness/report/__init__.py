@@ -13,7 +13,6 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.files import check_writable, make_folder, nearest_folder, write_atomically
 from harness.grid import Problem, RowRuns
-from harness.progress import duration
 from harness.report.comparison import precision_agreement, settings_tried, versus_cnn
 from harness.report.conclusions import best_setting, stability
 from harness.report.document import Block, Bullets, Code, Figure, Heading, Link, Text, paragraph
@@ -221,7 +220,7 @@ def _machine(runs: Sequence) -> str:
         return listed(sorted({str(run.config.get(key)) for run in runs}))
 
     seconds = sum(epoch.seconds for run in runs for epoch in run.history)
-    added_up = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else duration(seconds)
+    added_up = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
     return (
         f"Device {of('device')}, threads a run: {of('threads')}, PyTorch {of('torch')}, Python {of('python')}. The "
         f"epochs of the complete runs add up to {added_up}, on a machine that may have had other work."

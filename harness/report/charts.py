@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import matplotlib
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -64,6 +64,7 @@ STYLE = {
     "lines.linewidth": 1.6,
     "legend.frameon": False,
 }
+in_style = style.context(["default", STYLE])  # decorates what draws; without a user's own matplotlibrc
 
 
 @dataclass(frozen=True)
@@ -111,110 +112,110 @@ class DotPanel:
     names: dict[str, str] = field(default_factory=dict)  # what dots, bar and diamond are, for the legend
 
 
+@in_style
 def curve_chart(title: str, panels: Sequence[Panel]) -> bytes:
     """Panels side by side, with one legend above them."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 3.1), dpi=DPI)
-        grid = figure.subplots(1, len(panels), squeeze=False)[0]
-        figure.subplots_adjust(left=0.07, right=0.985, top=0.8, bottom=0.15, wspace=0.2)
-        for axes, panel in zip(grid, panels, strict=True):
-            _draw_panel(axes, panel)
-            axes.set_xlabel("epoch")
-        figure.text(0.01, 0.95, _cut(title, 92), fontsize=9.5, weight="bold", va="center")
-        _legend(figure, [curve for panel in panels for curve in panel.curves])
-        return svg(figure)
+    figure = Figure(figsize=(8.6, 3.1), dpi=DPI)
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    figure.subplots_adjust(left=0.07, right=0.985, top=0.8, bottom=0.15, wspace=0.2)
+    for axes, panel in zip(grid, panels, strict=True):
+        _draw_panel(axes, panel)
+        axes.set_xlabel("epoch")
+    figure.text(0.01, 0.95, _cut(title, 92), fontsize=9.5, weight="bold", va="center")
+    _legend(figure, [curve for panel in panels for curve in panel.curves])
+    return svg(figure)
 
 
+@in_style
 def small_multiples(title: str, rows: Sequence[str], columns: Sequence[str], panels: dict) -> bytes:
     """A grid of panels with the same axes; `panels` maps (row, column) to a Panel, and a place may be empty."""
-    with matplotlib.rc_context(STYLE):
-        width, height = max(8.6, 1.05 + 1.9 * len(columns)), 1.2 + 1.65 * len(rows)
-        figure = Figure(figsize=(width, height), dpi=DPI)
-        grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
-        figure.subplots_adjust(
-            left=0.95 / width,
-            right=1 - 0.12 / width,
-            top=1 - 0.8 / height,
-            bottom=0.45 / height,
-            wspace=0.07,
-            hspace=0.1,
-        )
-        some = next(iter(panels.values()))
-        for i, row in enumerate(rows):
-            for j, name in enumerate(columns):
-                axes, panel = grid[i, j], panels.get((row, name))
-                if panel is None:
-                    axes.text(0.5, 0.5, "not in the grid", transform=axes.transAxes, ha="center", color=FAINT)
-                elif not any(curve.runs for curve in panel.curves):
-                    axes.text(0.5, 0.5, "no run yet", transform=axes.transAxes, ha="center", color=FAINT)
-                else:
-                    _draw_panel(axes, Panel("", panel.curves, "", panel.log))
-                if i == 0:
-                    axes.set_title(_cut(name, 30), fontsize=9)
-                if j == 0:
-                    axes.set_ylabel(f"{_cut(row, 20)}\n{some.ylabel}")
-                if i == len(rows) - 1:
-                    axes.set_xlabel("epoch")
-        _same_range(grid.ravel(), list(panels.values()), some.log)
-        figure.text(0.08 / width, 1 - 0.17 / height, _cut(title, 110), fontsize=9.5, weight="bold", va="center")
-        _legend(figure, [curve for panel in panels.values() for curve in panel.curves], y=1 - 0.4 / height)
-        return svg(figure)
+    width, height = max(8.6, 1.05 + 1.9 * len(columns)), 1.2 + 1.65 * len(rows)
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
+    figure.subplots_adjust(
+        left=0.95 / width,
+        right=1 - 0.12 / width,
+        top=1 - 0.8 / height,
+        bottom=0.45 / height,
+        wspace=0.07,
+        hspace=0.1,
+    )
+    some = next(iter(panels.values()))
+    for i, row in enumerate(rows):
+        for j, name in enumerate(columns):
+            axes, panel = grid[i, j], panels.get((row, name))
+            if panel is None:
+                axes.text(0.5, 0.5, "not in the grid", transform=axes.transAxes, ha="center", color=FAINT)
+            elif not any(curve.runs for curve in panel.curves):
+                axes.text(0.5, 0.5, "no run yet", transform=axes.transAxes, ha="center", color=FAINT)
+            else:
+                _draw_panel(axes, Panel("", panel.curves, "", panel.log))
+            if i == 0:
+                axes.set_title(_cut(name, 30), fontsize=9)
+            if j == 0:
+                axes.set_ylabel(f"{_cut(row, 20)}\n{some.ylabel}")
+            if i == len(rows) - 1:
+                axes.set_xlabel("epoch")
+    _same_range(grid.ravel(), list(panels.values()), some.log)
+    figure.text(0.08 / width, 1 - 0.17 / height, _cut(title, 110), fontsize=9.5, weight="bold", va="center")
+    _legend(figure, [curve for panel in panels.values() for curve in panel.curves], y=1 - 0.4 / height)
+    return svg(figure)
 
 
+@in_style
 def dot_chart(title: str, panels: Sequence[DotPanel]) -> bytes:
     """Panels below one another, a line of dots for each of their lines."""
-    with matplotlib.rc_context(STYLE):
-        counts = [len(panel.lines) for panel in panels]
-        height = 0.65 + sum(0.85 + 0.23 * count for count in counts)
-        figure = Figure(figsize=(8.6, height), dpi=DPI)
-        longest = max(len(_cut(line.label, 44)) for panel in panels for line in panel.lines)
-        left, top = min(0.42, 0.03 + 0.0098 * longest), height - 0.6
-        figure.text(0.01, 1 - 0.17 / height, _cut(title, 92), fontsize=9.5, weight="bold", va="center")
-        for panel, count in zip(panels, counts, strict=True):
-            tall = 0.23 * count + 0.05
-            axes = figure.add_axes((left, (top - 0.25 - tall) / height, 0.98 - left, tall / height))
-            _draw_dots(axes, panel)
-            top -= 0.85 + 0.23 * count
-        names = panels[0].names
-        handles = []
-        if "values" in names:
-            handles.append(Line2D([], [], color=TRAIN, marker="o", ls="", ms=4, label=names["values"]))
-        if "mean" in names:
-            handles.append(Line2D([], [], color=INK, marker="|", ls="", ms=9, mew=1.6, label=names["mean"]))
-        if "interval" in names:
-            colour = next((line.colour for panel in panels for line in panel.lines if line.interval), TRAIN)
-            handles.append(Line2D([], [], color=colour, lw=5, alpha=0.3, label=names["interval"]))
-        if "reference" in names:
-            handles.append(_diamond(names["reference"]))
-        anchor = (0.985, 1 - 0.32 / height)
-        figure.legend(handles=handles, loc="center right", bbox_to_anchor=anchor, ncols=4, fontsize=8.5)
-        return svg(figure)
+    counts = [len(panel.lines) for panel in panels]
+    height = 0.65 + sum(0.85 + 0.23 * count for count in counts)
+    figure = Figure(figsize=(8.6, height), dpi=DPI)
+    longest = max(len(_cut(line.label, 44)) for panel in panels for line in panel.lines)
+    left, top = min(0.42, 0.03 + 0.0098 * longest), height - 0.6
+    figure.text(0.01, 1 - 0.17 / height, _cut(title, 92), fontsize=9.5, weight="bold", va="center")
+    for panel, count in zip(panels, counts, strict=True):
+        tall = 0.23 * count + 0.05
+        axes = figure.add_axes((left, (top - 0.25 - tall) / height, 0.98 - left, tall / height))
+        _draw_dots(axes, panel)
+        top -= 0.85 + 0.23 * count
+    names = panels[0].names
+    handles = []
+    if "values" in names:
+        handles.append(Line2D([], [], color=TRAIN, marker="o", ls="", ms=4, label=names["values"]))
+    if "mean" in names:
+        handles.append(Line2D([], [], color=INK, marker="|", ls="", ms=9, mew=1.6, label=names["mean"]))
+    if "interval" in names:
+        colour = next((line.colour for panel in panels for line in panel.lines if line.interval), TRAIN)
+        handles.append(Line2D([], [], color=colour, lw=5, alpha=0.3, label=names["interval"]))
+    if "reference" in names:
+        handles.append(_diamond(names["reference"]))
+    anchor = (0.985, 1 - 0.32 / height)
+    figure.legend(handles=handles, loc="center right", bbox_to_anchor=anchor, ncols=4, fontsize=8.5)
+    return svg(figure)
 
 
+@in_style
 def lines_chart(title: str, xlabel: str, ylabel: str, lines: Sequence[tuple[str, Sequence, Sequence]]) -> bytes:
     """Lines (label, x, y), each named at its end, y from 0 to 1."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 4.0), dpi=DPI)
-        axes = figure.subplots()
-        figure.subplots_adjust(left=0.08, right=0.8, top=0.88, bottom=0.13)
-        for index, (_, x, y) in enumerate(lines):
-            look = {"color": SERIES[index % len(SERIES)], "ls": _STYLES[index % 4], "marker": _MARKERS[index % 6]}
-            axes.plot(x, y, ms=3.5, **look)
-        axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.02))
-        ends = spread_out([line[2][-1] for line in lines], 0.055)
-        for index, ((label, x, y), place) in enumerate(zip(lines, ends, strict=True)):
-            axes.annotate(
-                _cut(label, 26),
-                (x[-1], y[-1]),
-                (1.03, place),
-                textcoords=("axes fraction", "data"),
-                color=SERIES[index % len(SERIES)],
-                va="center",
-                arrowprops={"arrowstyle": "-", "color": SERIES[index % len(SERIES)], "lw": 0.6},
-            )
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.text(0.01, 0.95, _cut(title, 92), fontsize=9.5, weight="bold", va="center")
-        return svg(figure)
+    figure = Figure(figsize=(8.6, 4.0), dpi=DPI)
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.08, right=0.8, top=0.88, bottom=0.13)
+    for index, (_, x, y) in enumerate(lines):
+        look = {"color": SERIES[index % len(SERIES)], "ls": _STYLES[index % 4], "marker": _MARKERS[index % 6]}
+        axes.plot(x, y, ms=3.5, **look)
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.02))
+    ends = spread_out([line[2][-1] for line in lines], 0.055)
+    for index, ((label, x, y), place) in enumerate(zip(lines, ends, strict=True)):
+        axes.annotate(
+            _cut(label, 26),
+            (x[-1], y[-1]),
+            (1.03, place),
+            textcoords=("axes fraction", "data"),
+            color=SERIES[index % len(SERIES)],
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": SERIES[index % len(SERIES)], "lw": 0.6},
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.text(0.01, 0.95, _cut(title, 92), fontsize=9.5, weight="bold", va="center")
+    return svg(figure)
 
 
 # -- parts of a figure -------------------------------------------------------------------------------------------------
