@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import PROJECT
@@ -26,9 +27,12 @@ import visualize
 from harness.errors import UserError
 from harness.files import FolderLock
 from harness.flags import command_line, program
+from harness.plots import png_bytes
 from harness.run_folder import load_checkpoint
 from harness.trained import load_trained
 from models import build_model
+
+DOT = png_bytes(np.zeros((1, 1), dtype=np.uint8))
 
 SMALL_SCRIPT = f"""
 import sys
@@ -202,7 +206,7 @@ def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_again_once
     calls = []
 
     def draw(words: list[str], stop: str | None = None, source: str | None = None) -> int:
-        """In place of visualize.py: pictures without content, and tables of which only the title is one of its."""
+        """In place of visualize.py: pictures of a dot, and tables of which only the title is one of its."""
         trained = load_trained(Path(words[0]), build_model)
         snapshots = any((trained.folder / "snapshots").glob("*"))
         only = words[words.index("--only") + 1].split(",") if "--only" in words else list(visualize.ANALYSES)
@@ -211,7 +215,7 @@ def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_again_once
         (trained.folder / "figures").mkdir(exist_ok=True)
         for name in only[: only.index(stop) if stop else None]:
             for suffix in ("_conv1", "_conv2") if name in ("filters", "deconvnet", "evolution") else ("",):
-                (trained.folder / "figures" / f"{name}{suffix}.png").write_bytes(b"")
+                (trained.folder / "figures" / f"{name}{suffix}.png").write_bytes(DOT)
             title = source or trained.source(None, all_epochs=name == "evolution")
             (trained.folder / "figures" / f"{name}.csv").write_bytes(b"")
             (trained.folder / "figures" / f"{name}.md").write_text(f"A table, {title}; more\n", encoding="utf-8")
@@ -233,6 +237,9 @@ def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_again_once
     for lost in ("deconvnet_conv2.png", "activations.csv", "occlusion.md"):
         (run / "figures" / lost).unlink()
         assert report_again() == [lost.partition(".")[0].partition("_")[0]]
+    for damaged in (b"", DOT[:-20], DOT.replace(b"IDAT", b"iDAT"), b"no picture"):
+        (run / "figures" / "occlusion.png").write_bytes(damaged)
+        assert report_again() == ["occlusion"]
 
     best = load_trained(run / "best.pt", build_model)
     others = (best.source(SimpleNamespace(name="cifar10")), f"{best.source(None)}0", best.source(None, all_epochs=True))

@@ -311,6 +311,11 @@ def test_pictures_of_one_epoch_are_shown_and_called_the_best_only_if_they_are(wr
     (figures / "occlusion.md").unlink()
     (figures / "occlusion.md").mkdir()  # cannot be read
     assert "Left out: filters and occlusion. " in write(results)[0]
+    content = (figures / "evolution_conv2.png").read_bytes()
+    (figures / "evolution_conv2.png").write_bytes(content[: len(content) // 2])
+    readme = write(results)[0]
+    assert "Left out: filters, evolution and occlusion. " in readme and "inside-evolution" not in readme
+    (figures / "evolution_conv2.png").write_bytes(content)
 
     other = results[1].runs[1]
     other.history[:] = [row._replace(test_accuracy=0.9) for row in run.history]

@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+from PIL import Image
+
 from harness.errors import UserError
 from harness.files import is_outdated
 from harness.grid import Run
@@ -71,11 +73,17 @@ def is_best(run: Run, epoch: int) -> bool:
 
 
 def _drawn(run: Run) -> dict[str, int | None]:
-    """The analyses of the run's own images whose files are all there: the model's epoch, None for the evolution."""
+    """The analyses of the run's own images whose files are all there, the pictures whole.
+
+    Each with the model's epoch, None for the evolution.
+    """
     own = source_of(run.config["dataset"]["name"], run.config["flags"].get("channels", "gray"), None)
     drawn: dict[str, int | None] = {}
     for name in ANALYSES:
-        if not all(map(os.path.isfile, _files(run, name))):  # Path.is_file would raise for what one may not look at
+        files = _files(run, name)
+        if not all(map(os.path.isfile, files)):  # Path.is_file would raise for what one may not look at
+            continue
+        if not all(_is_whole(file) for file in files if file.suffix == ".png"):
             continue
         try:
             title = _table(run, name).read_text(encoding="utf-8").partition("\n")[0]
@@ -85,6 +93,16 @@ def _drawn(run: Run) -> dict[str, int | None]:
         if found and (found[1] or name == "evolution"):
             drawn[name] = None if name == "evolution" else int(found[1])
     return drawn
+
+
+def _is_whole(picture: Path) -> bool:
+    """Whether a PNG can be read to its end."""
+    try:
+        with Image.open(picture) as opened:
+            opened.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # all that Pillow raises
+        return False
+    return True
 
 
 def _table(run: Run, analysis: str) -> Path:

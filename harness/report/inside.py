@@ -120,7 +120,9 @@ def visualization(rows: Sequence[RowRuns], names: Names) -> tuple[list[Block], d
         blocks.append(paragraph(text))
     others = left_out(run, analyses)
     if others:
-        text = "What the run's folder has of it is of another epoch or of other images, or lacks a file; "
+        text = (
+            "What the run's folder has of it is of another epoch or of other images, lacks a file or cannot be read; "
+        )
         blocks.append(paragraph(f"Left out: {listed(others)}. {text}", Code(_command(run)), " draws it anew."))
     shown = {}
     for name, (title, how) in PICTURES.items():
@@ -144,10 +146,7 @@ def _command(run: Run) -> str:
 
 def _picture(path: Path) -> tuple[bytes, int]:
     """A picture as a smaller PNG of 256 colours, and its width."""
-    try:
-        pixels = np.asarray(Image.open(path).convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the picture {path}: {error}; run visualize.py again") from error
+    pixels = np.asarray(Image.open(path).convert("RGB"))  # whole: `to_show` has looked at it
     return png_bytes(pixels), pixels.shape[1]
 
 
