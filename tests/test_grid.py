@@ -113,6 +113,23 @@ def test_bad_row_is_one_sentence_that_names_file_and_row(text, sentence):
 
 
 @pytest.mark.parametrize(
+    ("comparison", "sentence"),
+    [
+        ("comparison = 1\n", "comparison: it must be a table with one key, flags"),
+        ("[comparison]\n", "comparison: it must be a table with one key, flags"),
+        ("[comparison]\nflags = 1\n", "comparison: it must be a table with one key, flags"),
+        ('[comparison]\nflags = {}\nname = "b"\n', "comparison: it must be a table with one key, flags"),
+        ('[comparison]\nflags = { channels = "rgb" }\n', "comparison: channels rgb needs colour images"),
+        ('[comparison]\nflags = { cell = "rnn" }\n', "comparison: cnn_cifar10.py has no flag 'cell'"),
+    ],
+)
+def test_bad_comparison_is_one_sentence(comparison, sentence):
+    with pytest.raises(UserError) as caught:
+        load(comparison + ROW + "flags = {}")
+    assert str(caught.value).startswith(f"grid.toml, {sentence}") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "flag", ["seed", "precision", "threads", "device", "data", "data_dir", "mirror", "runs_dir", "name", "resume"]
 )
 def test_flag_of_the_report_is_not_a_rows(flag):

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import socket
+import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
@@ -23,7 +24,7 @@ import harness.train
 from harness.data import EpochOrder, ImageSet, Split
 from harness.optimizers import QuickStep, make_optimizer
 from harness.run_folder import EpochMetrics
-from harness.train import _product_seconds, best_of, evaluate, train_epoch
+from harness.train import _product_seconds, _Progress, best_of, evaluate, train_epoch
 
 CPU = torch.device("cpu")
 SHORT = ("--data", "synthetic", "--hidden-size", 6, "--batch-size", 32)  # of rnn_mnist.py
@@ -459,7 +460,78 @@ def test_loss_that_is_not_finite_ends_the_run_as_diverged(script: str, run_main:
     assert not np.isfinite(row["test/loss"])
 
 
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What time it is, for the progress of an epoch on a terminal."""
+    now = [0.0]
+    monkeypatch.setattr(harness.train.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    return now
+
+
+def test_progress_shows_the_running_loss_and_accuracy_five_times_a_second(clock: list[float]) -> None:
+    with _Progress("epoch 1/2", 100) as progress:
+        progress.update(20, torch.tensor([50.0, 5.0]))
+        assert progress.bar.n == 0  # too early
+        clock[0] = 0.25
+        progress.update(20, torch.tensor([50.0, 30.0]))
+        assert (progress.bar.desc, progress.bar.n) == ("epoch 1/2  loss 1.2500, accuracy 0.7500", 40)
+        clock[0] = 0.4
+        progress.update(40, torch.tensor([60.0, 60.0]))
+        assert progress.bar.n == 40
+        clock[0] = 0.5
+        progress.update(20, torch.tensor([100.0, 90.0]))
+        assert (progress.bar.desc, progress.bar.n) == ("epoch 1/2  loss 1.0000, accuracy 0.9000", 100)
+
+
+def test_progress_on_a_gpu_shows_what_has_arrived_and_waits_for_nothing(clock: list[float], monkeypatch) -> None:
+    """Sums on a device that says `cuda`, copies that are there once their event is over."""
+
+    class Sums:
+        device, dtype = torch.device("cuda"), torch.float64
+
+        def __init__(self, *values: float) -> None:
+            self.values = values
+
+    class Arrived(Sums):
+        def copy_(self, sums: Sums, *, non_blocking: bool) -> None:
+            assert non_blocking
+            self.values = sums.values
+
+        def tolist(self) -> list[float]:
+            return list(self.values)
+
+    class Event:
+        over = True
+
+        def query(self) -> bool:
+            return Event.over
+
+        def record(self) -> None:
+            pass
+
+    monkeypatch.setattr(torch, "empty", lambda *_, dtype, pin_memory: Arrived())
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    with _Progress("epoch 1/2", 100) as progress:
+        shown = []
+        for step, over in enumerate((True, True, False, True), 1):
+            clock[0], Event.over = step, over
+            progress.update(20, Sums(20.0 * step, 10.0 * step))
+            shown.append((progress.bar.desc.partition("  ")[2], progress.bar.n))
+    first, second = "loss 1.0000, accuracy 0.5000", "loss 1.0000, accuracy 0.5000"
+    assert shown == [("", 0), (first, 20), (first, 20), (second, 40)]
+
+
 # -- the compiled step -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
+def test_compiling_leaves_recurrent_networks_as_they_are(run_main: Callable, in_project: Path) -> None:
+    code, out, err = run_main("rnn_mnist", *SHORT, "--compile", "--dry-run")
+    assert (code, err) == (0, "") and "note: --compile leaves a recurrent network as it is\n" in out
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="PyTorch compiles for a CPU by g++, which is not installed")
