@@ -140,3 +140,14 @@ def test_drawn_sets_need_no_folder_and_say_what_they_are(
     assert images.train.images.shape == (2000, *shape)
     assert not (tmp_path / "nowhere").exists()
     assert images.checksum == load_images(name, data_dir=tmp_path, channels="rgb").checksum
+
+
+@pytest.mark.usefixtures("tiny_synthetic")
+@pytest.mark.parametrize("array", range(4))
+def test_checksum_is_of_all_pixels_and_labels(array: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays, classes = draw_digits()
+    drawn = [each.copy() for each in arrays]
+    monkeypatch.setattr("harness.data.draw_digits", lambda: (drawn, classes))
+    before = load_images("synthetic-digits", data_dir=tmp_path).checksum
+    drawn[array].flat[-1] += 1
+    assert load_images("synthetic-digits", data_dir=tmp_path).checksum != before
