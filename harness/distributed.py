@@ -209,7 +209,8 @@ ALONE = Ranks()
 
 def is_rank() -> bool:
     """Whether torchrun started this process as one of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
+    given = {"TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"} <= os.environ.keys()
+    return given and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def launcher() -> list[str]:

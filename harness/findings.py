@@ -140,7 +140,7 @@ def invariance(
         means = zip(amounts, *(figures.mean_over_images(values[:, count:]).tolist() for values in columns), strict=True)
         rows += [(result.kind, f"mean of {averaged}", "", *point) for point in means]
     silent = any(not norms[count:].all() for each in results for norms in (each.first_norm, each.last_hidden_norm))
-    without = ", without those that a layer does not respond to" if silent else ""
+    without = "; a layer's distance leaves out those that it does not respond to" if silent else ""
     header = ("transformation", "test image", "class", "amount", "first layer", "last hidden layer", "p(true class)")
     text = (
         "Zeiler & Fergus, section 4 and figure 5. How far the feature vector moves from that of the "

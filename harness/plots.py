@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
-from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -26,7 +26,9 @@ CURVES = ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy")
 TRAIN_COLOUR, TEST_COLOUR = "#4269d0", "#e4572e"
 
 # Decorates what draws: a user's matplotlibrc may ask for LaTeX, which may not be there, or for sizes that fit nowhere.
-in_plain_style = style.context("default")
+# Without the backend, which is not drawn with: to look at it imports all of pyplot and the user's own styles.
+PLAIN = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+in_plain_style = matplotlib.rc_context(PLAIN)
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:

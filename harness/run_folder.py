@@ -46,6 +46,7 @@ from harness.flags import (
 )
 
 METRICS_HEADER = ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy", "seconds")
+_OF_ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 CHECKPOINT_FORMAT = 1
 LOCKED = "another process is training in"  # so begins the refusal of a folder that is in use
 _MAX_CHECKPOINT_BYTES = 8 << 30
@@ -538,17 +539,21 @@ def is_metrics(row: object, epoch: int) -> bool:
 
 
 def _git_commit() -> str | None:
-    """The commit of the code that trains, with "-dirty" if files differ from it; None outside a git checkout."""
-    here = Path(__file__).resolve().parent
+    """The commit of the code that trains, with "-dirty" if files differ from it; None outside a git checkout of it."""
+    project = Path(__file__).resolve().parent.parent
+    if not (project / ".git").exists():  # git would ask the folders above
+        return None
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY}
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
+            cwd=project,
+            env=environment | {"GIT_OPTIONAL_LOCKS": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             timeout=10,
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip() or None
+    return answer.stdout.decode(errors="replace").strip() or None

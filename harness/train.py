@@ -7,6 +7,7 @@ experiment stands in its script.
 
 import contextlib
 import ctypes
+import importlib
 import logging
 import sys
 import time
@@ -79,6 +80,8 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     if flags.compile:
         model = compiled(model, device)
     dataset = {"name": images.name, "checksum": images.checksum}
+    if ranks.main:
+        _load_plots()
     run.begin(model=description, dataset=dataset, device=str(device), threads=torch.get_num_threads())
     _print_head(run, images, state, device)
 
@@ -269,6 +272,14 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     except Exception as error:  # whatever the compiler's many parts raise
         raise UserError("--compile: PyTorch finds no working compiler on this machine; train without it") from error
     return torch.compile(model, mode=mode, dynamic=False)  # two shapes: whole batches, and the epoch's last
+
+
+def _load_plots() -> None:
+    """Import what draws before anything is trained: Matplotlib reads files of the user's own, which may be damaged."""
+    try:
+        importlib.import_module("harness.plots")
+    except Exception as error:  # whatever the reading of a strange file raises
+        raise UserError(f"Matplotlib cannot be loaded ({error}); is there a damaged matplotlibrc?") from error
 
 
 def _new_state(flags: Namespace, description: dict, build_model: Callable, device: torch.device) -> State:

@@ -1,10 +1,13 @@
 """What the figures of visualize.py, of TensorBoard and of the report show: their lines, bars, maps and words."""
 
+import subprocess
+import sys
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import PROJECT
 from matplotlib import rc_context
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -344,3 +347,28 @@ def test_a_users_own_matplotlibrc_changes_nothing(draw_some: Callable) -> None:
     usual = draw_some()
     with rc_context({"text.usetex": True, "axes.titlelocation": "left", "xtick.labelsize": 20, "lines.markersize": 20}):
         assert np.array_equal(draw_some(), usual)
+
+
+@pytest.mark.parametrize(
+    ("module", "count"), [(figures, 7), (plots, 3), (charts, 4)], ids=["visualize", "tensorboard", "report"]
+)
+def test_whatever_draws_does_so_without_a_users_matplotlibrc(module: ModuleType, count: int) -> None:
+    drawing = {name: function for name, function in vars(module).items() if name.endswith(("_figure", "_chart"))}
+    drawing |= {"small_multiples": charts.small_multiples} if module is charts else {}
+    assert len(drawing) == count and all(hasattr(function, "__wrapped__") for function in drawing.values())
+
+
+def test_drawing_reads_no_styles_of_a_user() -> None:
+    """matplotlib.style, and pyplot with it, reads all of them on import, and fails if one is no text."""
+    program = """
+import sys
+import numpy as np
+from harness import figures, plots
+from harness.report import charts
+plots.confusion_figure(np.eye(2), ("a", "b"), "title")
+figures.filters_figure(np.full((9, 1, 5, 5), 0.5), np.array(0.25), "title")
+charts.lines_chart("title", "x", "y", [("CNN", [1, 2], [0.5, 0.9])])
+print({"matplotlib.style", "matplotlib.pyplot"} & {*sys.modules})
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr

@@ -73,7 +73,10 @@ def test_invariance_is_the_distance_as_a_share_of_the_features_length() -> None:
         ("rotation", "mean of 2", "", 0.1, 0.0, 0.625, 0.375),
         ("rotation", "mean of 2", "", 90.0, 0.25, 1.0, 0.625),
     ]
-    assert "mean of 2 random test images, without those that a layer does not respond to. What" in found.text
+    assert (
+        "mean of 2 random test images; a layer's distance leaves out those that it does not respond to. What"
+        in found.text
+    )
     result.first_norm[3] = 1.0
     text = findings.invariance([result], [PIXEL, PIXEL], [7, 11], ["cat", "dog"], "cifar10").text
     assert "mean of 2 random test images. What" in text

@@ -519,9 +519,9 @@ def test_progress_on_a_gpu_shows_what_has_arrived_and_waits_for_nothing(clock: l
         shown = []
         for step, over in enumerate((True, True, False, True), 1):
             clock[0], Event.over = step, over
-            progress.update(20, Sums(20.0 * step, 10.0 * step))
+            progress.update(20, Sums(20.0 * step, 2.5 * step**2))
             shown.append((progress.bar.desc.partition("  ")[2], progress.bar.n))
-    first, second = "loss 1.0000, accuracy 0.5000", "loss 1.0000, accuracy 0.5000"
+    first, second = "loss 1.0000, accuracy 0.1250", "loss 1.0000, accuracy 0.2500"
     assert shown == [("", 0), (first, 20), (first, 20), (second, 40)]
 
 

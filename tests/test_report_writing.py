@@ -465,7 +465,7 @@ def test_another_best_by_loss_is_named(write, quick_charts, tmp_path, losses, to
 
 @pytest.mark.parametrize(
     ("seconds", "sum_of_both"),
-    [(0.0, "0.0 minutes"), (15.0, "0.5 minutes"), (1797.0, "59.9 minutes"), (1800.0, "1.0 hours")],
+    [(15.0, "0.5 minutes"), (1798.0, "59.9 minutes"), (1799.0, "1.0 hours")],
 )
 def test_time_of_all_epochs_is_added_up(write, quick_charts, tmp_path, seconds, sum_of_both):
     row = cnn_row()

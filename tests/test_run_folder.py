@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,7 +18,14 @@ from harness.distributed import ALONE, Ranks
 from harness.errors import UserError
 from harness.files import FolderLock, write_atomically
 from harness.flags import parse_flags
-from harness.run_folder import METRICS_HEADER, RunFolder, check_training_state, is_metrics, load_checkpoint
+from harness.run_folder import (
+    METRICS_HEADER,
+    RunFolder,
+    _git_commit,
+    check_training_state,
+    is_metrics,
+    load_checkpoint,
+)
 
 TINY = ("--data", "synthetic", "--hidden-size", "8", "--batch-size", "16")
 RUN = Path("runs/rnn_synthetic/run")
@@ -553,6 +562,39 @@ def test_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkey
 
 def test_metrics_header_is_the_published_one():
     assert ",".join(METRICS_HEADER) == "epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds"
+
+
+def test_matplotlib_that_cannot_be_loaded_is_found_before_anything_is_trained(rnn, monkeypatch):
+    monkeypatch.setitem(sys.modules, "harness.plots", None)  # its import fails, as with a matplotlibrc that is no text
+    code, _, err = rnn("--epochs", 1)
+    assert code == 2 and err.startswith("error: Matplotlib cannot be loaded (") and err.count("\n") == 1
+    assert not (RUN / "config.json").exists()
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_commit_is_that_of_the_projects_own_repository(tmp_path, monkeypatch):
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false", *words]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    module = tmp_path / "project" / "harness" / "run_folder.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("one")
+    monkeypatch.setattr("harness.run_folder.__file__", str(module))
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "of the folder above")
+    assert _git_commit() is None
+    (tmp_path / ".git").rename(tmp_path / "project" / ".git")
+    git("-C", "project", "add", "-A")
+    git("-C", "project", "commit", "-qm", "of the project")
+    commit = git("-C", "project", "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "another"))  # as in a hook
+    assert _git_commit() == commit
+    module.write_text("two")
+    assert _git_commit() == f"{commit}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert _git_commit() is None
 
 
 ROW = [2, 0.5, 0.25, 1.5, 1.0, 0.0]  # the epoch, two losses and accuracies, seconds

@@ -220,7 +220,7 @@ def _machine(runs: Sequence) -> str:
         return listed(sorted({str(run.config.get(key)) for run in runs}))
 
     seconds = sum(epoch.seconds for run in runs for epoch in run.history)
-    added_up = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+    added_up = f"{seconds / 3600:.1f} hours" if seconds >= 3597 else f"{seconds / 60:.1f} minutes"
     return (
         f"Device {of('device')}, threads a run: {of('threads')}, PyTorch {of('torch')}, Python {of('python')}. The "
         f"epochs of the complete runs add up to {added_up}, on a machine that may have had other work."

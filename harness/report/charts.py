@@ -11,13 +11,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from matplotlib import style
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from harness.plots import PLAIN
 from harness.report.svg import smaller
 
 INK, FAINT, GRID, GROUND = "#1b1f24", "#59636e", "#d9dfe5", "#ffffff"
@@ -64,7 +65,7 @@ STYLE = {
     "lines.linewidth": 1.6,
     "legend.frameon": False,
 }
-in_style = style.context(["default", STYLE])  # decorates what draws; without a user's own matplotlibrc
+in_style = matplotlib.rc_context(PLAIN | STYLE)  # decorates what draws
 
 
 @dataclass(frozen=True)
