@@ -81,7 +81,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
         model = compiled(model, device)
     dataset = {"name": images.name, "checksum": images.checksum}
     if ranks.main:
-        _load_plots()
+        _load_matplotlib()
     run.begin(model=description, dataset=dataset, device=str(device), threads=torch.get_num_threads())
     _print_head(run, images, state, device)
 
@@ -274,10 +274,10 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     return torch.compile(model, mode=mode, dynamic=False)  # two shapes: whole batches, and the epoch's last
 
 
-def _load_plots() -> None:
-    """Import what draws before anything is trained: Matplotlib reads files of the user's own, which may be damaged."""
+def _load_matplotlib() -> None:
+    """Import it before anything is trained: it reads a file of the user's own, which may be damaged."""
     try:
-        importlib.import_module("harness.plots")
+        importlib.import_module("matplotlib")
     except Exception as error:  # whatever the reading of a strange file raises
         raise UserError(f"Matplotlib cannot be loaded ({error}); is there a damaged matplotlibrc?") from error
 

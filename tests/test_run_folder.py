@@ -565,7 +565,7 @@ def test_metrics_header_is_the_published_one():
 
 
 def test_matplotlib_that_cannot_be_loaded_is_found_before_anything_is_trained(rnn, monkeypatch):
-    monkeypatch.setitem(sys.modules, "harness.plots", None)  # its import fails, as with a matplotlibrc that is no text
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # its import fails, as with a matplotlibrc that is no text
     code, _, err = rnn("--epochs", 1)
     assert code == 2 and err.startswith("error: Matplotlib cannot be loaded (") and err.count("\n") == 1
     assert not (RUN / "config.json").exists()
