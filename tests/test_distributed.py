@@ -135,8 +135,8 @@ def test_killed_rank_ends_the_job_and_the_folder_resumes(run_main: Callable) -> 
     (said,) = own_lines(done.stderr)
     again = " ".join(["rnn_mnist", *RNN, "--epochs 2 --name run --resume"])
     assert said == f"interrupted; continue with: {command_line([program('torchrun')])} --nproc-per-node=2 {again}"
-    assert re.search(r"rank +: 1 .*\n +exitcode +: -9", done.stderr)
-    assert re.search(r"rank +: 0 .*\n +exitcode +: 143", done.stderr)
+    codes = dict(re.findall(r"rank +: (\d+) .*\n +exitcode +: (-?\d+)", done.stderr))
+    assert codes in ({"1": "-9"}, {"1": "-9", "0": "143"})  # an older torchrun may tell the first rank's alone
     run = only_run()
     assert config_of(run)["status"] == "interrupted"
     assert len(metrics_of(run)) == 2  # the header and epoch 1
