@@ -53,6 +53,9 @@ SGD = ("--optimizer", "sgd", "--lr", "0.1", "--momentum", "0.9", "--clip-grad-no
 CNN = ("--data", "synthetic", "--batch-size", "19", "--augment", *SGD, "--device", "cpu")
 RNN = ("--hidden-size", "6", "--batch-size", "19", "--device", "cpu")
 
+# The agent of PyTorch 2.6 may end before it has the exit codes of all ranks; that of 2.14 has been seen to tell all.
+OLD_TORCHRUN = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14)
+
 needs_gloo = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
     reason="this build of PyTorch has no torch.distributed with gloo",
@@ -136,7 +139,7 @@ def test_killed_rank_ends_the_job_and_the_folder_resumes(run_main: Callable) -> 
     again = " ".join(["rnn_mnist", *RNN, "--epochs 2 --name run --resume"])
     assert said == f"interrupted; continue with: {command_line([program('torchrun')])} --nproc-per-node=2 {again}"
     codes = dict(re.findall(r"rank +: (\d+) .*\n +exitcode +: (-?\d+)", done.stderr))
-    assert codes in ({"1": "-9"}, {"1": "-9", "0": "143"})  # an older torchrun may tell the first rank's alone
+    assert codes == {"1": "-9", "0": "143"} or (OLD_TORCHRUN and codes == {"1": "-9"})
     run = only_run()
     assert config_of(run)["status"] == "interrupted"
     assert len(metrics_of(run)) == 2  # the header and epoch 1
@@ -153,8 +156,8 @@ def test_error_of_the_user_is_one_sentence_and_every_rank_s_exit_code(run_main: 
     assert done.returncode != 0
     (said,) = own_lines(done.stderr)
     assert said.startswith("error: ") and "exists already" in said
-    codes = re.findall(r"exitcode +: (-?\d+)", done.stderr)  # an older torchrun tells the first rank's alone
-    assert codes in (["2"], ["2", "2"])
+    codes = re.findall(r"exitcode +: (-?\d+)", done.stderr)
+    assert codes == ["2", "2"] or (OLD_TORCHRUN and codes == ["2"])
     assert done.stdout == ""
     assert {file: file.read_bytes() for file in only_run().iterdir()} == before
 

@@ -219,8 +219,8 @@ def _machine(runs: Sequence) -> str:
     def of(key: str) -> str:
         return listed(sorted({str(run.config.get(key)) for run in runs}))
 
-    seconds = sum(epoch.seconds for run in runs for epoch in run.history)
-    added_up = f"{seconds / 3600:.1f} hours" if seconds >= 3597 else f"{seconds / 60:.1f} minutes"
+    minutes = sum(epoch.seconds for run in runs for epoch in run.history) / 60
+    added_up = f"{minutes:.1f} minutes" if minutes < 59.95 else f"{minutes / 60:.1f} hours"  # never 60.0 minutes
     return (
         f"Device {of('device')}, threads a run: {of('threads')}, PyTorch {of('torch')}, Python {of('python')}. The "
         f"epochs of the complete runs add up to {added_up}, on a machine that may have had other work."
