@@ -17,19 +17,20 @@ from harness.errors import EXIT_DIVERGED, STOP_WITH_STDIN
 class ScriptProcess:
     """A script under way. It stops, as after Ctrl-C, when its standard input ends.
 
-    So `stop` ends it in order, and it never outlives the process that started it, even if that is killed. OSError if
-    the system does not let us start it.
+    So `stop` ends it in order, and it never outlives the process that started it, even if that is killed. It runs in
+    `folder`, else where this process does. OSError if the system does not let us start it.
     """
 
     started = True  # a task of Ray's may have to wait for that
 
-    def __init__(self, words: list[str], threads: int) -> None:
+    def __init__(self, words: list[str], threads: int, folder: Path | None = None) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the script has ended
         alone = {"start_new_session": True}  # Ctrl-C reaches the starting process only, which then stops the scripts
         if os.name == "nt":
             alone = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         self._process = subprocess.Popen(
             words,
+            cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,

@@ -55,7 +55,7 @@ def train_on_node(run: Assignment) -> Iterator[Files | tuple[int, str]]:
             if run.files:
                 write_files(folder, _fetch(run.files))
                 changed_files(folder, sent)
-        process = ScriptProcess(words, run.threads)
+        process = ScriptProcess(words, run.threads, Path(scratch))  # the folder that Ray was started in may be gone
         try:
             while process.poll() is None:
                 time.sleep(POLL)

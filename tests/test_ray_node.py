@@ -3,6 +3,7 @@
 tests/test_ray.py does the same on a real cluster.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -107,6 +108,18 @@ def test_node_with_other_code_at_that_place_runs_the_code_of_home(project: Path)
     (project / "go").touch()
     assert list(train_on_node(assignment(project, code=code)))[-1] == (1, "the end")
     assert [path.name for path in (project / "runs" / "experiment").iterdir()] == ["run"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a folder that a process stands in cannot be removed there")
+def test_run_does_not_need_the_folder_that_the_node_was_started_in(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "script.py").write_text("import os; os.getcwd()")
+    gone = project / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert list(train_on_node(assignment(project)))[-1] == (0, "")
 
 
 def test_cancelled_task_stops_its_script_in_order(project: Path) -> None:
