@@ -7,8 +7,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from harness.cli import run_script
 from harness.flags import DEFAULT_SNAPSHOTS, epoch_list, parse_flags, training_parser
-from harness.script import run_script
 
 DATA = {"cifar10": "cifar10", "mnist": "mnist", "synthetic": "synthetic-shapes"}
 
@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.data == "mnist" and flags.channels == "rgb":
         parser.error("--channels rgb needs colour images, and MNIST has none")
 
-    from harness.data import load_images  # PyTorch takes seconds to import; the flags are answered before
-    from harness.run_folder import open_run
+    from harness.data import load_images
+    from harness.run import open_run
     from harness.train import train
     from models import build_model
 

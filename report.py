@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import cnn_cifar10
 import rnn_mnist
 import visualize
-from harness.distributed import refuse_ranks
+from harness.cli import run_script
 from harness.errors import Interrupted, UserError
 from harness.flags import Help, Parser, command_line, gpu_share, option, program, typed_path, up_to_1024
-from harness.script import run_script
+from harness.ranks import refuse_ranks
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
-    from harness.grid import Row, RowRuns
+    from harness.grid.rows import Row
+    from harness.grid.runs import RowRuns
 
 PROJECT = Path(__file__).resolve().parent
 SCRIPTS = {module.__name__: module for module in (cnn_cifar10, rnn_mnist)}
@@ -105,9 +106,10 @@ def default_grid() -> Path:
 def report(flags: argparse.Namespace, command: str) -> int:
     """Train, unless --no-train, and write the report; returns the exit code."""
     from harness.files import nearest_folder
-    from harness.grid import chosen_rows, find_runs, load_grid, problems_of, tell_problems
+    from harness.grid.rows import chosen_rows, load_grid
+    from harness.grid.runs import find_runs, problems_of, tell_problems
     from harness.report import check_folder, write_report
-    from harness.seeds import write_seed_aggregates
+    from harness.report.seeds import write_seed_aggregates
 
     parsers = {name: script.make_parser() for name, script in SCRIPTS.items()}
     grid = load_grid(flags.grid, parsers)
@@ -164,9 +166,9 @@ def train_missing(
     `data` is what --data says to the scripts, None their own default.
     """
     from harness.data import load_images
+    from harness.device import choose_device, warn_of_slow_bf16
     from harness.files import check_writable, nearest_folder
-    from harness.jobs import Settings, ThisMachine, plan_jobs, train_jobs
-    from harness.train import choose_device, warn_of_slow_bf16
+    from harness.grid.schedule import Settings, ThisMachine, plan_jobs, train_jobs
 
     settings = Settings(
         PROJECT,
@@ -191,7 +193,7 @@ def train_missing(
     print(f"{len(jobs)} run{'s' * (len(jobs) != 1)} to train, into {flags.runs_dir}", flush=True)
     if flags.engine == "local":
         return train_jobs(jobs, ThisMachine(settings, len(jobs)))
-    from harness.ray_engine import connect
+    from harness.grid.ray_cluster import connect
 
     with connect(settings, flags.address, flags.cpus_per_run or 1, flags.gpus_per_run) as cluster:
         return train_jobs(jobs, cluster)
@@ -203,9 +205,9 @@ def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", fl
     Compared are the CNN on MNIST and those recurrent rows that have its optimizer, lr and epochs. What has no
     checkpoint any more, as the reference runs of this repository, is left as it is.
     """
+    from harness.analyses.first_rows import FILE, keep_first_rows
     from harness.data import load_images
     from harness.files import is_outdated
-    from harness.first_rows import FILE, keep_first_rows
     from models import build_model
 
     cnn = next((each.complete[0] for each in comparison if each.complete), None)

@@ -8,8 +8,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from harness.cli import run_script
 from harness.flags import parse_flags, positive_int, training_parser
-from harness.script import run_script
 
 DATA = {"mnist": "mnist", "synthetic": "synthetic-digits"}
 
@@ -25,8 +25,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parse_flags(make_parser(), argv)
 
-    from harness.data import load_images  # PyTorch takes seconds to import; the flags are answered before
-    from harness.run_folder import open_run
+    from harness.data import load_images
+    from harness.run import open_run
     from harness.train import train
     from models import build_model
 

@@ -13,18 +13,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.distributed import refuse_ranks
+from harness.cli import run_script
 from harness.errors import Interrupted, UserError
 from harness.flags import Help, Parser, command_line, map_numbers, program, seed_number, typed_path, whole_number
-from harness.script import run_script
+from harness.ranks import refuse_ranks
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
     from torch import Tensor, nn
 
+    from harness.analyses.findings import Found
+    from harness.analyses.gallery import Findings, Picture
+    from harness.checkpoint import Trained
     from harness.data import ImageSet
-    from harness.findings import Found
-    from harness.gallery import Findings, Picture
-    from harness.trained import Trained
     from interpret import Strongest
 
 STRONGEST = 9  # activations shown of a map, as in the paper
@@ -98,7 +98,7 @@ class Subject:
 
     def tiles(self, layer: str, found: "Found") -> tuple[list, list]:
         """Activations of the layer as pictures: their projections, and the parts of the images that they depend on."""
-        from harness.findings import activation_tiles
+        from harness.analyses.findings import activation_tiles
         from interpret import receptive_field
 
         places = list(zip(found.rows.tolist(), found.columns.tolist(), strict=True))
@@ -108,7 +108,7 @@ class Subject:
 
 def visualize_weight(subject: Subject) -> "Findings":
     """The filters of every convolution as pictures, on one scale or, with --per-filter, on each one's own."""
-    from harness import findings
+    from harness.analyses import findings
     from interpret import convolutions, filter_pictures, filter_weights
 
     layers = []
@@ -121,7 +121,7 @@ def visualize_weight(subject: Subject) -> "Findings":
 
 def show_activation_statistics(subject: Subject) -> "Findings":
     """Mean and standard deviation of every ReLU over the test set, printed as the report's table; and more of each."""
-    from harness import findings
+    from harness.analyses import findings
     from interpret import activation_statistics
 
     layers = activation_statistics(subject.model, subject.inputs)
@@ -143,7 +143,7 @@ def show_deconvnet(subject: Subject) -> "Findings":
     """The nine strongest activations of some maps, each projected to pixels, beside the patches (figure 2)."""
     import torch
 
-    from harness import findings
+    from harness.analyses import findings
     from interpret import reconstruct
 
     shown = []
@@ -172,7 +172,7 @@ def show_evolution(subject: Subject) -> "Findings":
     """The strongest activation of some maps at each snapshot of the run, projected to pixels (figure 4)."""
     import torch
 
-    from harness import findings
+    from harness.analyses import findings
     from interpret import evolution
 
     shown = []
@@ -194,8 +194,8 @@ def show_invariance(subject: Subject) -> "Findings":
     """How far features move, and the true class's probability, under translation, scale and rotation (figure 5)."""
     import torch
 
-    from harness import findings
-    from harness.figures import IMAGE_COLOURS, framed, image_tile, mosaic
+    from harness.analyses import findings
+    from harness.analyses.figures import IMAGE_COLOURS, framed, image_tile, mosaic
     from interpret import invariance, transform
 
     reach = max(1, round(subject.inputs.shape[-1] * 60 / 224))  # the paper's 60 pixels of 224
@@ -220,7 +220,7 @@ def show_invariance(subject: Subject) -> "Findings":
 
 def show_occlusion(subject: Subject) -> "Findings":
     """What a gray square slid over the image does to the answer and to the strongest map (figure 7)."""
-    from harness import findings
+    from harness.analyses import findings
     from interpret import occlusion, reconstruct_maps
 
     shown = subject.shown
@@ -235,7 +235,7 @@ def show_correspondence(subject: Subject) -> "Findings":
     """Whether hiding the same part changes different images' features alike (table 1), adapted to these images."""
     import torch
 
-    from harness import findings
+    from harness.analyses import findings
     from interpret import correspondence
     from interpret.correspondence import LAYERS, PARTS
 
@@ -264,9 +264,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parse_flags(argv)
     refuse_ranks("visualize.py")
 
-    from harness.events import find_events, replace_images
+    from harness.checkpoint import load_trained, maps_by_layer
     from harness.files import FolderLock, check_writable, make_folder
-    from harness.trained import load_trained, maps_by_layer
+    from harness.tensorboard import find_events, replace_images
     from models import build_model
 
     trained = load_trained(flags.checkpoint, build_model)
@@ -353,7 +353,7 @@ def convolution_sizes(trained: "Trained") -> dict[str, int]:
 
 def load_inputs(subject: Subject, analyses: list[str]) -> list[str]:
     """Give the subject the snapshots and images that these analyses need; returns those of them that can be made."""
-    from harness.trained import load_snapshots, load_test_images
+    from harness.checkpoint import load_snapshots, load_test_images
 
     trained, flags = subject.trained, subject.flags
     if "evolution" in analyses:
@@ -371,7 +371,7 @@ def load_inputs(subject: Subject, analyses: list[str]) -> list[str]:
     if analyses != ["filters"]:
         import torch
 
-        from harness.train import choose_device, choose_threads
+        from harness.device import choose_device, choose_threads
 
         device = choose_device(flags.device)
         choose_threads()
@@ -388,7 +388,7 @@ def run_analyses(analyses: list[str], subject: Subject, folder: Path) -> "list[P
     """Compute, draw and write one analysis after the other, and say so; returns the pictures."""
     from tqdm import tqdm
 
-    from harness.gallery import write_findings
+    from harness.analyses.gallery import write_findings
 
     pictures, flags = [], subject.flags
     title = f"Inside {type(subject.model).__name__}: {subject.source}"

@@ -48,8 +48,9 @@ def main() -> None:
 
 def measure(flags: argparse.Namespace, folder: Path) -> None:
     import rnn_mnist
-    from harness.grid import Row, find_runs
-    from harness.jobs import Settings, plan_jobs, train_jobs
+    from harness.grid.rows import Row
+    from harness.grid.runs import find_runs
+    from harness.grid.schedule import Settings, plan_jobs, train_jobs
 
     log = folder / "log"
     command = [str(PROJECT / "rnn_mnist.py")] if flags.epochs else ["-c", ""]
@@ -81,7 +82,7 @@ def measure(flags: argparse.Namespace, folder: Path) -> None:
 
 @contextlib.contextmanager
 def local(settings, count: int) -> Iterator:
-    from harness.jobs import ThisMachine
+    from harness.grid.schedule import ThisMachine
 
     yield ThisMachine(replace(settings, jobs=settings.jobs or NODES), count)
 
@@ -90,7 +91,7 @@ def local(settings, count: int) -> Iterator:
 def cluster(settings, flags: argparse.Namespace) -> Iterator:
     from ray.cluster_utils import Cluster
 
-    from harness.ray_engine import connect
+    from harness.grid.ray_cluster import connect
 
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:

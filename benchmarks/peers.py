@@ -244,8 +244,9 @@ def our_loop(
     import torch
 
     from harness.data import EpochOrder
+    from harness.device import compiled, keep_freed_memory
     from harness.optimizers import make_optimizer
-    from harness.train import compiled, evaluate, keep_freed_memory, train_epoch
+    from harness.train import evaluate, train_epoch
     from models import build_model
 
     keep_freed_memory()  # as harness.train.train does
@@ -576,7 +577,7 @@ def machine(keras_python: str | None = None) -> list[str]:
     import torch
     import torchvision
 
-    from harness.train import cpu_has_bf16
+    from harness.device import cpu_has_bf16
 
     bf16 = "with" if cpu_has_bf16() else "without"
     keras = ""

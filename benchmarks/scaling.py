@@ -31,12 +31,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from peers import BATCH_SIZE, NETWORKS, PROJECT, Network, machine, our_loop
 
+from harness.cli import run_script
 from harness.data import load_images
 from harness.errors import UserError
 from harness.files import make_folder, write_atomically
 from harness.flags import Help, Parser, positive_float, positive_int, up_to_1024
 from harness.report import charts
-from harness.script import run_script
 
 BATCH_SIZES = (16, 32, 64, 128, 256, 512, 1024)
 HIDDEN_SIZES = (32, 64, 128, 256, 512)

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.distributed import ALONE, Ranks
 from harness.download import fetch_cifar10, fetch_mnist
 from harness.errors import UserError
+from harness.ranks import ALONE, Ranks
 from harness.synthetic import draw_digits, draw_shapes
 
 # Published MD5 of each file, as torchvision checks them too. Tests put the checksums of generated files here.

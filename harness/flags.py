@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.distributed import launcher
 from harness.errors import UserError
+from harness.ranks import launcher
 
 DEFAULT_SNAPSHOTS = "1,2,5,10,20,50,100"
 

@@ -1,14 +1,12 @@
 """The training loop: one for every network and data set.
 
 `train` takes an open run folder, an image set and a model's description, and trains to the last epoch, keeping the run
-folder as run_folder.py describes it. `train_epoch` and `evaluate` are the loop itself; everything particular to an
+folder as run.py describes it. `train_epoch` and `evaluate` are the loop itself; everything particular to an
 experiment stands in its script.
 """
 
 import contextlib
-import ctypes
 import importlib
-import logging
 import sys
 import time
 from argparse import Namespace
@@ -20,21 +18,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from harness.checkpoint import load_checkpoint
 from harness.data import EpochOrder, ImageSet, test_batches, train_batches
-from harness.distributed import ALONE, Ranks
+from harness.device import autocast, choose_device, choose_threads, compiled, keep_freed_memory, warn_of_slow_bf16
 from harness.errors import EXIT_DIVERGED, OutOfMemory, UserError
-from harness.events import CONFUSION_TAG, FILTERS_TAG, HPARAMS, MISTAKES_TAG, EventsFile
 from harness.flags import command_line, program, recorded_flags, snapshot_epochs, typed_path
+from harness.metrics import EpochMetrics, accuracy_at, best_epoch, best_values
 from harness.optimizers import QuickStep, make_optimizer
-from harness.process import cores
-from harness.run_folder import EpochMetrics, RunFolder, accuracy_at, best_row, load_checkpoint
+from harness.ranks import ALONE, Ranks
+from harness.run import RunFolder
+from harness.tensorboard import CONFUSION_TAG, FILTERS_TAG, HPARAMS, MISTAKES_TAG, EventsFile
 
 # Images a step of evaluation; changes no result, only speed and memory. A convolution's maps take 131 kB an image: on a
 # CPU larger batches of them scatter the memory that is kept, to 0.2 GB more at its peak.
 TEST_BATCH = 500
 TEST_BATCH_OF_CONVOLUTIONS = 100
 WORST_SHOWN = 30
-SLOW_BF16 = 0.8  # of the speed in fp32; a CPU with good bf16 reaches 2 or more
 
 
 @dataclass
@@ -176,104 +175,6 @@ def predict(model: nn.Module, images: ImageSet, precision: str) -> Tensor:
     return torch.cat(logits)
 
 
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Automatic mixed precision to bfloat16 for "bf16", nothing for "fp32"; can be entered again."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that --device names; "auto" is cuda, else mps, else cpu. UserError if it is not there."""
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
-    if name == "auto":
-        name = next(kind for kind, available in there.items() if available())
-    if not there[name]():
-        raise UserError(
-            f"--device {name}: this machine, or this build of PyTorch, has none; --device cpu works everywhere"
-        )
-    return torch.device(name)
-
-
-def choose_threads(asked: int | None = None, *, processes: int = 1) -> None:
-    """Compute on `asked` CPU threads, or by default on as many as PyTorch would and the machine has cores for us.
-
-    `processes` is how many compute here, each on so many.
-    """
-    if asked and asked * processes > max(cores(), processes):
-        where = f"{cores()} cores" if cores() > 1 else "one core"
-        of_each = f" of each of {processes} ranks" if processes > 1 else ""
-        print(f"warning: {asked} threads{of_each} on {where} slow one another down", file=sys.stderr)
-    # Said even if it is what PyTorch chose: only then do a resumed run and one at one go compute in the same way.
-    torch.set_num_threads(asked or min(torch.get_num_threads(), cores()))
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware, as far as PyTorch tells."""
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_sve_supported")
-    return any(getattr(torch.cpu, check, bool)() for check in checks)
-
-
-def warn_of_slow_bf16() -> None:
-    """Say on standard error if --precision bf16 makes this CPU slower: it has no such arithmetic, or a slow one.
-
-    A virtual machine may hide the units that make it quick, so two products are timed; that takes some 10 ms.
-    """
-    if not cpu_has_bf16():
-        reason = "has no bf16 arithmetic, which will be slow"
-    elif (share := _product_seconds(torch.float32) / _product_seconds(torch.bfloat16)) < SLOW_BF16:
-        reason = f"multiplies in bf16 at {share:.0%} of its fp32 speed"
-    else:
-        return
-    print(f"warning: this CPU {reason}; --precision fp32 is faster", file=sys.stderr)
-
-
-def _product_seconds(dtype: torch.dtype) -> float:
-    """The shortest time that a product of two matrices takes here."""
-    matrix = torch.ones(512, 512, dtype=dtype)
-    seconds = []
-    for _ in range(4):
-        started = time.perf_counter()
-        torch.mm(matrix, matrix)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep the memory of large tensors for the next step, where it would return it to the system.
-
-    Every step takes and frees the same tens of megabytes; fetched from the system each time, they arrive as thousands
-    of page faults. With this a CNN step takes a tenth to a third less time. Small blocks are joined as they are freed,
-    not all at every large one's. Changes no number; glibc (Linux) only.
-    """
-    if sys.platform != "linux":
-        return
-    largest_fast, trim_threshold, mmap_threshold = 1, -1, -3  # M_MXFAST, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: <malloc.h>
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        library = ctypes.CDLL(None)
-        library.mallopt(mmap_threshold, 2**30) or library.mallopt(mmap_threshold, 2**25)  # all that old ones allow
-        library.mallopt(trim_threshold, 2**31 - 1)
-        library.mallopt(largest_fast, 0)
-
-
-def compiled(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model by way of torch.compile, with the same parameters: fewer and larger kernels, on CUDA as CUDA graphs.
-
-    A recurrent network stays as it is: its layer, nearly all of the work, is a library's kernel, or a loop over the
-    steps that would be unrolled. UserError if PyTorch cannot compile here: on a CPU it needs a C++ compiler.
-    """
-    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-        print("note: --compile leaves a recurrent network as it is")
-        return model
-    mode = "reduce-overhead" if device.type == "cuda" else "default"
-    # They warn of CUDA tools without a GPU, and that DistributedDataParallel's name in a profile will be lacking.
-    for name in ("torch.utils.cpp_extension", "torch._dynamo.variables.ctx_manager"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        torch.compile(torch.square, mode=mode)(torch.ones(1, device=device))  # a trial, before anything is written
-    except Exception as error:  # whatever the compiler's many parts raise
-        raise UserError("--compile: PyTorch finds no working compiler on this machine; train without it") from error
-    return torch.compile(model, mode=mode, dynamic=False)  # two shapes: whole batches, and the epoch's last
-
-
 def _load_matplotlib() -> None:
     """Import it before anything is trained: it reads a file of the user's own, which may be damaged."""
     try:
@@ -399,7 +300,7 @@ def _save_epoch(run: RunFolder, state: State, events: EventsFile, metrics: Epoch
     epoch = metrics.epoch
     events.curves(_curves(metrics), epoch)
     if metrics.finite and _shows_filters(state.model, epoch, run.flags.epochs):
-        from harness.plots import filters_grid
+        from harness.pictures import filters_grid
 
         events.image(FILTERS_TAG, filters_grid(state.model.features.conv1.weight.detach().cpu().numpy()), epoch)
     events.flush()
@@ -438,9 +339,9 @@ def _shows_filters(model: nn.Module, epoch: int, epochs: int) -> bool:
 
 def _finish_events(events: EventsFile, state: State, images: ImageSet, flags: Namespace) -> None:
     """Write what TensorBoard shows of a finished run: best values, confusion matrix, worst-classified images."""
-    from harness.plots import confusion_figure, worst_figure
+    from harness.pictures import confusion_figure, worst_figure
 
-    events.best(_curves(best_of(state.history)), state.epoch)
+    events.best(_curves(best_values(state.history)), state.epoch)
     logits = predict(state.model, images, flags.precision).cpu()
     labels, count = images.test.labels.cpu(), len(images.classes)
     predicted = logits.argmax(dim=1)
@@ -460,18 +361,6 @@ def _finish_events(events: EventsFile, state: State, images: ImageSet, flags: Na
     events.image(MISTAKES_TAG, sheet, state.epoch)
     events.end_session(state.epoch)
     events.flush()
-
-
-def best_of(history: list[EpochMetrics]) -> EpochMetrics:
-    """The best of each figure over the epochs, each by itself: smallest loss, largest accuracy; seconds summed up."""
-    return EpochMetrics(
-        len(history),
-        min(row.train_loss for row in history),
-        max(row.train_accuracy for row in history),
-        min(row.test_loss for row in history),
-        max(row.test_accuracy for row in history),
-        sum(row.seconds for row in history),
-    )
 
 
 def _hparams(run: RunFolder) -> dict:
@@ -502,7 +391,7 @@ def _write_again(run: RunFolder, state: State) -> None:
     run.write_metrics(state.history)
     if not state.epoch:
         return
-    epoch, best = _epoch_of_best(run), best_row(state.history)
+    epoch, best = _epoch_of_best(run), best_epoch(state.history)
     if _last_is_better(state.history, epoch):
         _write_best(run, state)
         epoch = state.epoch
@@ -515,7 +404,7 @@ def _write_again(run: RunFolder, state: State) -> None:
 def _last_is_better(history: list[EpochMetrics], epoch: int) -> bool:
     """Whether the model in last.pt is the best so far, and of more accuracy than that of `epoch` in best.pt."""
     last = history[-1]
-    return last.finite and accuracy_at(history, epoch) < last.test_accuracy == best_row(history).test_accuracy
+    return last.finite and accuracy_at(history, epoch) < last.test_accuracy == best_epoch(history).test_accuracy
 
 
 def _epoch_of_best(run: RunFolder) -> int:
@@ -554,7 +443,7 @@ def _print_head(run: RunFolder, images: ImageSet, state: State, device: torch.de
 
 
 def _print_summary(run: RunFolder, history: list[EpochMetrics], wall_seconds: float) -> None:
-    best, last = best_of(history), history[-1]
+    best, last = best_values(history), history[-1]
     print(f"\n{'':5}  {'best loss':>10}  {'best accuracy':>13}  {'last loss':>10}  {'last accuracy':>13}")
     for split in ("train", "test"):
         figures = (getattr(row, f"{split}_{quantity}") for row in (best, last) for quantity in ("loss", "accuracy"))

@@ -36,7 +36,7 @@ def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
     for name in ("confusion_figure", "worst_figure"):
-        monkeypatch.setattr(f"harness.plots.{name}", lambda *_: np.zeros((4, 4, 3), dtype=np.uint8))
+        monkeypatch.setattr(f"harness.pictures.{name}", lambda *_: np.zeros((4, 4, 3), dtype=np.uint8))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def run_main(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
         import importlib
         import signal
 
-        from harness.script import run_script
+        from harness.cli import run_script
 
         before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
         capfd.readouterr()

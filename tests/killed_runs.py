@@ -71,8 +71,8 @@ def make_runs_small(replace: Callable[[object, str, object], None] = setattr) ->
     `replace` is setattr, or pytest's monkeypatch.setattr.
     """
     import harness.data
-    import harness.plots
-    import harness.run_folder
+    import harness.pictures
+    import harness.run
     import harness.synthetic
 
     replace(harness.synthetic, "TRAIN_COUNT", SMALL[0])
@@ -82,9 +82,9 @@ def make_runs_small(replace: Callable[[object, str, object], None] = setattr) ->
             _DRAWN[name] = getattr(harness.synthetic, name)()
         replace(harness.data, name, lambda name=name: _DRAWN[name])
     blank = torch.zeros(4, 4, dtype=torch.uint8).numpy()
-    replace(harness.plots, "confusion_figure", lambda *_: blank)
-    replace(harness.plots, "worst_figure", lambda *_: blank)
-    replace(harness.run_folder, "_git_commit", lambda: None)
+    replace(harness.pictures, "confusion_figure", lambda *_: blank)
+    replace(harness.pictures, "worst_figure", lambda *_: blank)
+    replace(harness.run, "_git_commit", lambda: None)
 
 
 _DRAWN: dict[str, object] = {}
@@ -120,7 +120,7 @@ def train_in_fork(script: str, flags: list[str], folder: Path, kill_at: int = 0)
     if not child:
         code = 99
         try:
-            from harness.script import run_script
+            from harness.cli import run_script
 
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             kill_before_step(kill_at, folder.resolve())
@@ -134,9 +134,9 @@ def train_in_fork(script: str, flags: list[str], folder: Path, kill_at: int = 0)
 def main(folder: Path, first: int, stride: int, twice_at: int, script: str, flags: list[str]) -> None:
     for name in ("torch._dynamo", "harness.train", "cnn_cifar10", "rnn_mnist"):  # once, not anew in every fork
         importlib.import_module(name)
-    import harness.events
+    import harness.tensorboard
 
-    harness.events._hparams_summaries({})  # imports too
+    harness.tensorboard._hparams_summaries({})  # imports too
     make_runs_small()
     assert train_in_fork(script, flags, folder / "whole") == 0
     for number in itertools.count(first, stride):

@@ -7,8 +7,9 @@ import random
 from pathlib import Path
 
 from harness.data import published_checksum
-from harness.grid import Row, RowRuns, Run
-from harness.run_folder import METRICS_HEADER, EpochMetrics
+from harness.grid.rows import Row
+from harness.grid.runs import RowRuns, Run
+from harness.metrics import METRICS_HEADER, EpochMetrics
 
 
 def history(seed: int, epochs: int = 3, *, level: float = 0.9) -> list[EpochMetrics]:

@@ -21,9 +21,9 @@ from fake_sets import make_mnist
 from killed_runs import SMALL, make_runs_small, metrics_of, weights_of
 
 from harness.data import EpochOrder, ImageSet, Split
-from harness.distributed import ALONE, Ranks, launcher
 from harness.errors import UserError
 from harness.flags import command_line, program
+from harness.ranks import ALONE, Ranks, launcher
 from harness.train import evaluate, train_epoch
 
 # Trains a script on a few images. The rank that the variable KILL names sends itself SIGKILL as epoch 2 begins.
@@ -32,7 +32,7 @@ import importlib, json, os, signal, sys
 sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
 import harness.data, killed_runs
 from harness.data import EpochOrder
-from harness.script import run_script
+from harness.cli import run_script
 killed_runs.make_runs_small()
 harness.data.MNIST_MD5 = json.loads(os.environ["MNIST_MD5"])
 draw, epochs = EpochOrder.draw, []

@@ -514,7 +514,7 @@ def test_what_was_downloaded_survives_an_interruption(site: Site, tmp_path: Path
         import sys
         from pathlib import Path
         from harness import download
-        from harness.script import run_script
+        from harness.cli import run_script
         download.CIFAR10_ARCHIVE = download.Archive("set.gz", {len(CONTENT)}, "{md5(CONTENT)}", ("{url}",))
         sys.exit(run_script(lambda: download.fetch_cifar10(Path({str(tmp_path)!r}), {{"x": ""}})))
     """

@@ -8,8 +8,8 @@ import pytest
 import torch
 from killed_runs import make_runs_small
 
+from harness.checkpoint import load_checkpoint
 from harness.errors import OutOfMemory, is_out_of_memory
-from harness.run_folder import load_checkpoint
 
 TOO_LARGE = 1 << 62  # bytes, more than any machine can address
 
@@ -59,7 +59,7 @@ def test_want_of_memory_is_one_sentence_in_any_script_and_in_a_dry_run(run_main,
         return torch.ones(TOO_LARGE, dtype=torch.uint8)
 
     make_runs_small(monkeypatch.setattr)
-    monkeypatch.setattr("harness.trained.load_checkpoint", allocate)
+    monkeypatch.setattr("harness.checkpoint.load_checkpoint", allocate)
     monkeypatch.setattr("harness.train.evaluate", allocate)
     for script, *flags in (("visualize", "best.pt"), ("rnn_mnist", "--data", "synthetic", "--dry-run")):
         code, _, err = run_main(script, *flags)

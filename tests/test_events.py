@@ -13,8 +13,9 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
 
+from harness.checkpoint import load_checkpoint
 from harness.data import load_images
-from harness.events import (
+from harness.tensorboard import (
     CONFUSION_TAG,
     FILTERS_TAG,
     HPARAMS,
@@ -24,7 +25,6 @@ from harness.events import (
     read_events,
     write_events,
 )
-from harness.run_folder import load_checkpoint
 from models import build_model
 
 TINY = ("--data", "synthetic", "--hidden-size", "8", "--batch-size", "16", "--name", "run")
@@ -45,9 +45,9 @@ def small_runs(monkeypatch, in_project):
 
 def die_before_last(monkeypatch, run_main, epoch: int, *flags: object) -> None:
     """Run rnn_mnist, and let it be killed in this epoch when all is written but last.pt."""
-    import harness.run_folder
+    import harness.run
 
-    real = harness.run_folder.RunFolder.write_checkpoint
+    real = harness.run.RunFolder.write_checkpoint
 
     def write(self, name, content):
         if name == "last.pt" and content["epoch"] == epoch:
@@ -55,7 +55,7 @@ def die_before_last(monkeypatch, run_main, epoch: int, *flags: object) -> None:
         real(self, name, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(harness.run_folder.RunFolder, "write_checkpoint", write)
+        patch.setattr(harness.run.RunFolder, "write_checkpoint", write)
         with pytest.raises(Killed):
             run_main("rnn_mnist", *TINY, *flags)
 
@@ -121,7 +121,7 @@ def pictures_of(run: Path) -> dict[str, dict[int, bytes]]:
 
 
 def test_cnn_logs_its_filters_each_epoch_and_any_run_its_mistakes_at_the_end(run_main):
-    from harness.plots import filters_grid, png_bytes
+    from harness.pictures import filters_grid, png_bytes
 
     flags = ("--data", "synthetic", "--epochs", 2, "--name", "run")
     assert run_main("cnn_cifar10", *flags)[0] == run_main("rnn_mnist", *TINY, "--epochs", 2)[0] == 0
@@ -137,7 +137,7 @@ def test_confusions_and_mistakes_are_those_of_the_last_epochs_model(run_main, mo
     """Against the network out of last.pt, image by image."""
     drawn = {}
     for name in ("confusion_figure", "worst_figure"):
-        monkeypatch.setattr(f"harness.plots.{name}", lambda *given, name=name: drawn.update({name: given}) or PIXEL)
+        monkeypatch.setattr(f"harness.pictures.{name}", lambda *given, name=name: drawn.update({name: given}) or PIXEL)
     assert run_main("rnn_mnist", *TINY, "--epochs", 1)[0] == 0
     content, images = load_checkpoint(RUN / "last.pt"), load_images("synthetic-digits", data_dir=Path("data"))
     model = build_model(content["config"]).eval()
@@ -285,7 +285,7 @@ def test_events_file_of_a_long_cnn_run_stays_below_300_kilobytes(tmp_path, monke
     """20 epochs' filters, the confusion matrix and the sheet of worst images, as the CNN logs them."""
     monkeypatch.undo()
     import harness.train
-    from harness.plots import confusion_figure, filters_grid, worst_figure
+    from harness.pictures import confusion_figure, filters_grid, worst_figure
 
     random = np.random.default_rng(0)
     for epochs in (20, 100, 600):

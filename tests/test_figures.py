@@ -13,7 +13,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from harness import figures, plots
+from harness import pictures
+from harness.analyses import figures
 from harness.report import charts
 
 TILE = np.full((4, 6, 4), 0.5, dtype=np.float32)
@@ -22,9 +23,9 @@ CLASSES = ("cat", "dog", "owl")
 
 @pytest.fixture
 def draw(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figure]:
-    """The Figure that a function draws, laid out but not yet pixels: draw(plots.confusion_figure, …)."""
+    """The Figure that a function draws, laid out but not yet pixels: draw(pictures.confusion_figure, …)."""
     drawn = []
-    for module, name in ((figures, "render"), (plots, "render"), (charts, "svg")):
+    for module, name in ((figures, "render"), (pictures, "render"), (charts, "svg")):
         monkeypatch.setattr(module, name, drawn.append)
 
     def call(function: Callable, *arguments: object, **options: object) -> Figure:
@@ -215,7 +216,7 @@ def test_correspondence_has_a_bar_for_each_part_and_layer_and_a_dot_for_each_cla
 
 
 def test_confusion_matrix_has_its_counts_and_class_names(draw) -> None:
-    figure = draw(plots.confusion_figure, np.array([[5, 2], [1, 7]]), ("cat", "dog"), "title")
+    figure = draw(pictures.confusion_figure, np.array([[5, 2], [1, 7]]), ("cat", "dog"), "title")
     axes = figure.axes[0]
     assert {text.get_text(): text.get_position() for text in axes.texts} == {
         "5": (0, 0),
@@ -232,7 +233,7 @@ def test_confusion_matrix_has_its_counts_and_class_names(draw) -> None:
 
 def test_worst_images_have_class_answer_and_probability_under_them(draw) -> None:
     images = np.zeros((2, 1, 4, 4), dtype=np.uint8)
-    figure = draw(plots.worst_figure, images, [0, 1], [2, 1], [1e-6, 0.25], CLASSES, "title")
+    figure = draw(pictures.worst_figure, images, [0, 1], [2, 1], [1e-6, 0.25], CLASSES, "title")
     assert [axes.texts[0].get_text() for axes in figure.axes[:2]] == ["cat, not owl\np = 1e-06", "dog\np = 0.2"]
     assert not any(axes.axison for axes in figure.axes) and "title" in words(figure)
 
@@ -240,7 +241,7 @@ def test_worst_images_have_class_answer_and_probability_under_them(draw) -> None
 def test_curves_of_a_run_are_its_metrics(draw) -> None:
     columns = {"epoch": [1, 2], "train/loss": [2.0, 1.0], "test/loss": [1.5, 1.25]}
     columns |= {"train/accuracy": [0.25, 0.5], "test/accuracy": [0.375, 0.4375]}
-    figure = draw(plots.curves_figure, [("a run", columns)])
+    figure = draw(pictures.curves_figure, [("a run", columns)])
     loss, accuracy = figure.axes
     assert curves(loss) == [([1, 2], columns["train/loss"]), ([1, 2], columns["test/loss"])]
     assert curves(accuracy) == [([1, 2], columns["train/accuracy"]), ([1, 2], columns["test/accuracy"])]
@@ -336,8 +337,8 @@ def test_places_that_are_far_enough_apart_stay() -> None:
 @pytest.mark.parametrize(
     "draw_some",
     [
-        lambda: plots.confusion_figure(np.array([[5, 2], [1, 7]]), ("cat", "50 % dog_"), "a title"),
-        lambda: plots.worst_figure(np.zeros((1, 1, 4, 4)), [0], [1], [0.5], ("cat", "50 % dog_"), "a title"),
+        lambda: pictures.confusion_figure(np.array([[5, 2], [1, 7]]), ("cat", "50 % dog_"), "a title"),
+        lambda: pictures.worst_figure(np.zeros((1, 1, 4, 4)), [0], [1], [0.5], ("cat", "50 % dog_"), "a title"),
         lambda: figures.filters_figure(np.full((9, 1, 5, 5), 0.5), np.array(0.25), "a_title"),
         lambda: charts.curve_chart("a_title", [charts.Panel("", (ONE_RUN, TWO_RUNS), "loss")]),
     ],
@@ -350,7 +351,7 @@ def test_a_users_own_matplotlibrc_changes_nothing(draw_some: Callable) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "count"), [(figures, 7), (plots, 3), (charts, 4)], ids=["visualize", "tensorboard", "report"]
+    ("module", "count"), [(figures, 7), (pictures, 3), (charts, 4)], ids=["visualize", "tensorboard", "report"]
 )
 def test_whatever_draws_does_so_without_a_users_matplotlibrc(module: ModuleType, count: int) -> None:
     drawing = {name: function for name, function in vars(module).items() if name.endswith(("_figure", "_chart"))}
@@ -363,9 +364,10 @@ def test_drawing_reads_no_styles_of_a_user() -> None:
     program = """
 import sys
 import numpy as np
-from harness import figures, plots
+from harness.analyses import figures
+from harness import pictures
 from harness.report import charts
-plots.confusion_figure(np.eye(2), ("a", "b"), "title")
+pictures.confusion_figure(np.eye(2), ("a", "b"), "title")
 figures.filters_figure(np.full((9, 1, 5, 5), 0.5), np.array(0.25), "title")
 charts.lines_chart("title", "x", "y", [("CNN", [1, 2], [0.5, 0.9])])
 print({"matplotlib.style", "matplotlib.pyplot"} & {*sys.modules})

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from harness import figures, findings
+from harness.analyses import figures, findings
+from harness.analyses.findings import Found
 from harness.data import ImageSet, Split
-from harness.findings import Found
 
 PIXEL = np.zeros((1, 1, 3), dtype=np.uint8)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.analyses.first_rows import FILE, first_rows, keep_first_rows
+from harness.checkpoint import load_trained
 from harness.data import ImageSet, Split
 from harness.errors import UserError
-from harness.first_rows import FILE, first_rows, keep_first_rows
-from harness.trained import load_trained
 from models import build_model
 
 
@@ -68,7 +68,7 @@ def test_recurrent_networks_see_fewer_rows_and_cnns_black_ones(script, cut, run_
     trained = load_trained(best, build_model)
     images = image_set(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), [0])
     asked = []
-    monkeypatch.setattr("harness.first_rows.first_rows", lambda *_, cut: asked.append(cut) or [])
+    monkeypatch.setattr("harness.analyses.first_rows.first_rows", lambda *_, cut: asked.append(cut) or [])
     keep_first_rows(best.parent, replace(images, checksum=trained.checksum), build_model)
     assert asked == [cut]
 

@@ -12,7 +12,8 @@ import cnn_cifar10
 import rnn_mnist
 from harness.data import published_checksum
 from harness.errors import UserError
-from harness.grid import Problem, _history_of, find_runs, load_grid, problems_of, wanted_flags
+from harness.grid.rows import load_grid, wanted_flags
+from harness.grid.runs import Problem, _history_of, find_runs, problems_of
 
 PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}
 ROW = '[[row]]\nname = "a"\nscript = "rnn_mnist"\n'
@@ -367,8 +368,8 @@ def test_only_runs_that_are_not_complete_are_problems():
 )
 def test_epochs_of_damaged_metrics_are_those_of_a_checkpoint_that_fits(status, epochs, there, monkeypatch, capsys):
     rows = [[n, 0.5, 0.25, 1.5, 1.0, 0.1] for n in (1, 2)]
-    monkeypatch.setattr("harness.grid.load_checkpoint", lambda _: {"history": rows})
-    monkeypatch.setattr("harness.grid.check_training_state", lambda *_: None)
+    monkeypatch.setattr("harness.checkpoint.load_checkpoint", lambda _: {"history": rows})
+    monkeypatch.setattr("harness.checkpoint.check_training_state", lambda *_: None)
     Path("last.pt").write_bytes(b"")
     Path("metrics.csv").write_text("damaged")
     if there:

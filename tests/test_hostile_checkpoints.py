@@ -13,8 +13,8 @@ import torch
 from killed_runs import make_runs_small
 from torch import Tensor
 
+from harness.checkpoint import load_checkpoint
 from harness.errors import UserError
-from harness.run_folder import load_checkpoint
 
 try:
     import resource

@@ -17,16 +17,17 @@ import pytest
 from tqdm.utils import disp_len
 
 import cnn_cifar10
-import harness.jobs
-import harness.process
+import harness.grid.local
+import harness.grid.schedule
 import rnn_mnist
 from harness.errors import Interrupted
 from harness.files import FolderLock
 from harness.flags import parse_flags, run_name
-from harness.grid import Row, find_runs, read_history
-from harness.jobs import LOST, Job, Settings, ThisMachine, command, plan_jobs, train_jobs
+from harness.grid.rows import Row
+from harness.grid.runs import find_runs
+from harness.grid.schedule import LOST, Job, Settings, ThisMachine, command, plan_jobs, train_jobs
+from harness.metrics import EpochMetrics, read_metrics
 from harness.progress import LiveTable, duration
-from harness.run_folder import EpochMetrics
 
 PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}
 RNN = Row("small", "rnn_mnist", {"cell": "rnn", "epochs": 2}, "small")
@@ -72,8 +73,8 @@ write_epochs(2)
 
 @pytest.fixture(autouse=True)
 def quick(in_project, monkeypatch):
-    monkeypatch.setattr(harness.jobs, "POLL", 0.02)
-    monkeypatch.setattr(harness.jobs, "cores", lambda: 4)
+    monkeypatch.setattr(harness.grid.schedule, "POLL", 0.02)
+    monkeypatch.setattr(harness.grid.schedule, "cores", lambda: 4)
 
 
 @pytest.fixture
@@ -255,11 +256,11 @@ def test_run_that_another_process_trains_in_is_waited_for(settings, capsys):
             lock.release()
         return in_use
 
-    real, harness.jobs._in_use = harness.jobs._in_use, look
+    real, harness.grid.schedule._in_use = harness.grid.schedule._in_use, look
     try:
         assert train(jobs, settings) == {}
     finally:
-        harness.jobs._in_use = real
+        harness.grid.schedule._in_use = real
         lock.release()
     assert looks == [True, True, True, False]
     assert len(records(settings)) == 1
@@ -294,15 +295,15 @@ def test_container_s_quota_of_cores_is_read(tmp_path, monkeypatch, files, quota)
     for name, text in files.items():
         (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "groups" / name).write_text(text)
-    found = harness.process.quota_of_cores(tmp_path / "groups", tmp_path / "own")
+    found = harness.device.quota_of_cores(tmp_path / "groups", tmp_path / "own")
     assert found == quota
-    monkeypatch.setattr(harness.process, "quota_of_cores", lambda: found)
-    assert harness.process.cores() <= max(1, math.ceil(min(quota, os.cpu_count())))
+    monkeypatch.setattr(harness.grid.local, "quota_of_cores", lambda: found)
+    assert harness.device.cores() <= max(1, math.ceil(min(quota, os.cpu_count())))
 
 
 def test_no_more_runs_side_by_side_than_asked_for(settings, monkeypatch):
     most = []
-    monkeypatch.setattr(harness.jobs, "_table", lambda running, *_: most.append(len(running)) or [])
+    monkeypatch.setattr(harness.grid.schedule, "_table", lambda running, *_: most.append(len(running)) or [])
     train(named(plan(settings, RNN, seeds=(0, 7, 8, 9, 10))), replace(settings, jobs=2))
     assert max(most) == 2
 
@@ -347,7 +348,7 @@ class Losing:
         self.started, self.returncode = True, 1
         epochs = self.epochs.pop(0) if self.epochs else None
         self.end = "" if epochs is None else f"{LOST} (reason)"
-        job.history = read_history(make_metrics(job.folder, epochs or 0))
+        job.history = read_metrics(make_metrics(job.folder, epochs or 0))
         return self
 
     def poll(self) -> int:
@@ -359,7 +360,7 @@ class Losing:
 
 def test_run_that_another_process_has_completed_is_told_with_all_its_epochs(settings, capsys):
     (job,) = plan(settings, RNN)
-    job.history = read_history(make_metrics(job.folder, 1))
+    job.history = read_metrics(make_metrics(job.folder, 1))
     make_metrics(job.folder, 2)
     process = SimpleNamespace(started=True, returncode=0, poll=lambda: 0, failure=lambda: "")
     assert train_jobs([job], SimpleNamespace(slots=1, start=lambda job: process)) == {}
@@ -389,22 +390,26 @@ def test_time_left_is_known_when_an_epoch_of_the_kind_is_measured(settings):
     gru = replace(RNN, name="gru", flags={"cell": "gru", "epochs": 3})
     first, second, other = sorted(plan(settings, RNN, gru, seeds=(0, 1)), key=lambda job: job.row.name != "small")[:3]
     assert (
-        harness.jobs._time_left([], [first, second, other], [], 1) == "time left not known before an epoch is measured"
+        harness.grid.schedule._time_left([], [first, second, other], [], 1)
+        == "time left not known before an epoch is measured"
     )
-    first.history = harness.jobs.read_history(
+    first.history = harness.metrics.read_metrics(
         make_folder(settings, "x", RNN, status="running", epochs=1) / "metrics.csv"
     )  # 1.5 seconds an epoch: 1 + 2 epochs are left of the two
-    assert harness.jobs._time_left([], [first, second], [], 1) == "about 4 s left"
-    assert harness.jobs._time_left([], [first, second], [], 2) == "about 3 s left"  # the longer of the two
-    assert harness.jobs._time_left([], [first, other], [], 1) == "about 2 s left, and 1 run of a kind not measured yet"
+    assert harness.grid.schedule._time_left([], [first, second], [], 1) == "about 4 s left"
+    assert harness.grid.schedule._time_left([], [first, second], [], 2) == "about 3 s left"  # the longer of the two
+    assert (
+        harness.grid.schedule._time_left([], [first, other], [], 1)
+        == "about 2 s left, and 1 run of a kind not measured yet"
+    )
     ended = SimpleNamespace(history=[], beside=4.0, row=other.row, flags=other.flags)  # to start and to end a script
-    assert harness.jobs._time_left([], [first, second], [ended], 1) == "about 12 s left"
+    assert harness.grid.schedule._time_left([], [first, second], [ended], 1) == "about 12 s left"
 
 
 def test_an_ended_run_has_all_its_epochs_and_the_seconds_beside_them(settings, monkeypatch):
     (job,) = plan(settings, RNN)
     file = make_folder(settings, "x", RNN, status="running", epochs=1) / "metrics.csv"
-    job.folder, job.history = file.parent, harness.jobs.read_history(file)
+    job.folder, job.history = file.parent, harness.metrics.read_metrics(file)
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     whole = make_folder(settings, "y", RNN, status="complete", epochs=2) / "metrics.csv"
@@ -419,26 +424,26 @@ def test_an_ended_run_has_all_its_epochs_and_the_seconds_beside_them(settings, m
     now = 110.0
     job.end()
     assert job.beside == 5.0  # nothing was trained
-    assert harness.jobs._end_of(job).startswith("done, 2 epochs in 3 s")
+    assert harness.grid.schedule._end_of(job).startswith("done, 2 epochs in 3 s")
 
 
 def test_the_table_ends_without_a_time_and_leaves_room_for_its_numbers(settings, monkeypatch):
     (job,) = plan(settings, replace(RNN, name="x" * 40, flags=RNN.flags | {"epochs": 20000}))
     for columns, width in ((100, 30), (80, 21), (70, 11), (40, 8)):  # the numbers take 58 columns
         monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((columns, 24)))  # noqa: B023
-        header, line, _ = harness.jobs._table([job], [], [], 2)
+        header, line, _ = harness.grid.schedule._table([job], [], [], 2)
         assert header.index("  seed") == width == line.index("     0") and "    0/20000  " in line
         assert len(header) == len(line) == width + 58 <= max(columns - 1, 66)
     job.process = SimpleNamespace(returncode=0)
-    assert harness.jobs._table([], [], [job], 2)[-1] == "1 of 1 runs done"
+    assert harness.grid.schedule._table([], [], [job], 2)[-1] == "1 of 1 runs done"
 
 
 def test_table_shows_each_run_and_is_redrawn_in_place(settings, monkeypatch, capsys):
     first, second = plan(settings, RNN, seeds=(0, 1))
-    first.history = harness.jobs.read_history(
+    first.history = harness.metrics.read_metrics(
         make_folder(settings, "x", RNN, status="running", epochs=1) / "metrics.csv"
     )
-    header, a, b, footer = harness.jobs._table([first], [second], [], 2)
+    header, a, b, footer = harness.grid.schedule._table([first], [second], [], 2)
     assert header.split() == ["seed", "epoch", "test", "loss", "accuracy", "s/epoch", "left"]
     assert a.split()[:7] == ["small", "0", "1/2", "0.5000", "0.7500", "1.5", "0"]
     assert b.startswith("small     1    0/2") and b.endswith("waiting: another process is training it")
@@ -460,14 +465,14 @@ def test_epochs_are_lines_only_where_no_table_is_seen(settings, monkeypatch, cap
     monkeypatch.setattr(job, "new_epochs", lambda: [epoch])
     for terminal, lines in ((False, 1), (True, 0)):
         monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal, raising=False)
-        harness.jobs._log_epochs(LiveTable(), job)
+        harness.grid.schedule._log_epochs(LiveTable(), job)
         assert capsys.readouterr().out.count("epoch 1/2   test loss   0.2500  accuracy 0.7500      1.5 s\n") == lines
 
 
 def test_long_names_leave_room_for_the_numbers_and_wide_letters_are_counted_as_wide(settings, monkeypatch, capsys):
     monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((100, 24)))
     rows = [replace(RNN, name="x" * 200), replace(RNN, name="名" * 20, flags=RNN.flags | {"lr": 0.5})]
-    header, a, b, _ = harness.jobs._table(plan(settings, *rows), [], [], 2)
+    header, a, b, _ = harness.grid.schedule._table(plan(settings, *rows), [], [], 2)
     assert [disp_len(line[: line.index("0/2")]) for line in (a, b)] == [40, 40]
     assert header.index("  seed") == 30
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)

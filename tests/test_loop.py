@@ -22,9 +22,10 @@ from torch import nn
 
 import harness.train
 from harness.data import EpochOrder, ImageSet, Split
+from harness.device import _product_seconds
+from harness.metrics import EpochMetrics, best_values
 from harness.optimizers import QuickStep, make_optimizer
-from harness.run_folder import EpochMetrics
-from harness.train import _product_seconds, _Progress, best_of, evaluate, train_epoch
+from harness.train import _Progress, evaluate, train_epoch
 
 CPU = torch.device("cpu")
 SHORT = ("--data", "synthetic", "--hidden-size", 6, "--batch-size", 32)  # of rnn_mnist.py
@@ -152,7 +153,7 @@ def test_host_reads_nothing_from_the_device_before_an_epoch_ends(
     five_images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PyTorch's meta device has no data: to read a number there is an error where a GPU would have the host wait."""
-    monkeypatch.setattr("harness.train.autocast", lambda *_: contextlib.nullcontext())  # which knows no such device
+    monkeypatch.setattr("harness.device.autocast", lambda *_: contextlib.nullcontext())  # which knows no such device
     meta = torch.device("meta")
     model = linear_model().to(meta)
     optimizer = torch.optim.Adam(model.parameters())
@@ -372,9 +373,9 @@ def test_bf16_warns_where_it_is_slower(
     monkeypatch: pytest.MonkeyPatch,
     tiny_synthetic: tuple,
 ) -> None:
-    monkeypatch.setattr("harness.train.cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr("harness.device.cpu_has_bf16", lambda: has_bf16)
     product_seconds = {torch.float32: 1.0, torch.bfloat16: seconds}
-    monkeypatch.setattr("harness.train._product_seconds", product_seconds.get)
+    monkeypatch.setattr("harness.device._product_seconds", product_seconds.get)
     code, out, err = run_main("rnn_mnist", *SHORT, "--precision", "bf16", "--device", "cpu", "--dry-run")
     assert code == 0
     assert " cpu, bf16, " in out.splitlines()[0]
@@ -443,7 +444,7 @@ def test_best_figures_are_taken_each_from_its_own_epoch() -> None:
         EpochMetrics(3, 0.5, 0.80, 0.6, 0.75, 4.0),
         EpochMetrics(4, 0.4, 0.75, 0.7, 0.55, 8.0),
     ]
-    assert best_of(history) == (4, 0.3, 0.80, 0.4, 0.75, 15.0)
+    assert best_values(history) == (4, 0.3, 0.80, 0.4, 0.75, 15.0)
 
 
 @pytest.mark.usefixtures("tiny_synthetic", "quick_figures")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.plots import confusion_figure, filters_grid, main, png_bytes, read_metrics, worst_figure
-from harness.script import run_script
+from harness.cli import run_script
+from harness.pictures import confusion_figure, filters_grid, main, png_bytes, read_metrics, worst_figure
 
 METRICS = """epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds
 1,1.5,0.25,1.25,0.5,3.0
@@ -136,7 +136,7 @@ def test_worst_images_stand_in_rows_of_six_the_worst_first() -> None:
 
 @pytest.fixture
 def draw_curves(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple]:
-    """Run `python -m harness.plots` with these arguments, in this process -> (exit code, stdout, stderr)."""
+    """Run `python -m harness.pictures` with these arguments, in this process -> (exit code, stdout, stderr)."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("signal.signal", lambda *_: None)  # run_script would take Ctrl-C away from pytest

@@ -26,14 +26,15 @@ import rnn_mnist
 from harness.errors import Interrupted, UserError
 from harness.files import FolderLock
 from harness.flags import command_line, program
-from harness.grid import Row, find_runs
-from harness.jobs import Job, Settings, plan_jobs, train_jobs
+from harness.grid.rows import Row
+from harness.grid.runs import find_runs
+from harness.grid.schedule import Job, Settings, plan_jobs, train_jobs
 
 pytest.importorskip("ray", reason="Ray is not installed; make test-ray installs it and runs these tests")
 import ray
 from ray.cluster_utils import Cluster as Nodes
 
-from harness import ray_engine, ray_node
+from harness.grid import ray_cluster, ray_node
 
 pytestmark = [
     pytest.mark.ray,
@@ -88,7 +89,7 @@ def nodes() -> Iterator[Nodes]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.jobs.POLL", 0.02)
+    monkeypatch.setattr("harness.grid.schedule.POLL", 0.02)
     monkeypatch.setattr(ray_node, "POLL", 0.02)  # goes to the nodes with the code
 
 
@@ -128,9 +129,9 @@ def plan_stand_ins(settings: Settings, *seeds: int) -> list[Job]:
 @contextlib.contextmanager
 def connected(
     settings: Settings, nodes: Nodes, *, shared: bool = True, cpus: int = 1, gpus: float | None = None
-) -> Iterator[ray_engine.Cluster]:
+) -> Iterator[ray_cluster.Cluster]:
     """The engine. Without `shared` the nodes do not find the run folders and the scripts of this machine."""
-    with ray_engine.connect(settings, nodes.address, cpus, gpus) as cluster:
+    with ray_cluster.connect(settings, nodes.address, cpus, gpus) as cluster:
         if not shared:
             (settings.runs_dir / cluster.token).unlink()
             cluster.settings = replace(cluster.settings, scripts=Path("/nowhere"))
@@ -167,10 +168,10 @@ def test_run_whose_node_is_killed_continues_on_another_and_ends_the_same(
 ) -> None:
     (job,) = plan(settings)
 
-    def start(job: Job) -> ray_engine.Task:
+    def start(job: Job) -> ray_cluster.Task:
         if job.losses:
             nodes.add_node(num_cpus=1)
-        return ray_engine.Cluster.start(cluster, job)
+        return ray_cluster.Cluster.start(cluster, job)
 
     def kill_the_node() -> None:
         nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
@@ -322,7 +323,7 @@ def test_what_no_node_has_is_refused(cpus, gpus, sentence, nodes: Nodes, setting
 )
 def test_wrong_address_is_one_sentence_at_once(address, sentence, settings: Settings) -> None:
     began = time.monotonic()
-    with pytest.raises(UserError) as error, ray_engine.connect(settings, address, 1, None):
+    with pytest.raises(UserError) as error, ray_cluster.connect(settings, address, 1, None):
         pass
     assert sentence in str(error.value)
     assert time.monotonic() - began < 10
@@ -332,9 +333,9 @@ def test_ray_is_started_here_without_an_address(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(ray_engine, "cores", lambda: 3)
+    monkeypatch.setattr(ray_cluster, "cores", lambda: 3)
     jobs = plan_stand_ins(settings, 0, 5)
-    with ray_engine.connect(settings, None, 1, None) as cluster:
+    with ray_cluster.connect(settings, None, 1, None) as cluster:
         assert train_jobs(jobs, cluster) == {}
     out, err = capfd.readouterr()
     assert out.startswith("Ray: 1 node with room for 3 runs at once, 1 CPU each\ntiny, seed ")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import ray_node
-from harness.ray_node import Assignment, changed_files, checked, read_code, train_on_node
+from harness.grid import ray_node
+from harness.grid.ray_node import Assignment, changed_files, checked, read_code, train_on_node
 
 # A script of two epochs with a checkpoint each; the second one waits until the test has seen the first.
 SCRIPT = """
@@ -165,7 +165,10 @@ def test_file_outside_the_run_folder_is_refused(name: str) -> None:
 
 
 def test_nodes_need_nothing_of_the_project_but_what_is_sent() -> None:
-    for name in ("harness.ray_node", "harness.process"):
+    for name in ("harness.grid.ray_node", "harness.grid.local"):
         values = vars(sys.modules[name]).values()
         names = {getattr(value, "__module__", None) or getattr(value, "__name__", None) for value in values}
-        assert {each for each in names if str(each).startswith("harness")} <= {"harness.ray_node", "harness.process"}
+        assert {each for each in names if str(each).startswith("harness")} <= {
+            "harness.grid.ray_node",
+            "harness.grid.local",
+        }

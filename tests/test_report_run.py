@@ -24,12 +24,11 @@ from conftest import PROJECT
 
 import report
 import visualize
+from harness.checkpoint import load_checkpoint, load_trained
 from harness.errors import UserError
 from harness.files import FolderLock
 from harness.flags import command_line, program
-from harness.plots import png_bytes
-from harness.run_folder import load_checkpoint
-from harness.trained import load_trained
+from harness.pictures import png_bytes
 from models import build_model
 
 DOT = png_bytes(np.zeros((1, 1), dtype=np.uint8))
@@ -38,7 +37,7 @@ SMALL_SCRIPT = f"""
 import sys
 sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
 import killed_runs
-from harness.script import run_script
+from harness.cli import run_script
 killed_runs.make_runs_small()
 import {{name}}
 sys.exit(run_script({{name}}.main))
@@ -48,9 +47,9 @@ import sys
 sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
 from pathlib import Path
 import report
-from harness.script import run_script
-import harness.jobs
-report.PROJECT, harness.jobs.cores = Path("scripts").resolve(), lambda: 1
+from harness.cli import run_script
+import harness.grid.schedule
+report.PROJECT, harness.device.cores = Path("scripts").resolve(), lambda: 1
 sys.exit(run_script(report.main))
 """
 FLAGS = ("--grid", "grid.toml", "--data", "synthetic", "--precision", "fp32", "--device", "cpu")
@@ -67,7 +66,7 @@ def small_project(in_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (in_project / "scripts" / f"{name}.py").write_text(SMALL_SCRIPT.format(name=name))
     monkeypatch.setattr(report, "PROJECT", in_project / "scripts")
     monkeypatch.setattr(
-        "harness.jobs.cores", lambda: 1
+        "harness.device.cores", lambda: 1
     )  # on a busy machine a second thread is waited for, all the time
 
 
@@ -287,7 +286,7 @@ def test_first_rows_that_cannot_be_tested_are_one_warning_and_the_others_are_kep
         if folder.name == "damaged":
             raise UserError("best.pt is damaged")
 
-    monkeypatch.setattr("harness.first_rows.keep_first_rows", keep)
+    monkeypatch.setattr("harness.analyses.first_rows.keep_first_rows", keep)
     monkeypatch.setattr("harness.data.load_images", lambda *_, **__: None)
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors):
@@ -406,7 +405,7 @@ def test_curves_over_seeds_that_cannot_be_written_are_one_warning(run_main, writ
     def fail(*_: object, **__: object) -> None:
         raise UserError("cannot make the folder runs/seeds: Permission denied")
 
-    monkeypatch.setattr("harness.seeds.write_seed_aggregates", fail)
+    monkeypatch.setattr("harness.report.seeds.write_seed_aggregates", fail)
     write_grid(good="epochs = 1")
     code, out, err = run_main("report", *FLAGS)
     assert (code, len(written)) == (0, 1) and "the report is in report" in out
@@ -458,7 +457,7 @@ def test_runs_folder_that_cannot_be_written_in_is_found_before_training(run_main
 
     Path("shared").mkdir()
     monkeypatch.setattr("harness.files.check_writable", refuse)
-    monkeypatch.setattr("harness.jobs.train_jobs", lambda *_: pytest.fail("nothing is to be trained"))
+    monkeypatch.setattr("harness.grid.schedule.train_jobs", lambda *_: pytest.fail("nothing is to be trained"))
     write_grid(good="epochs = 1")
     code, _, err = run_main("report", *FLAGS, "--runs-dir", "shared/runs")
     assert (code, err, written) == (2, "error: cannot write in shared: Permission denied\n", [])
@@ -472,7 +471,9 @@ def test_images_are_loaded_once_before_any_run_starts(run_main, monkeypatch):
         assert not Path("runs").exists()
 
     monkeypatch.setattr("harness.data.load_images", load)
-    monkeypatch.setattr("harness.jobs.train_jobs", lambda jobs, settings: {("good", 0): "the test has no time"})
+    monkeypatch.setattr(
+        "harness.grid.schedule.train_jobs", lambda jobs, settings: {("good", 0): "the test has no time"}
+    )
     write_grid(good="epochs = 1", other="epochs = 2")
     code, _, err = run_main("report", *FLAGS, "--data", "real", "--data-dir", "elsewhere")
     assert code == 1
@@ -492,11 +493,11 @@ def test_only_chooses_rows_by_script_or_name(run_main, written):
 
 
 def test_slow_precision_is_warned_of(run_main, monkeypatch):
-    monkeypatch.setattr("harness.jobs.train_jobs", lambda jobs, settings: {})
+    monkeypatch.setattr("harness.grid.schedule.train_jobs", lambda jobs, settings: {})
     write_grid(good="epochs = 1")
     for has_bf16, warnings in ((True, 0), (False, 1)):
-        monkeypatch.setattr("harness.train.cpu_has_bf16", lambda has_bf16=has_bf16: has_bf16)
-        monkeypatch.setattr("harness.train._product_seconds", lambda dtype: 1.0)
+        monkeypatch.setattr("harness.device.cpu_has_bf16", lambda has_bf16=has_bf16: has_bf16)
+        monkeypatch.setattr("harness.device._product_seconds", lambda dtype: 1.0)
         _, _, err = run_main("report", *FLAGS, "--precision", "bf16")
         assert err.count("warning: this CPU has no bf16 arithmetic") == warnings
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from report_grids import cell_row, cnn_row, row_runs, run
 
-from harness.grid import RowRuns
+from harness.grid.runs import RowRuns
+from harness.metrics import EpochMetrics
 from harness.report.conclusions import stability
-from harness.report.measures import bests, compare, interval_of, interval_text, lasts, signed, spread, worst_drop
 from harness.report.names import Names
+from harness.report.results import bests, compare, interval_of, interval_text, lasts, signed, spread, worst_drop
 from harness.report.statistics import Estimate, Sample, prediction_interval, t_quantile, t_upper_tail, weighted_sum
-from harness.run_folder import EpochMetrics
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -123,7 +123,7 @@ def test_difference_of_runs_with_the_same_seeds_is_taken_seed_by_seed():
 )
 def test_printed_figure_is_inside_if_a_number_that_rounds_to_it_is(monkeypatch, printed, inside):
     """The interval begins at 0.993223; 0.9932 stands for what lies between 0.99315 and 0.99325."""
-    monkeypatch.setattr("harness.report.measures.prediction_interval", lambda _: (0.993223, 0.9935))
+    monkeypatch.setattr("harness.report.results.prediction_interval", lambda _: (0.993223, 0.9935))
     row = row_runs(cnn_row(printed={"train_accuracy": printed}), (0, 1), Path("runs"))
     assert compare(row, "train_accuracy").inside is inside
 
@@ -143,7 +143,7 @@ def test_absurdly_large_figures_stay_short():
 
 def test_figures_of_the_committed_runs_are_numpys():
     """Best and last of three seeds, mean and sample standard deviation, straight from metrics.csv."""
-    from harness.grid import complete_runs
+    from harness.grid.runs import complete_runs
 
     runs = {
         each.seed: each

@@ -20,10 +20,10 @@ from PIL import Image
 from report_grids import cell_row, cnn_row, history, row_runs, run, write_run
 
 from harness.errors import UserError
-from harness.grid import Problem, RowRuns, Run
+from harness.grid.runs import Problem, RowRuns, Run
+from harness.metrics import EpochMetrics
 from harness.report import charts, write_report
 from harness.report.svg import smaller
-from harness.run_folder import EpochMetrics
 
 HOSTILE = "<b>R&D</b> *x* _y_ | `z` [l](u) $a$ <script>alert(1)</script>"
 

@@ -15,15 +15,15 @@ from conftest import PROJECT
 from killed_runs import SMALL, assert_same_run, make_runs_small, metrics_of, weights_of
 
 import harness.train
+from harness.checkpoint import load_checkpoint
 from harness.errors import Interrupted, UserError
 from harness.flags import command_line, program
-from harness.run_folder import load_checkpoint
 
 SMALL_SCRIPT = f"""
 import sys
 sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
 import importlib, killed_runs
-from harness.script import run_script
+from harness.cli import run_script
 killed_runs.make_runs_small()
 sys.argv = sys.argv[1:]
 sys.exit(run_script(importlib.import_module(sys.argv[0]).main))
@@ -218,7 +218,7 @@ def test_interrupted_run_is_resumed_by_the_command_it_printed(monkeypatch, run_m
     monkeypatch.setattr(sys, "argv", ["rnn_mnist.py"])
     flags = [*TINY, "--epochs", "2", "--lr", "0.01", "--overwrite"]
     with monkeypatch.context() as patch:
-        patch.setattr("harness.script.leave", lambda code: code)  # the tests go on
+        patch.setattr("harness.cli.leave", lambda code: code)  # the tests go on
         fail_in_epoch(patch, 2, Interrupted(signal.SIGINT))
         _, _, err = run_main("rnn_mnist", *flags)
     assert status_of(only_run()) == "interrupted"
@@ -348,7 +348,7 @@ def test_a_diverged_epoch_that_is_not_saved_is_trained_again(monkeypatch, run_ma
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_output_that_fails_only_at_the_end_is_one_sentence():
-    program = "import sys; from harness.script import run_script; sys.exit(run_script(lambda: print('x') or 0))"
+    program = "import sys; from harness.cli import run_script; sys.exit(run_script(lambda: print('x') or 0))"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

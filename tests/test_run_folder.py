@@ -14,18 +14,13 @@ import torch
 from killed_runs import logged_values, make_runs_small, metrics_of, same_bits
 
 import rnn_mnist
-from harness.distributed import ALONE, Ranks
+from harness.checkpoint import check_training_state, load_checkpoint
 from harness.errors import UserError
 from harness.files import FolderLock, write_atomically
 from harness.flags import parse_flags
-from harness.run_folder import (
-    METRICS_HEADER,
-    RunFolder,
-    _git_commit,
-    check_training_state,
-    is_metrics,
-    load_checkpoint,
-)
+from harness.metrics import METRICS_HEADER, is_metrics
+from harness.ranks import ALONE, Ranks
+from harness.run import RunFolder, _git_commit
 
 TINY = ("--data", "synthetic", "--hidden-size", "8", "--batch-size", "16")
 RUN = Path("runs/rnn_synthetic/run")
@@ -195,7 +190,7 @@ def test_other_number_of_threads_is_allowed_and_said(rnn):
 
 
 def test_more_threads_than_cores_are_warned_of(rnn, monkeypatch):
-    monkeypatch.setattr("harness.train.cores", lambda: 1)
+    monkeypatch.setattr("harness.device.cores", lambda: 1)
     for threads, warning in ((1, ""), (2, "warning: 2 threads on one core slow one another down\n")):
         assert rnn("--epochs", 1, "--overwrite", "--threads", threads)[::2] == (0, warning)
     torch.set_num_threads(1)
@@ -203,9 +198,9 @@ def test_more_threads_than_cores_are_warned_of(rnn, monkeypatch):
 
 @pytest.mark.parametrize(("threads", "ranks", "warned"), [(1, 2, False), (2, 2, True), (1, 4, False), (4, 1, False)])
 def test_the_threads_of_all_ranks_share_the_cores(rnn, threads, ranks, warned, monkeypatch):
-    monkeypatch.setattr("harness.train.cores", lambda: 4 if ranks == 1 else 2)
+    monkeypatch.setattr("harness.device.cores", lambda: 4 if ranks == 1 else 2)
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)
-    monkeypatch.setattr("harness.run_folder.join", lambda: Ranks(local_count=ranks))
+    monkeypatch.setattr("harness.run.join", lambda: Ranks(local_count=ranks))
     warning = f"warning: {threads} threads of each of {ranks} ranks on 2 cores slow one another down\n"
     assert rnn("--epochs", 1, "--threads", threads)[::2] == (0, warning if warned else "")
 
@@ -580,7 +575,7 @@ def test_commit_is_that_of_the_projects_own_repository(tmp_path, monkeypatch):
     module = tmp_path / "project" / "harness" / "run_folder.py"
     module.parent.mkdir(parents=True)
     module.write_text("one")
-    monkeypatch.setattr("harness.run_folder.__file__", str(module))
+    monkeypatch.setattr("harness.run.__file__", str(module))
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "of the folder above")

@@ -10,9 +10,9 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util import tensor_util
 
-from harness.events import EPOCH_TAGS
-from harness.grid import RowRuns
-from harness.seeds import write_seed_aggregates
+from harness.grid.runs import RowRuns
+from harness.report.seeds import write_seed_aggregates
+from harness.tensorboard import EPOCH_TAGS
 
 
 def results(folder: Path) -> list[RowRuns]:

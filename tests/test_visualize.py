@@ -14,12 +14,11 @@ from PIL import Image
 
 import interpret
 import visualize
+from harness.analyses.gallery import Findings, Picture, Table, write_findings
+from harness.checkpoint import load_checkpoint, load_snapshots, load_test_images, load_trained
 from harness.errors import UserError
-from harness.events import read_events
 from harness.files import FolderLock
-from harness.gallery import Findings, Picture, Table, write_findings
-from harness.run_folder import load_checkpoint
-from harness.trained import load_snapshots, load_test_images, load_trained
+from harness.tensorboard import read_events
 from models import build_model
 
 TESTED = 60  # synthetic test images
@@ -255,7 +254,7 @@ def test_a_network_that_answers_nothing_is_shown_dead(run: Path, tmp_path: Path,
 def test_a_layer_that_answers_nothing_has_no_invariance():
     from types import SimpleNamespace
 
-    from harness.figures import invariance_figure
+    from harness.analyses.figures import invariance_figure
 
     nothing, something = np.zeros((3, 4)), np.ones((3, 4))
     kinds = [
@@ -305,7 +304,7 @@ def test_named_maps_are_shown(trained_run: Path, tmp_path: Path, run_main: Calla
 
 def test_filters_alone_need_no_data_and_leave_other_sections_standing(run: Path, run_main: Callable, monkeypatch):
     code, _, _ = run_main("visualize", run / "best.pt", "--only", "activations")
-    monkeypatch.setattr("harness.trained.load_images", None)
+    monkeypatch.setattr("harness.checkpoint.load_images", None)
     code, _, err = run_main("visualize", run / "best.pt", "--only", "filters", "--per-filter")
     assert (code, err) == (0, "")
     page = (run / "figures" / "index.html").read_text()

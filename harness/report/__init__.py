@@ -12,15 +12,15 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.files import check_writable, make_folder, nearest_folder, write_atomically
-from harness.grid import Problem, RowRuns
+from harness.grid.runs import Problem, RowRuns
 from harness.report.comparison import precision_agreement, settings_tried, versus_cnn
 from harness.report.conclusions import best_setting, stability
 from harness.report.document import Block, Bullets, Code, Figure, Heading, Link, Text, paragraph
 from harness.report.inside import paper, visualization
 from harness.report.markdown import render_markdown
-from harness.report.measures import CELLS, CNN, RECURRENT, cell_name, counted, dataset, listed, setting
 from harness.report.names import Names
 from harness.report.page import render_page
+from harness.report.results import CELLS, CNN, RECURRENT, cell_name, counted, dataset, listed, setting
 from harness.report.rows import (
     agreement,
     data_title,

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.flags import RESULT_FLAGS
-from harness.grid import FIGURES, RowRuns, Run, complete_runs
+from harness.grid.runs import RowRuns, Run, complete_runs
+from harness.metrics import METRICS
 from harness.report import charts
 from harness.report.document import Block, Code, Figure, Heading, Link, paragraph, table
-from harness.report.measures import (
+from harness.report.names import Names
+from harness.report.results import (
     CELLS,
     FIGURE_NAMES,
     ORIGINAL_FLAGS,
@@ -33,7 +35,6 @@ from harness.report.measures import (
     signed,
     spread,
 )
-from harness.report.names import Names
 from harness.report.statistics import Estimate, weighted_sum
 
 FIRST_ROWS = "first_rows.csv"
@@ -315,7 +316,7 @@ def settings_tried(rows: Sequence[RowRuns], runs_dir: Path, names: Names) -> lis
         variants = _variants(row.complete[0], others) if row.complete and row.row.printed else {}
         if variants:
             link = Link(row.row.name, f"#{names.slug(row)}")
-            printed = [described("", row.row.printed[each]) if each in row.row.printed else "–" for each in FIGURES]
+            printed = [described("", row.row.printed[each]) if each in row.row.printed else "–" for each in METRICS]
             lines.append((link, "the original", "1", *printed))
             lines.append((link, "this report", *_figures(row.complete)))
             lines += [(link, what, *_figures(_one_a_seed(runs))) for what, runs in sorted(variants.items())]
@@ -323,7 +324,7 @@ def settings_tried(rows: Sequence[RowRuns], runs_dir: Path, names: Names) -> lis
         return []
     return [
         paragraph("Of the settings that the original does not name, these were changed in runs that are kept:"),
-        table(("row", "setting", "runs", *(FIGURE_NAMES[figure] for figure in FIGURES)), lines, left=(0, 1)),
+        table(("row", "setting", "runs", *(FIGURE_NAMES[figure] for figure in METRICS)), lines, left=(0, 1)),
     ]
 
 
@@ -340,4 +341,4 @@ def _variants(base: Run, others: Sequence[Run]) -> dict[str, list[Run]]:
 
 def _figures(runs: Sequence[Run]) -> list[str]:
     """How many runs there are, and the mean ± standard deviation of each best figure."""
-    return [str(len(runs)), *(spread(sample(runs, lambda run, each=each: best(run, each)), each) for each in FIGURES)]
+    return [str(len(runs)), *(spread(sample(runs, lambda run, each=each: best(run, each)), each) for each in METRICS)]

@@ -7,10 +7,11 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from harness.grid import FINISHED, RowRuns
+from harness.grid.runs import FINISHED, RowRuns
 from harness.report import charts
 from harness.report.document import Block, Figure, Link, Paragraph, Strong, paragraph, table
-from harness.report.measures import (
+from harness.report.names import Names
+from harness.report.results import (
     CELLS,
     bests,
     cell_name,
@@ -26,7 +27,6 @@ from harness.report.measures import (
     varied_flags,
     worst_drops,
 )
-from harness.report.names import Names
 from harness.report.statistics import Estimate, Sample, weighted_sum
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from harness.checkpoint import load_checkpoint, source_of
 from harness.errors import UserError
 from harness.files import is_outdated
-from harness.grid import Run
-from harness.run_folder import accuracy_at, best_row, load_checkpoint
-from harness.trained import source_of
+from harness.grid.runs import Run
+from harness.metrics import accuracy_at, best_epoch
 
 ANALYSES = {  # the pictures of each that are shown
     "filters": ("filters_conv1",),
@@ -35,7 +35,9 @@ def to_show(run: Run) -> tuple[set[str], int]:
     if not run.history:
         return set(), 0
     drawn = _drawn(run)
-    epochs = {epoch for epoch in drawn.values() if epoch and epoch <= len(run.history)} or {best_row(run.history).epoch}
+    epochs = {epoch for epoch in drawn.values() if epoch and epoch <= len(run.history)} or {
+        best_epoch(run.history).epoch
+    }
     shown = max(sorted(epochs), key=lambda epoch: accuracy_at(run.history, epoch))
     return {name for name, epoch in drawn.items() if epoch in (shown, None)}, shown
 
@@ -69,7 +71,7 @@ def outdated_analyses(run: Run) -> set[str]:
 
 def is_best(run: Run, epoch: int) -> bool:
     """Whether the epoch, one of the run's, has its best test accuracy."""
-    return accuracy_at(run.history, epoch) == best_row(run.history).test_accuracy
+    return accuracy_at(run.history, epoch) == best_epoch(run.history).test_accuracy
 
 
 def _drawn(run: Run) -> dict[str, int | None]:

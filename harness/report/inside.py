@@ -11,12 +11,12 @@ from PIL import Image
 
 from harness.errors import UserError
 from harness.flags import command_line, typed_path
-from harness.grid import RowRuns, Run
-from harness.plots import png_bytes
+from harness.grid.runs import RowRuns, Run
+from harness.pictures import png_bytes
 from harness.report.document import Block, Bullets, Code, Figure, Heading, Link, Part, paragraph, table
 from harness.report.drawn import is_best, left_out, to_show
-from harness.report.measures import best, dataset, listed
 from harness.report.names import Names
+from harness.report.results import best, dataset, listed
 
 PAPER = Link("arXiv 1311.2901", "https://arxiv.org/abs/1311.2901")
 

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from harness.grid import RowRuns
-from harness.report.measures import dataset
+from harness.grid.runs import RowRuns
+from harness.report.results import dataset
 
 
 class Names:

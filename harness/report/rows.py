@@ -7,10 +7,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from harness.grid import FIGURES, Problem, RowRuns
+from harness.grid.runs import Problem, RowRuns
+from harness.metrics import METRICS
 from harness.report import charts
 from harness.report.document import Block, Code, Figure, Heading, Link, Strong, Table, Text, paragraph, remark, table
-from harness.report.measures import (
+from harness.report.names import Names
+from harness.report.results import (
     CELLS,
     CNN,
     DATA_NAMES,
@@ -35,7 +37,6 @@ from harness.report.measures import (
     values_of,
     varied_flags,
 )
-from harness.report.names import Names
 from harness.report.statistics import prediction_interval
 
 OVERLAID = 3  # rows in one panel
@@ -140,7 +141,7 @@ def _row_table(row: RowRuns) -> Table:
     ours = f"ours, best ({'mean ± sd, ' if count > 1 else ''}n = {count})"
     header = ("", "original", ours, "ours, last epoch", "95 % prediction interval", "verdict")
     lines: list[tuple] = []
-    for figure in FIGURES:
+    for figure in METRICS:
         printed, comparison, sample = row.row.printed.get(figure), compare(row, figure), bests(row, figure)
         interval = prediction_interval(sample) if sample else None
         lines.append(
@@ -164,7 +165,7 @@ def overview_table(rows: Sequence[RowRuns], names: Names) -> Table:
     )
     lines = []
     for row in rows:
-        judged = [comparison for figure in FIGURES if (comparison := compare(row, figure))]
+        judged = [comparison for figure in METRICS if (comparison := compare(row, figure))]
         inside = [comparison for comparison in judged if comparison.inside]
         verdict = f"{len(inside)} of {len(judged)}" if judged and judged[0].inside is not None else "–"
         seconds = seconds_an_epoch(row.complete)
@@ -324,7 +325,7 @@ def agreement(families: Sequence[tuple[str, Sequence[RowRuns]]], names: Names) -
         (family, row, comparison)
         for family, rows in families
         for row in rows
-        for figure in FIGURES
+        for figure in METRICS
         if (comparison := compare(row, figure))
     ]
     printed = sum(len(row.row.printed) for _, rows in families for row in rows)

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.checkpoint import load_trained
 from harness.data import ImageSet
 from harness.errors import UserError
 from harness.files import make_folder, write_atomically
-from harness.trained import load_trained
 
 FILE = Path("figures") / "first_rows.csv"  # in the run's folder
 _BATCH = 500

@@ -1,10 +1,9 @@
 """A training script as a process of its own, and how many cores there are for such processes.
 
-Of this project it needs only constants, because harness/ray_node.py takes the class along to machines without it.
+Of this project it needs only constants, because ray_node.py takes the class along to machines without it.
 """
 
 import contextlib
-import math
 import os
 import signal
 import subprocess
@@ -74,32 +73,3 @@ class ScriptProcess:
             why = ", perhaps because the memory ran out" if -code == signal.SIGKILL else ""
             return f"killed by signal {-code} ({signal.strsignal(-code)}{why})"
         return lines[-1].removeprefix("error: ") if lines else f"ended with exit code {code}"
-
-
-def cores() -> int:
-    """How many CPU cores this process may use; at most as many, rounded up, as its container may keep busy."""
-    if hasattr(os, "process_cpu_count"):  # Python 3.13
-        count = os.process_cpu_count() or 1
-    else:
-        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(count, quota_of_cores())))
-
-
-def quota_of_cores(control_groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """The cores' worth of time that Linux gives this process's control group, or one that it lies in, if limited.
-
-    Read as the kernel's documentation has it: `cpu.max` ("quota period", or "max") of version 2, in each folder on the
-    way to the group; two files in a container of version 1, with a quota of -1 for none.
-    """
-    quotas = [math.inf]
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (int((control_groups / f"cpu/cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
-        quotas += [quota / period] if quota > 0 else []
-    with contextlib.suppress(OSError, StopIteration, UnicodeDecodeError):
-        path = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
-        group = control_groups / path.strip("/")
-        for folder in (group, *group.parents):
-            with contextlib.suppress(OSError, ValueError):
-                quota, period = map(int, (folder / "cpu.max").read_text().split())
-                quotas.append(quota / period)
-    return min(quotas)

@@ -1,7 +1,7 @@
 """Train with a setting that the scripts have no flag for, as the search in original-settings.md did.
 
-    python docs/variants.py --normalise 0.5,0.5 rnn_mnist --cell rnn
-    python docs/variants.py --padding 0 cnn_cifar10 --precision bf16
+    python benchmarks/variants.py --normalise 0.5,0.5 rnn_mnist --cell rnn
+    python benchmarks/variants.py --padding 0 cnn_cifar10 --precision bf16
 
 Everything after the script's name goes to that script. Runs are written under runs/search/ unless --runs-dir says
 otherwise, and named after the variant; never mixed with runs that the flags alone describe.
@@ -17,7 +17,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from harness.script import run_script
+from harness.cli import run_script
 
 
 def main() -> int:

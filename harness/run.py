@@ -11,28 +11,22 @@ numbers are is `train.py`'s.
 
 import argparse
 import contextlib
-import csv
 import importlib.metadata
 import io
 import json
 import math
 import os
-import pickletools
 import platform
 import shutil
 import subprocess
 import tempfile
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import torch
-from torch import Tensor
 
-from harness.distributed import ALONE, Ranks, join
-from harness.errors import Interrupted, OutOfMemory, OutputLost, UserError, is_out_of_memory, memory_errors_told
-from harness.events import is_whole
+from harness.checkpoint import CHECKPOINT_FORMAT, check_training_state, is_config, load_checkpoint
+from harness.errors import Interrupted, OutOfMemory, OutputLost, UserError, memory_errors_told
 from harness.files import FolderLock, make_folder, write_atomically
 from harness.flags import (
     MAY_CHANGE,
@@ -44,42 +38,12 @@ from harness.flags import (
     resumed_flags,
     run_name,
 )
+from harness.metrics import EpochMetrics, metrics_csv
+from harness.ranks import ALONE, Ranks, join
+from harness.tensorboard import is_whole
 
-METRICS_HEADER = ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy", "seconds")
 _OF_ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
-CHECKPOINT_FORMAT = 1
 LOCKED = "another process is training in"  # so begins the refusal of a folder that is in use
-_MAX_CHECKPOINT_BYTES = 8 << 30
-
-# The names that the pickle inside a checkpoint may use. PyTorch's own list is longer and has, for example, bytearray
-# and the old tensor classes, which take any amount of memory when called with a number.
-_DTYPES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool")
-_PICKLE_NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {t}Storage" for t in _DTYPES)}
-
-
-class EpochMetrics(NamedTuple):
-    """One row of metrics.csv: mean cross-entropy a sample, accuracy in [0, 1], seconds for train and test pass."""
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    test_loss: float
-    test_accuracy: float
-    seconds: float
-
-    @property
-    def finite(self) -> bool:
-        return math.isfinite(self.train_loss) and math.isfinite(self.test_loss)
-
-
-def best_row(history: Sequence[EpochMetrics]) -> EpochMetrics:
-    """The row of the model that best.pt is to hold: the first one of the largest test accuracy with finite losses."""
-    return max((row for row in history if row.finite), key=lambda row: row.test_accuracy, default=history[0])
-
-
-def accuracy_at(history: Sequence[EpochMetrics], epoch: int) -> float:
-    """The test accuracy of an epoch; -1 for one that is not there."""
-    return history[epoch - 1].test_accuracy if 1 <= epoch <= len(history) else -1.0
 
 
 class RunFolder:
@@ -217,7 +181,7 @@ class RunFolder:
         self.config = config
 
     def write_metrics(self, history: list[EpochMetrics]) -> None:
-        self._write("metrics.csv", _metrics_csv(history))
+        self._write("metrics.csv", metrics_csv(history))
 
     def lacks(self, history: list[EpochMetrics], *, ended: bool) -> bool:
         """Whether metrics.csv with just these epochs is missing, or their events and, if it `ended`, its last ones."""
@@ -225,7 +189,7 @@ class RunFolder:
             metrics = (self.path / "metrics.csv").read_bytes()
         except OSError:
             return True
-        return metrics != _metrics_csv(history) or not is_whole(self.path, len(history), ended=ended)
+        return metrics != metrics_csv(history) or not is_whole(self.path, len(history), ended=ended)
 
     def write_checkpoint(self, name: str, content: dict) -> None:
         """Write `content` (tensors and plain values) as `name`, with the format number and the run's config."""
@@ -367,14 +331,6 @@ def _seconds(config: dict) -> float:
     return seconds if type(seconds) is float and 0 <= seconds < math.inf else 0.0
 
 
-def _metrics_csv(history: list[EpochMetrics]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(METRICS_HEADER)
-    writer.writerows(history)
-    return text.getvalue().encode()
-
-
 def has_run(path: Path) -> bool:
     """Whether the folder holds anything of a run (the lock file alone is nothing)."""
     try:
@@ -419,123 +375,9 @@ def read_config(path: Path) -> dict:
         raise UserError(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON ({error}); --overwrite starts the run anew") from error
-    if not _is_config(config):
+    if not is_config(config):
         raise UserError(f"{file} is not the config of a run; --overwrite starts the run anew")
     return config
-
-
-def _is_config(value: object) -> bool:
-    """Whether it is what `begin` makes: a dict of plain values and of dicts of plain values, among them `flags`.
-
-    Anything deeper could be a tensor, or a list that grows beyond all memory when it is printed.
-    """
-
-    def is_flat(value: object) -> bool:
-        return isinstance(value, dict) and all(type(key) is str and is_plain(each) for key, each in value.items())
-
-    def is_plain(value: object) -> bool:
-        return value is None or type(value) in (str, bool, int, float)
-
-    return (
-        isinstance(value, dict)
-        and is_flat(value.get("flags"))
-        and all(type(key) is str and (is_plain(each) or is_flat(each)) for key, each in value.items())
-    )
-
-
-def load_checkpoint(path: Path) -> dict:
-    """A checkpoint of this project, as tensors on the CPU and plain values; nothing in the file is ever run.
-
-    Raises UserError, in one sentence, if the file is missing, truncated, no checkpoint, one of another project, absurd
-    in its sizes, or asks for code to be run.
-    """
-    try:
-        with path.open("rb") as file:
-            _check_archive(file, path)
-            file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        _check_tensors(content, path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except UserError:
-        raise
-    except Exception as error:  # a hostile file can make the reader fail in any way
-        if is_out_of_memory(error):
-            raise OutOfMemory(f"there is not enough memory to read {path}") from error
-        raise UserError(f"{path} is not a checkpoint that can be trusted: it is damaged or holds code") from error
-    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
-        raise UserError(f"{path} is not a checkpoint of this project")
-    if not _is_config(content.get("config")):
-        raise UserError(f"{path} has no config of a run in it")
-    return content
-
-
-def _check_archive(file: BinaryIO, path: Path) -> None:
-    """Refuse a zip that is truncated, would grow when read, or whose pickle uses a name that ours never do."""
-    size = os.fstat(file.fileno()).st_size
-    if size > _MAX_CHECKPOINT_BYTES:
-        raise UserError(f"{path} has {size:,} bytes, more than any checkpoint of this project")
-    if file.read(4) != b"PK\x03\x04":  # PyTorch would read anything else in its older formats, which check less
-        raise UserError(f"{path} is no checkpoint, or was written by a very old PyTorch")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise UserError(f"{path} holds compressed entries, which no checkpoint of this project does")
-            if sum(entry.file_size for entry in entries) > size:
-                raise UserError(f"{path} claims more data than it has bytes")
-            pickles = [entry for entry in entries if "data.pkl" in entry.orig_filename.lower()]
-            if len(pickles) != 1:
-                raise UserError(f"{path} is not a checkpoint of this project")
-            content = archive.read(pickles[0])
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is truncated, or no checkpoint at all") from error
-    names = {value for operation, value, _ in pickletools.genops(content) if operation.name == "GLOBAL"}
-    if not names <= _PICKLE_NAMES:
-        strange = min(names - _PICKLE_NAMES).replace(" ", ".")
-        raise UserError(f"{path} is not a checkpoint that can be trusted: it asks for {strange!r}")
-
-
-def _check_tensors(content: object, path: Path) -> None:
-    """Refuse a tensor with more elements than the file has for it: copied, a stride of 0 would become terabytes."""
-    seen, waiting = set(), [content]
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen:  # containers can hold themselves, or one another many times
-            continue
-        seen.add(id(value))
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list | tuple):
-            waiting += value
-        elif isinstance(value, Tensor) and value.nbytes > value.untyped_storage().nbytes():
-            raise UserError(f"{path} has a tensor of {value.numel():,} elements, more than it has data for")
-
-
-def check_training_state(content: dict, path: Path) -> None:
-    """Raise UserError unless a checkpoint has the parts of last.pt, each of the right type."""
-    parts = {"model": dict, "optimizer": dict, "generator": Tensor, "epoch": int, "history": list}
-    for name, kind in parts.items():
-        if not isinstance(content.get(name), kind) or content[name] is True:  # True is an int, to Python
-            raise UserError(f"{path} has no {name} to continue from; --overwrite starts the run anew")
-    rows = content["history"]
-    if (
-        not rows
-        or len(rows) != content["epoch"]
-        or not all(is_metrics(row, number) for number, row in enumerate(rows, 1))
-    ):
-        raise UserError(f"{path} has metrics that do not fit its epoch; --overwrite starts the run anew")
-
-
-def is_metrics(row: object, epoch: int) -> bool:
-    """Whether it is a list of what EpochMetrics holds, of the given epoch: whatever a damaged file may have instead."""
-    if not isinstance(row, list) or len(row) != len(METRICS_HEADER) or type(row[0]) is not int:
-        return False
-    if not all(type(value) is float for value in row[1:]):
-        return False
-    metrics = EpochMetrics(*row)
-    accuracies = (metrics.train_accuracy, metrics.test_accuracy)
-    return metrics.epoch == epoch and all(0 <= accuracy <= 1 for accuracy in accuracies) and metrics.seconds >= 0
 
 
 def _git_commit() -> str | None:

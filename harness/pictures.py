@@ -1,7 +1,7 @@
 """Pictures of a run: its curves, the confusion matrix, the worst-classified images, the first layer's filters.
 
-Each function returns pixels, uint8 (height, width, 3) or (height, width); `python -m harness.plots RUN… --out FILE.png`
-draws the curves of finished runs side by side, as at the top of the README.
+Each function returns pixels, uint8 (height, width, 3) or (height, width); `python -m harness.pictures RUN… --out
+FILE.png` draws the curves of finished runs side by side, as at the top of the README.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from harness.cli import run_script
 from harness.errors import UserError
 from harness.files import write_atomically
-from harness.script import run_script
 
 CURVES = ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy")  # columns of metrics.csv
 TRAIN_COLOUR, TEST_COLOUR = "#4269d0", "#e4572e"

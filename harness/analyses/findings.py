@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from harness import figures
+from harness.analyses import figures
+from harness.analyses.gallery import Findings, Picture, Table
+from harness.checkpoint import short
 from harness.data import ImageSet
-from harness.gallery import Findings, Picture, Table
-from harness.trained import short
 
 
 class Found(NamedTuple):

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from harness.plots import in_plain_style, render
+from harness.pictures import in_plain_style, render
 
 DPI = 110
 TINT = "#dde6f4"  # of the ground behind tiles, which may be white themselves

@@ -16,13 +16,16 @@ from typing import Protocol
 
 from tqdm.utils import disp_len, disp_trim
 
+from harness.device import cores
 from harness.errors import EXIT_DIVERGED, UserError
 from harness.files import FolderLock
 from harness.flags import run_name
-from harness.grid import FINISHED, Parsers, Row, RowRuns, experiment_of, flag_words, read_history, wanted_flags
-from harness.process import ScriptProcess, cores
+from harness.grid.local import ScriptProcess
+from harness.grid.rows import Parsers, Row, experiment_of, flag_words, wanted_flags
+from harness.grid.runs import FINISHED, RowRuns
+from harness.metrics import EpochMetrics, read_metrics
 from harness.progress import LiveTable, duration
-from harness.run_folder import LOCKED, EpochMetrics
+from harness.run import LOCKED
 
 POLL = 0.5  # seconds between two looks at the run folders
 LOST = "its node was lost"  # so begins the failure of a script that can be continued on another node of a cluster
@@ -92,7 +95,7 @@ class Job:
         if signature == self._seen:  # so an earlier process's epochs count only once the script has taken them up
             return []
         try:
-            history = read_history(self.folder / "metrics.csv")
+            history = read_metrics(self.folder / "metrics.csv")
         except UserError:
             return []
         before = len(self.history)
@@ -114,7 +117,7 @@ class Job:
 
     def _history_now(self) -> list[EpochMetrics]:
         try:
-            return read_history(self.folder / "metrics.csv")
+            return read_metrics(self.folder / "metrics.csv")
         except UserError:
             return self.history
 

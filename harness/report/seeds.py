@@ -17,10 +17,10 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
 from harness.errors import UserError
-from harness.events import EPOCH_TAGS, read_events, write_events
 from harness.files import make_folder
-from harness.grid import RowRuns, Run
+from harness.grid.runs import RowRuns, Run
 from harness.report.statistics import Sample
+from harness.tensorboard import EPOCH_TAGS, read_events, write_events
 
 FOLDER = "seeds"
 _SUFFIX = "seeds"  # of our files' names, where a run's events file has the machine

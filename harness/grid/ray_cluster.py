@@ -22,11 +22,12 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported:
 import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
-from harness import process, ray_node
+from harness.device import cores
 from harness.errors import Interrupted, UserError
 from harness.files import FolderLock, make_folder, write_atomically
-from harness.jobs import LOST, Job, Settings, command, cores
-from harness.run_folder import LOCKED
+from harness.grid import local, ray_node
+from harness.grid.schedule import LOST, Job, Settings, command
+from harness.run import LOCKED
 
 GPU_SHARE = 0.25  # of a GPU for each run, where there are GPUs: these networks are small
 _TIME_TO_ANSWER = 5  # seconds for a cluster's port; Ray itself would try for minutes
@@ -50,7 +51,7 @@ class Cluster:
         self.settings = replace(settings, runs_dir=settings.runs_dir.resolve(), data_dir=settings.data_dir.resolve())
         self.token = f".ray-{secrets.token_hex(8)}"
         self.code = ray.put(ray_node.read_code(settings.scripts))
-        for module in (ray_node, process):  # sent along, not imported there
+        for module in (ray_node, local):  # sent along, not imported there
             ray.cloudpickle.register_pickle_by_value(module)
         self._task = ray.remote(ray_node.train_on_node).options(
             num_cpus=cpus,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.process import ScriptProcess
+from harness.grid.local import ScriptProcess
 
 POLL = 0.1  # seconds between two looks at the script and its folder
 _TIME_TO_STOP = 20  # seconds for a script to write what it has

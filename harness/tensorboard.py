@@ -203,7 +203,7 @@ def _scalars_summary(values: Sequence[float], tags: Sequence[str] = EPOCH_TAGS) 
 
 
 def _image_summary(tag: str, pixels: np.ndarray) -> Summary:
-    from harness.plots import png_bytes
+    from harness.pictures import png_bytes
 
     height, width = pixels.shape[:2]
     picture = Summary.Image(

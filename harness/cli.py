@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable
 from typing import TextIO
 
-from harness.distributed import is_rank, prepare_process
 from harness.errors import (
     EXIT_BAD_INPUT,
     STOP_WITH_STDIN,
@@ -24,6 +23,7 @@ from harness.errors import (
     leave,
     memory_errors_told,
 )
+from harness.ranks import is_rank, prepare_process
 
 
 class _Output:

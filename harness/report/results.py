@@ -1,6 +1,6 @@
 """What is read off a row's runs: best and last figures, drops of accuracy, settings, and how the report writes them.
 
-A figure is one of `harness.grid.FIGURES`. Statistics are over a row's complete runs; a run that is not complete is
+A figure is one of `harness.metrics.METRICS`. Statistics are over a row's complete runs; a run that is not complete is
 drawn, but counts in no mean.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from harness.flags import RESULT_FLAGS
-from harness.grid import RowRuns, Run
+from harness.grid.runs import RowRuns, Run
 from harness.report.statistics import Estimate, Sample, prediction_interval
 
 CNN, RECURRENT = "cnn_cifar10", "rnn_mnist"  # a row's `script`
