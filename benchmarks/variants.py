@@ -62,7 +62,7 @@ def _without_padding() -> None:
             side = ((image_size - 4) // 2 - 4) // 2
             self.classifier.fc1 = nn.Linear(64 * side * side, 1024)
 
-    models._NETWORKS["LeNet5"] = Unpadded
+    models.NETWORKS["LeNet5"] = Unpadded
 
 
 def _xavier(model: nn.Module, generator: torch.Generator) -> None:
