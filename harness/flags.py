@@ -21,8 +21,9 @@ from harness.ranks import launcher
 
 CNN, RNN = "cnn_cifar10", "rnn_mnist"  # the training scripts
 
-# What --optimizer takes, and what the report calls it.
+# What --optimizer and --data take, and what the report calls it.
 OPTIMIZERS = {"adam": "Adam", "adagrad": "Adagrad", "adamw": "AdamW", "sgd": "SGD"}
+IMAGE_SETS = {"cifar10": "CIFAR10", "mnist": "MNIST", "synthetic": "synthetic images"}
 
 
 @dataclass(frozen=True)
@@ -116,23 +117,22 @@ folder_name = checked(str, "name", _FOLDER, is_new_folder_name)
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 _CELLS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
-_DATA = {"cifar10": "CIFAR10", "mnist": "MNIST", "synthetic": "synthetic images"}
 _OFF = "%(default)g, the default, is off"
 
 # By the groups of --help. Their order is also that of a run's name, where what is always named comes first.
 GROUPS: dict[str, dict[str, Flag]] = {
     "data": {
-        "data": Flag("image set to train and test on", choices=_DATA, in_name="{}", set_by_report=True),
+        "data": Flag("image set to train and test on", choices=IMAGE_SETS, in_name="{}", set_by_report=True),
         "data_dir": Flag("folder of the image sets, filled if empty", Path("data"), type=Path, of_run=False),
         "mirror": Flag("URL, or local path, of the archive(s), tried before the known sources", of_run=False),
     },
     "model": {
         "cell": Flag("kind of recurrent layer", {RNN: "gru"}, choices=_CELLS, in_name="{}", always=True, absent="-"),
-        "hidden_size": Flag("of the recurrent layer", {RNN: 128}, type=positive_int,
+        "hidden_size": Flag("hidden units of the recurrent layer", {RNN: 128}, type=positive_int,
                             in_name="h{}", always=True, absent=0, short="h{}"),
-        "channels": Flag("of the images", {CNN: "gray"}, choices=("gray", "rgb"),
+        "channels": Flag("channels of the images", {CNN: "gray"}, choices=("gray", "rgb"),
                          in_name="{}", absent="gray", short="{}"),
-        "fc_activation": Flag("between the linear layers", {CNN: "tanh"}, choices=("tanh", "relu"),
+        "fc_activation": Flag("activation between the linear layers", {CNN: "tanh"}, choices=("tanh", "relu"),
                               in_name="{}", absent="-", label="activation between the linear layers"),
         "augment": Flag("mirror and shift the training images at random", {CNN: False},
                         in_name="augment", absent=False, label="augmentation"),
@@ -146,11 +146,11 @@ GROUPS: dict[str, dict[str, Flag]] = {
         "epochs": Flag("passes over the training images", {CNN: 20, RNN: 10}, type=positive_int,
                        in_name="e{}", always=True, may_change=True, short="{} epochs"),
         "batch_size": Flag("images a step", {CNN: 256, RNN: 64}, type=positive_int, in_name="b{}"),
-        "momentum": Flag(f"of sgd; {_OFF}", 0.0, type=below_one_float, in_name="momentum{}"),
-        "weight_decay": Flag(_OFF, 0.0, type=non_negative_float, in_name="wd{}"),
+        "momentum": Flag(f"momentum of sgd; {_OFF}", 0.0, type=below_one_float, in_name="momentum{}"),
+        "weight_decay": Flag(f"weight decay; {_OFF}", 0.0, type=non_negative_float, in_name="wd{}"),
         "clip_grad_norm": Flag(f"largest gradient norm; {_OFF}", 0.0, type=non_negative_float,
                                in_name="clip{}", label="largest gradient norm"),
-        "seed": Flag("of the first weights and the order of the images", 0, type=seed_number,
+        "seed": Flag("of the first weights and of the images' order", 0, type=seed_number,
                      in_name="s{}", always=True, set_by_report=True),
     },
     "machine": {
@@ -186,7 +186,8 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Each flag's default after its help, where it has one worth telling and its help does not tell it already."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        nothing_to_tell = action.default is None or action.default is False
+        return action.help if nothing_to_tell else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -200,7 +201,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_flags(group: argparse._ActionsContainer, *names: str, script: str = "", **changes: object) -> None:
-    """Add entries of the table to a parser or a group of it, as `script` has them; `changes` are add_argument's."""
+    """Add flags of the table to a parser or a group of it, as `script` has them; `changes` go to add_argument."""
     for name in names:
         flag = FLAGS[name]
         default = flag.default[script] if isinstance(flag.default, dict) else flag.default
@@ -286,12 +287,11 @@ def run_name(flags: argparse.Namespace) -> str:
 
     For example `adagrad-lr0.01-e20-s0` or `gru-h128-adam-lr0.001-e10-b256-bf16-s0`.
     """
-    return "-".join(
-        FLAGS[name].in_name.format(_short_number(value))
-        for name in RESULT_FLAGS
-        if (value := getattr(flags, name, None)) is not None
-        and (FLAGS[name].always or value != flags.parser.get_default(name))
-    )
+    values, parts = vars(flags), []
+    for name in RESULT_FLAGS:
+        if name in values and (FLAGS[name].always or values[name] != flags.parser.get_default(name)):
+            parts.append(FLAGS[name].in_name.format(_short_number(values[name])))
+    return "-".join(parts)
 
 
 def snapshot_epochs(flags: argparse.Namespace) -> frozenset[int]:
@@ -375,7 +375,7 @@ def hparams(recorded: Mapping[str, object], experiment: str) -> dict:
     values = {"experiment": experiment}
     for name, flag in FLAGS.items():
         if flag.in_name and name != "epochs":
-            value = recorded.get(name, flag.absent)
+            value = recorded.get(name, flag.absent if isinstance(flag.default, dict) else flag.default)
             values[name] = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value  # not as 1 or 0
     return values
 
