@@ -56,16 +56,15 @@ def test_bug_keeps_its_traceback(bug) -> None:
 
 def start(main: str, **options) -> subprocess.Popen:
     """A process that runs `main`, a line of Python, by run_script."""
-    code = (
-        f"import os, sys, time\nfrom harness.cli import run_script\ndef main():\n    {main}\nsys.exit(run_script(main))"
-    )
+    lines = ["import sys, time", "from harness.cli import run_script", "def main():", f"    {main}"]
+    code = "\n".join([*lines, "sys.exit(run_script(main))"])
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     environment |= {"PYTHONPATH": str(PROJECT)} | options.pop("env", {})
     return subprocess.Popen([sys.executable, "-c", code], text=True, env=environment, **pipes | options)
 
 
-WAITING = "print('ready', flush=True); time.sleep(60)"
+WAITING = "print('ready', flush=True)\n    while True: time.sleep(0.01)"  # back in Python often, as a training is
 
 
 @posix_only
