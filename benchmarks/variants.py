@@ -43,8 +43,9 @@ def main() -> int:
         models.initialise = {"xavier": _xavier, "orthogonal": _orthogonal}[variant.init]
         label.append(variant.init)
     import harness.flags
+    from harness.cli import command_line, program
 
-    repeated = harness.flags.command_line([harness.flags.program("python"), *sys.argv, "--resume"])  # with the variant
+    repeated = command_line([program("python"), *sys.argv, "--resume"])  # with the variant
     harness.flags.resume_command = lambda flags: repeated
     folder = Path("runs") / "search" / "-".join(label or ["plain"])
     return importlib.import_module(variant.script).main(["--runs-dir", str(folder), *rest])

@@ -55,7 +55,7 @@ class Flag:
 def checked(
     kind: Callable[[str], object], name: str, refusal: str, is_allowed: Callable[[object], bool]
 ) -> Callable[[str], object]:
-    """A flag's type: what `kind` makes of its text, unless that is not allowed; the text is put into `refusal` then.
+    """A flag's type: `kind` reads its text; a value that is not allowed is refused by `refusal`, {} being the text.
 
     `name` is what argparse calls a text that `kind` cannot read: "invalid <name> value".
     """
@@ -307,6 +307,12 @@ def recorded_flags(flags: argparse.Namespace) -> dict:
     }
 
 
+def complete_record(recorded: Mapping[str, object], parser: argparse.ArgumentParser) -> dict:
+    """The flags that a run records, with the defaults of those of its script that were added after it was made."""
+    later = {name: parser.get_default(name) for name in vars(parser.parse_args([])) if FLAGS[name].added_later}
+    return later | dict(recorded)
+
+
 def resumed_flags(flags: argparse.Namespace, recorded: dict) -> argparse.Namespace:
     """The flags to continue a run with: those recorded, but for what may change and was typed.
 
@@ -333,14 +339,14 @@ def resumed_flags(flags: argparse.Namespace, recorded: dict) -> argparse.Namespa
 
 def _read_record(recorded: dict, names: Sequence[str], parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The recorded values, which may come from a stranger's file: they pass the same parser as a command line."""
-    missing = [option(name) for name in names if name not in recorded and not FLAGS[name].added_later]
+    recorded = complete_record(recorded, parser)
+    missing = [option(name) for name in names if name not in recorded]
     if missing:
         raise UserError(f"its record lacks {', '.join(missing)}; another version made it")
     words = []
     for name in names:
-        default = parser.get_default(name)
-        value = recorded.get(name, default)
-        if value is not default:  # a flag left alone is recorded as None or False, which cannot be typed
+        value = recorded[name]
+        if value is not parser.get_default(name):  # a flag left alone may be None or False, which cannot be typed
             words.append(option(name) if value is True else f"{option(name)}={value}")
     return parser.parse_args(words)
 
