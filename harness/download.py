@@ -76,17 +76,15 @@ def fetch(name: str, data_dir: Path, mirror: str | None = None) -> None:
 
 
 def _place_in_mirror(mirror: str, archive: Archive, *, alone: bool) -> str:
-    """The URL or path of the archive. `alone`: it is the set's only one, and the URL of a folder ends in a slash."""
+    """The URL or path of the archive; where it is the set's only one (`alone`), the URL of a folder ends in a slash."""
+    # os.path, as Path.is_dir raises for a path that is too long.
+    is_folder = mirror.endswith("/") or (not _is_url(mirror) and os.path.isdir(mirror))  # noqa: PTH112
+    if alone and not is_folder:
+        return mirror
     if _is_url(mirror):
-        if alone and not mirror.endswith("/"):
-            return mirror
         folder = mirror.rpartition("/")[0] if mirror.endswith((".gz", "/")) else mirror
         return f"{folder}/{archive.name}"
-    # os.path, as Path.is_dir raises for a path that is too long.
-    if alone and not os.path.isdir(mirror):  # noqa: PTH112
-        return mirror
-    folder = Path(mirror).parent if mirror.endswith(".gz") else Path(mirror)
-    return str(folder / archive.name)
+    return str((Path(mirror).parent if mirror.endswith(".gz") else Path(mirror)) / archive.name)
 
 
 def _is_url(text: str) -> bool:

@@ -146,19 +146,14 @@ IMAGE_SETS = {
 }
 
 
-def choices(script: str) -> tuple[str, ...]:
-    """What --data of the script may be; the script's default comes first."""
-    return tuple(entry.data for entry in IMAGE_SETS.values() if script in entry.scripts)
+def sets_for(script: str) -> dict[str, str]:
+    """What --data of the script may be, its default first, each with the name in IMAGE_SETS that it stands for."""
+    return {entry.data: name for name, entry in IMAGE_SETS.items() if script in entry.scripts}
 
 
-def full_name(script: str, data: str) -> str:
-    """The name in IMAGE_SETS of what the script calls `data`: for example "synthetic-digits" for "synthetic"."""
-    return next(name for name, entry in IMAGE_SETS.items() if script in entry.scripts and entry.data == data)
-
-
-def title(data: str) -> str:
-    """What the report calls the set that --data names; the name itself for one that is not in the table."""
-    return next((entry.title for entry in IMAGE_SETS.values() if entry.data == data), data)
+def titles() -> dict[str, str]:
+    """What the report calls each set that --data may name."""
+    return {entry.data: entry.title for entry in IMAGE_SETS.values()}
 
 
 def published_checksum(name: str) -> str | None:

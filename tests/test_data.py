@@ -148,15 +148,13 @@ def test_cifar100_and_fashion_mnist_would_cost_an_entry(
 # The table.
 
 
-def test_a_script_s_choices_are_its_sets() -> None:
-    assert image_sets.choices("cnn_cifar10") == ("cifar10", "mnist", "synthetic")
-    assert image_sets.choices("rnn_mnist") == ("mnist", "synthetic")
-    assert image_sets.full_name("cnn_cifar10", "synthetic") == "synthetic-shapes"
-    assert image_sets.full_name("rnn_mnist", "synthetic") == "synthetic-digits"
-    assert image_sets.full_name("rnn_mnist", "mnist") == "mnist"
-    assert [image_sets.title(data) for data in ("cifar10", "mnist", "synthetic", "?")] == [
-        *("CIFAR10", "MNIST", "synthetic images", "?")
-    ]
+def test_what_data_may_name_and_what_it_stands_for() -> None:
+    for script, sets in (
+        ("cnn_cifar10", {"cifar10": "cifar10", "mnist": "mnist", "synthetic": "synthetic-shapes"}),
+        ("rnn_mnist", {"mnist": "mnist", "synthetic": "synthetic-digits"}),
+    ):
+        assert list(image_sets.sets_for(script).items()) == list(sets.items())  # the default comes first
+    assert image_sets.titles() == {"cifar10": "CIFAR10", "mnist": "MNIST", "synthetic": "synthetic images"}
 
 
 def test_the_table_is_read_without_torch() -> None:
