@@ -1,11 +1,11 @@
 """One run on several devices: what a process does that torchrun started as one of several ranks.
 
-Every rank runs the same script and the same loop. `Ranks` is all that the rest of the project sees of it: which part of
-a batch is this rank's, the model whose gradients are averaged, sums over all ranks, and who writes (the main rank,
-number 0). A process that torchrun did not start is `ALONE`, to which everything belongs.
+Every rank runs the same script and the same loop (train.py). `Ranks` tells the loop which part of a batch is this
+rank's, averages gradients, sums over all ranks, and says who writes: the main rank, number 0. A process that torchrun
+did not start is `ALONE`, to which everything belongs.
 
-torchrun sees to it that the ranks live and die together: when one has ended with an error or by a signal, the others
-get SIGTERM, and SIGKILL 30 seconds later. On the main rank SIGTERM is an Interrupted, as always; the others die of it.
+torchrun ends all ranks together: when one has ended with an error or by a signal, it sends SIGTERM to the others, and
+SIGKILL 30 seconds later. On the main rank SIGTERM is an Interrupted, as in any run; the others die of it at once.
 """
 
 import atexit
@@ -34,8 +34,8 @@ WAIT_FOR_TORCHRUN = 10  # seconds; it looks ten times a second whether a rank ha
 class Share:
     """A rank's part of one batch.
 
-    `here` are its positions in the epoch. An empty part has the batch's first image there, because not every layer
-    takes no image at all, but `count`, the images to be counted, is 0. `weight` is count · ranks / batch.
+    `here` are its positions in the epoch, and `count` is the number of images that count. A part may be empty; as not
+    every layer accepts an empty batch, `here` then is the batch's first image. `weight` is count · ranks / batch.
     """
 
     here: slice
@@ -129,19 +129,20 @@ class Ranks:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """The block in which the ranks need one another; at its end all wait for the main one.
+        """Train on all ranks in this block. At its end they wait for the main one.
 
-        When another rank is lost, the main one gets the Interrupted of torchrun's SIGTERM.
+        Raises Interrupted on the main rank when another rank is lost.
         """
         try:
             yield
             self.broadcast(None)
         except RuntimeError:
-            # Gloo raises a bare one when another rank has gone, as for any fault; but then SIGTERM comes, too.
+            # Gloo raises a bare RuntimeError when another rank is gone, as for any fault; but then torchrun's SIGTERM
+            # is on its way. Without one it is a bug, which keeps its traceback.
             if self.main and self.count > 1:
                 _wait_for_torchrun(WAIT_FOR_TORCHRUN)
-            raise  # no SIGTERM: a bug, which keeps its traceback
-        if self.count > 1:  # the first to leave a diverged run, an error to torchrun, brings SIGTERM to the others
+            raise
+        if self.count > 1:  # all is saved, but the first rank to end a diverged run, with code 3, brings SIGTERM
             ignore_interruptions()
 
 
@@ -172,7 +173,7 @@ def join() -> Ranks:
     from torch import cuda, distributed
 
     store, rank, count = next(distributed.rendezvous("env://"))
-    # The store may be that of an earlier attempt (torchrun --max-restarts), with the addresses of its ranks.
+    # After torchrun --max-restarts the store still holds the addresses of the attempt before.
     store = distributed.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     backend = "cpu:gloo,cuda:nccl" if cuda.is_available() and distributed.is_nccl_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=WAIT_FOR_MAIN)
@@ -180,30 +181,31 @@ def join() -> Ranks:
 
 
 def prepare_process() -> None:
-    """At a script's start: leave it to the main rank to talk and to tidy up."""
+    """At a script's start: let only the main rank print and tidy up."""
     if not is_rank():
         return
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # C++ would tell of every lost connection
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else C++ logs every lost connection
     if os.environ["RANK"] == "0":
         return
     for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_DFL)  # at once, even while PyTorch waits for another rank
+        signal.signal(each, signal.SIG_DFL)  # it ends the process even while PyTorch waits for another rank
     sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
-    atexit.register(_say_what_main_did_not)
+    atexit.register(_print_own_error)
 
 
-def _say_what_main_did_not() -> None:
-    """Print what a rank other than the main one has said, unless torchrun ends it before.
+def _print_own_error() -> None:
+    """Print the error of a rank other than the main one, unless torchrun ends the rank first.
 
-    For most errors are the main rank's, too, which says them and ends; or no more than that another rank has gone.
-    After success no rank comes here: `leave` ends the process.
+    It does if the main rank has met the same error, and printed it, or if the error is only that another rank is gone.
+    A rank that succeeds does not come here: `leave` ends it.
     """
-    if said := sys.stderr.getvalue():
-        _wait_for_torchrun(WAIT_FOR_TORCHRUN + int(os.environ["LOCAL_RANK"]))  # the first to speak ends the others
-        sys.__stderr__.write(said)
+    if error := sys.stderr.getvalue():
+        # One second more from rank to rank: after the first has printed the error and ended, torchrun ends the others.
+        _wait_for_torchrun(WAIT_FOR_TORCHRUN + int(os.environ["LOCAL_RANK"]))
+        sys.__stderr__.write(error)
 
 
 def _wait_for_torchrun(seconds: int) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        time.sleep(0.1)  # a signal that came before a sleep is seen after it: hence short ones
+        time.sleep(0.1)  # short, because a signal that came just before a sleep is handled after it
