@@ -4,9 +4,10 @@ Repeat the command after any interruption: finished runs are never trained again
 """
 
 import argparse
+import contextlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from harness.ranks import refuse_ranks
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
     from harness.grid.rows import Row
-    from harness.grid.runs import RowRuns
+    from harness.grid.runs import RowRuns, Run
 
 PROJECT = Path(__file__).resolve().parent
 SCRIPTS = {module.__name__: module for module in (cnn_cifar10, rnn_mnist)}
@@ -75,11 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = make_parser().parse_args(argv)
     refuse_ranks("report.py")
-    command = command_line(["python", sys.argv[0], *argv])
-    flags.grid = flags.grid or default_grid()
     check_engine(flags)
+    flags.grid = flags.grid or default_grid()
     try:
-        return report(flags, command)
+        return report(flags, command=command_line(["python", sys.argv[0], *argv]))
     except Interrupted as interruption:
         typed = command_line([program("python"), sys.argv[0], *argv])
         interruption.message = f"interrupted; nothing is lost, continue with: {typed}"
@@ -103,11 +103,11 @@ def default_grid() -> Path:
     return grid.relative_to(here) if grid.is_relative_to(here) else grid
 
 
-def report(flags: argparse.Namespace, command: str) -> int:
+def report(flags: argparse.Namespace, *, command: str) -> int:
     """Train, unless --no-train, and write the report; returns the exit code."""
     from harness.files import nearest_folder
     from harness.grid.rows import chosen_rows, load_grid
-    from harness.grid.runs import find_runs, problems_of, tell_problems
+    from harness.grid.runs import find_runs, print_problems, problems_of
     from harness.report import check_folder, write_report
     from harness.report.seeds import write_seed_aggregates
 
@@ -123,14 +123,14 @@ def report(flags: argparse.Namespace, command: str) -> int:
 
     data = None if flags.data == "real" else flags.data
     compared = [grid.comparison] if grid.comparison and data is None else []
-    results, failures, beside = find(grid.rows, data), {}, []
+    results, failures, on_mnist_problems = find(grid.rows, data), {}, []
     if not flags.no_train:
         failures = train_missing([each for each in results if each.row in chosen], parsers, flags, data)
         results = find(grid.rows, data, quiet=True)
         if compared and chosen == grid.rows:
             failed = train_missing(find(compared, "mnist"), parsers, flags, "mnist")
             on_mnist = find(compared, "mnist", quiet=True)
-            beside = problems_of(on_mnist, failed)
+            on_mnist_problems = problems_of(on_mnist, failed)
             keep_first_rows_of(on_mnist, results, flags)
         look_inside(results, flags)
     problems = problems_of(results, failures)
@@ -147,14 +147,12 @@ def report(flags: argparse.Namespace, command: str) -> int:
         count_parameters=count_parameters,
         on_mnist=next(iter(find(compared, "mnist", quiet=True)), None),
     )
-    try:
+    with warned("TensorBoard goes without the curves over seeds"):  # of someone else's runs
         write_seed_aggregates(results, flags.runs_dir, synthetic=flags.data == "synthetic")
-    except UserError as error:  # of someone else's runs
-        print(f"warning: TensorBoard goes without the curves over seeds: {error}", file=sys.stderr)
     print(f"the report is in {flags.out}")
     names = {row.name for row in chosen}
-    wanted = [problem for problem in problems if problem.row in names] + beside
-    tell_problems(wanted, wanted=(len(chosen) + bool(beside)) * flags.seeds)
+    wanted = [problem for problem in problems if problem.row in names] + on_mnist_problems
+    print_problems(wanted, wanted=(len(chosen) + bool(on_mnist_problems)) * flags.seeds)
     return EXIT_INCOMPLETE if wanted else 0
 
 
@@ -168,7 +166,8 @@ def train_missing(
     from harness.data import load_images
     from harness.device import choose_device, warn_of_slow_bf16
     from harness.files import check_writable, nearest_folder
-    from harness.grid.schedule import Settings, ThisMachine, plan_jobs, train_jobs
+    from harness.grid.local import Settings, ThisMachine
+    from harness.grid.schedule import plan_jobs, train_jobs
 
     settings = Settings(
         PROJECT,
@@ -214,44 +213,48 @@ def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", fl
     if not cnn:
         return
     alike = [cnn.config["flags"][name] for name in ("optimizer", "lr", "epochs")]
-    cells = [
-        run
-        for each in results
-        if each.row.script == rnn_mnist.__name__
-        for run in each.complete[:1]
-        if [run.config["flags"][name] for name in ("optimizer", "lr", "epochs")] == alike
-    ]
+    firsts = [each.complete[0] for each in results if each.row.script == rnn_mnist.__name__ and each.complete]
+    cells = [run for run in firsts if [run.config["flags"][name] for name in ("optimizer", "lr", "epochs")] == alike]
     runs = [run.path for run in (cnn, *cells) if is_outdated(run.path / FILE, run.path / "best.pt")]
-    if runs:
-        images = load_images("mnist", data_dir=flags.data_dir)
-        for run in runs:
-            print(f"testing {run} on the first rows of each image", flush=True)
-            try:
-                keep_first_rows(run, images, build_model)
-            except UserError as error:
-                print(f"warning: the report goes without the first rows of {run}: {error}", file=sys.stderr)
+    images = load_images("mnist", data_dir=flags.data_dir) if runs else None
+    for run in runs:
+        print(f"testing {run} on the first rows of each image", flush=True)
+        with warned(f"the report goes without the first rows of {run}"):
+            keep_first_rows(run, images, build_model)
 
 
 def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
-    """Draw what the report shows of a CNN: visualize.py on the first seed of the row that it chooses."""
-    from harness.report.drawn import outdated_analyses
+    """Draw what the report shows of a CNN: visualize.py's analyses of the first seed of the row that it chooses."""
     from harness.report.inside import rank
 
     runs = [each.complete[0] for each in results if each.row.script == cnn_cifar10.__name__ and each.complete]
-    if not runs:
-        return
-    run = max(runs, key=rank)
-    checkpoint = run.path / "best.pt"
+    if runs:
+        run = max(runs, key=rank)
+        with warned(f"cannot draw the pictures that the report lacks of {run.path}"):
+            draw_missing_analyses(run, flags)
+
+
+def draw_missing_analyses(run: "Run", flags: argparse.Namespace) -> None:
+    """Draw those analyses of a run that are lacking, or are not of the model in best.pt."""
+    from harness.report.drawn import outdated_analyses
+
+    outdated = outdated_analyses(run)
+    if outdated:
+        print(f"looking inside {run.path}", flush=True)
+        device = flags.device if flags.engine == "local" else "auto"
+        chosen = [name for name in visualize.ANALYSES if name in outdated]
+        only = [] if {*chosen, "evolution"} == {*visualize.ANALYSES} else ["--only", ",".join(chosen)]
+        checkpoint = typed_path(run.path / "best.pt")
+        visualize.main([checkpoint, *only, f"--data-dir={flags.data_dir}", "--device", device])
+
+
+@contextlib.contextmanager
+def warned(consequence: str) -> Iterator[None]:
+    """Turn a UserError into a warning: the report is worth having without what failed."""
     try:
-        outdated = outdated_analyses(run)
-        if outdated:
-            print(f"looking inside {run.path}", flush=True)
-            device = flags.device if flags.engine == "local" else "auto"
-            chosen = [name for name in visualize.ANALYSES if name in outdated]
-            only = [] if {*chosen, "evolution"} == {*visualize.ANALYSES} else ["--only", ",".join(chosen)]
-            visualize.main([typed_path(checkpoint), *only, f"--data-dir={flags.data_dir}", "--device", device])
+        yield
     except UserError as error:
-        print(f"warning: cannot draw the pictures that the report lacks of {run.path}: {error}", file=sys.stderr)
+        print(f"warning: {consequence}: {error}", file=sys.stderr)
 
 
 def count_parameters(config: dict) -> int:

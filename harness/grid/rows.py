@@ -1,12 +1,11 @@
-"""A grid of experiments: its rows, read from a TOML file such as experiments.toml, and their runs, found by config.
+"""A grid of experiments: the rows of a TOML file such as experiments.toml. Which of their runs there are says runs.py.
 
-`report.py` trains what a grid lacks and writes the report from what it finds. A row is one setting, a run one row with
-one seed. `parsers`, which most functions here take, maps the name of each script to its argparse parser.
+A row is one setting, a run one row with one seed. `parsers`, which most functions of harness/grid take, maps the name
+of each script to its argparse parser.
 """
 
 import argparse
 import contextlib
-import math
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -14,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.files import read_file
 from harness.flags import RESULT_FLAGS, folder_name, option, parse_flags
 from harness.metrics import METRICS
 
 AUTO_PRECISION = {"cnn_cifar10": "bf16", "rnn_mnist": "fp32"}  # what --precision auto means for a script's rows
 SCRIPT_WORDS = {"cnn": "cnn_cifar10", "rnn": "rnn_mnist"}  # what --only calls all rows of a script
-
 
 _ROW_KEYS = {"name": str, "script": str, "flags": dict, "title": str, "printed": dict, "note": str}
 _REQUIRED = ("name", "script", "flags")
@@ -56,9 +55,7 @@ def load_grid(path: Path, parsers: Parsers) -> Grid:
     describes it: what could not be trained must be said before hours of training, not after.
     """
     try:
-        content = tomllib.loads(path.read_bytes().decode())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        content = tomllib.loads(read_file(path).decode())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     for key in content:
@@ -72,8 +69,7 @@ def load_grid(path: Path, parsers: Parsers) -> Grid:
     rows: list[Row] = []
     for number, table in enumerate(tables, start=1):
         name = table.get("name")
-        label = f"row {name!r}" if isinstance(name, str) and name else f"row {number}"
-        with _named(path, label):
+        with _named(path, f"row {name!r}" if isinstance(name, str) and name else f"row {number}"):
             row = _read_row(table, parsers)
             _check_new(row, rows, parsers)
         rows.append(row)
@@ -90,13 +86,33 @@ def chosen_rows(rows: list[Row], only: str | None, grid: Path) -> list[Row]:
         return rows
     words = [word.strip() for word in only.split(",")]
     for word in words:
-        if not any(word in (row.name, _word_of(row)) for row in rows):
+        if not any(word == row.name or SCRIPT_WORDS.get(word) == row.script for row in rows):
             raise UserError(f"--only {word}: {grid} has no such row; it has {', '.join(row.name for row in rows)}")
-    return [row for row in rows if row.name in words or _word_of(row) in words]
+    scripts = [SCRIPT_WORDS.get(word) for word in words]
+    return [row for row in rows if row.name in words or row.script in scripts]
 
 
-def _word_of(row: Row) -> str:
-    return next(word for word, script in SCRIPT_WORDS.items() if script == row.script)
+def wanted_flags(row: Row, parsers: Parsers, *, seed: int, precision: str, data: str | None) -> dict:
+    """The value of each of the script's result-changing flags in a run of this row and seed.
+
+    `precision` is what --precision says; `data` what --data does, None being the script's own default, the real set.
+    """
+    parser = parsers[row.script]
+    if precision == "auto":
+        precision = AUTO_PRECISION[row.script]
+    wanted = {name: parser.get_default(name) for name in _row_flags(parser)} | row.flags
+    return wanted | {"data": data or parser.get_default("data"), "precision": precision, "seed": seed}
+
+
+def experiment_of(row: Row, parsers: Parsers, data: str | None) -> str:
+    """The folder of runs/ that the row's runs lie in, as the scripts call it: for example `cnn_cifar10`."""
+    return f"{row.script.partition('_')[0]}_{data or parsers[row.script].get_default('data')}"
+
+
+def flag_words(flags: dict) -> list[str]:
+    """Flags by their argparse names as words of a command line."""
+    words = [option(name) if value is True else f"{option(name)}={value}" for name, value in flags.items()]
+    return [word for word, value in zip(words, flags.values(), strict=True) if value is not False]
 
 
 @contextlib.contextmanager
@@ -104,10 +120,9 @@ def _named(path: Path, label: str) -> Iterator[None]:
     """Put the file and the row before what is wrong with it."""
     try:
         yield
-    except UserError as error:
+    # ValueError: Python prints no whole number of thousands of digits.
+    except (UserError, argparse.ArgumentTypeError, ValueError) as error:
         raise UserError(f"{path}, {label}: {error}") from error
-    except ValueError as error:  # Python refuses to print a whole number of thousands of digits
-        raise UserError(f"{path}, {label}: a number in it is absurdly long") from error
 
 
 def _read_comparison(table: object, parsers: Parsers) -> Row:
@@ -116,7 +131,7 @@ def _read_comparison(table: object, parsers: Parsers) -> Row:
     script = SCRIPT_WORDS["cnn"]
     flags = _read_flags(table["flags"], script, parsers[script])
     if flags.get("channels") == "rgb":
-        raise UserError("channels rgb needs colour images, and MNIST has none")
+        raise UserError("channels rgb needs color images, and MNIST has none")
     return Row("cnn-mnist", script, flags, "the CNN on MNIST")
 
 
@@ -142,11 +157,8 @@ def _read_row(table: dict, parsers: Parsers) -> Row:
 
 
 def _check_name(name: str) -> None:
-    """UserError unless every system takes the name for a folder, and --only can name it too."""
-    try:
-        folder_name(name)
-    except argparse.ArgumentTypeError as error:
-        raise UserError(f"name {error}") from error
+    """Raises an error unless every system takes the name for a folder, and --only can name it too."""
+    folder_name(name)
     if name != name.strip() or name[-1] == "." or "," in name or len(name.encode()) > 200:
         raise UserError("name must be short, without commas, and without a space or dot at its end")
     if name in SCRIPT_WORDS:
@@ -172,35 +184,29 @@ def _read_flags(given: dict, script: str, parser: argparse.ArgumentParser) -> di
     return {name: getattr(read, name) for name in given}
 
 
-def flag_words(flags: dict) -> list[str]:
-    """Flags by their argparse names as words of a command line."""
-    words = [option(name) if value is True else f"{option(name)}={value}" for name, value in flags.items()]
-    return [word for word, value in zip(words, flags.values(), strict=True) if value is not False]
-
-
 def _read_printed(printed: dict) -> dict[str, float]:
-    for figure, value in printed.items():
-        if figure not in METRICS:
-            raise UserError(f"unknown key {figure!r} in printed; it may have {', '.join(METRICS)}")
-        if type(value) not in (int, float) or math.isnan(value) or abs(value) > sys.float_info.max:
-            raise UserError(f"printed {figure} must be a finite number, not {_shown(value)}")
-        if value < 0 or (figure.endswith("accuracy") and value > 1):
-            raise UserError(f"printed {figure} cannot be {value}: a loss is at least 0, an accuracy from 0 to 1")
-    return {figure: float(value) for figure, value in printed.items()}
+    for metric, value in printed.items():
+        if metric not in METRICS:
+            raise UserError(f"unknown key {metric!r} in printed; it may have {', '.join(METRICS)}")
+        # A comparison with NaN is never true; what is larger than every float would become infinite.
+        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+            raise UserError(f"printed {metric} must be a finite number, not {_shown(value)}")
+        if value < 0 or (metric.endswith("accuracy") and value > 1):
+            raise UserError(f"printed {metric} cannot be {value}: a loss is at least 0, an accuracy from 0 to 1")
+    return {metric: float(value) for metric, value in printed.items()}
 
 
 def _check_new(row: Row, rows: list[Row], parsers: Parsers) -> None:
     """UserError if an earlier row has the same name (for a system that ignores case) or the same setting."""
-    setting = _setting(row, parsers)
+
+    def setting(row: Row) -> dict:
+        return wanted_flags(row, parsers, seed=0, precision="fp32", data=None)
+
     for number, other in enumerate(rows, start=1):
         if other.name.casefold() == row.name.casefold():
             raise UserError(f"row {number} has the same name; each row needs its own")
-        if other.script == row.script and _setting(other, parsers) == setting:
+        if other.script == row.script and setting(other) == setting(row):
             raise UserError(f"it is the same setting as row {other.name!r}; drop one of the two")
-
-
-def _setting(row: Row, parsers: Parsers) -> dict:
-    return wanted_flags(row, parsers, seed=0, precision="fp32", data=None)
 
 
 def _row_flags(parser: argparse.ArgumentParser) -> list[str]:
@@ -211,20 +217,3 @@ def _row_flags(parser: argparse.ArgumentParser) -> list[str]:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def wanted_flags(row: Row, parsers: Parsers, *, seed: int, precision: str, data: str | None) -> dict:
-    """The value of each of the script's result-changing flags in a run of this row and seed.
-
-    `precision` is what --precision says; `data` what --data does, None being the script's own default, the real set.
-    """
-    parser = parsers[row.script]
-    if precision == "auto":
-        precision = AUTO_PRECISION[row.script]
-    wanted = {name: parser.get_default(name) for name in _row_flags(parser)} | row.flags
-    return wanted | {"data": data or parser.get_default("data"), "precision": precision, "seed": seed}
-
-
-def experiment_of(row: Row, parsers: Parsers, data: str | None) -> str:
-    """The folder of runs/ that the row's runs lie in, as the scripts call it: for example `cnn_cifar10`."""
-    return f"{row.script.partition('_')[0]}_{data or parsers[row.script].get_default('data')}"
