@@ -10,6 +10,7 @@ otherwise, and named after the variant; never mixed with runs that the flags alo
 import argparse
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,10 +30,10 @@ def main() -> int:
     variant, rest = parser.parse_known_args()
     label = []
     if variant.normalise:
-        import harness.data
+        from harness.image_sets import IMAGE_SETS
 
         mean, std = map(float, variant.normalise.split(","))
-        harness.data.CIFAR10_NORMALISATION = harness.data.MNIST_NORMALISATION = (mean, std)
+        IMAGE_SETS.update({name: replace(entry, mean=mean, std=std) for name, entry in IMAGE_SETS.items()})
         label.append(f"normalise{variant.normalise}")
     if variant.padding == 0:
         _without_padding()

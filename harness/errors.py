@@ -20,6 +20,10 @@ class UserError(Exception):
     """Something the user can mend; the message is one sentence that says what is wrong and what to do."""
 
 
+class FolderLocked(UserError):
+    """Another process holds the folder."""
+
+
 class OutOfMemory(UserError):
     """There is not enough memory."""
 
