@@ -44,8 +44,9 @@ def main() -> int:
         models.initialise = {"xavier": _xavier, "orthogonal": _orthogonal}[variant.init]
         label.append(variant.init)
     import harness.flags
+    from harness.cli import command_line, program
 
-    repeated = harness.flags.command_line([harness.flags.program("python"), *sys.argv, "--resume"])  # with the variant
+    repeated = command_line([program("python"), *sys.argv, "--resume"])  # with the variant
     harness.flags.resume_command = lambda flags: repeated
     folder = Path("runs") / "search" / "-".join(label or ["plain"])
     return importlib.import_module(variant.script).main(["--runs-dir", str(folder), *rest])
@@ -63,7 +64,7 @@ def _without_padding() -> None:
             side = ((image_size - 4) // 2 - 4) // 2
             self.classifier.fc1 = nn.Linear(64 * side * side, 1024)
 
-    models._NETWORKS["LeNet5"] = Unpadded
+    models.NETWORKS["LeNet5"] = Unpadded
 
 
 def _xavier(model: nn.Module, generator: torch.Generator) -> None:
