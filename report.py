@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 
 import cnn_cifar10
 import rnn_mnist
-import visualize
-from harness.cli import run_script
+from harness.cli import command_line, program, run_script
 from harness.errors import Interrupted, UserError
-from harness.flags import Help, Parser, command_line, gpu_share, option, program, typed_path, up_to_1024
+from harness.flags import Parser, add_flags, gpu_share, option, up_to_1024
 from harness.ranks import refuse_ranks
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
     from harness.grid.rows import Row
-    from harness.grid.runs import RowRuns, Run
+    from harness.grid.runs import RowRuns
 
 PROJECT = Path(__file__).resolve().parent
 SCRIPTS = {module.__name__: module for module in (cnn_cifar10, rnn_mnist)}
@@ -31,7 +30,7 @@ a run is missing, failed or diverged; 2 for wrong input; 130 or 143 if interrupt
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__, epilog=EXIT_CODES, formatter_class=Help, allow_abbrev=False)
+    parser = Parser(description=__doc__, epilog=EXIT_CODES)
 
     group = parser.add_argument_group("what to run")
     group.add_argument("--grid", type=Path, help="TOML file of the rows (default: the project's experiments.toml)")
@@ -39,35 +38,25 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--seeds", type=up_to_1024, default=1, help="runs of each row: seeds 0, 1, … below this number")
     group.add_argument("--no-train", action="store_true", help="write the report from what the run folders hold")
     group.add_argument("--data", choices=("real", "synthetic"), default="real", help="CIFAR-10 and MNIST, or drawn")
-    group.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the image sets, filled if empty")
+    add_flags(group, "data_dir")
 
     group = parser.add_argument_group("machine")
-    group.add_argument(
-        "--jobs",
-        type=up_to_1024,
-        help="runs side by side (default: one a core, or what the Ray cluster has room for)",
-    )
-    group.add_argument(
-        "--precision",
-        choices=("auto", "bf16", "fp32"),
-        default="auto",
-        help="auto: bf16 for cnn rows, fp32 for rnn rows",
-    )
-    group.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda, mps or cpu"
-    )
-    group.add_argument("--compile", action="store_true", help="pass --compile to the runs")
+    jobs = "runs side by side (default: one a core, or what the Ray cluster has room for)"
+    group.add_argument("--jobs", type=up_to_1024, help=jobs)
+    precision = "auto: bf16 for cnn rows, fp32 for rnn rows"
+    add_flags(group, "precision", choices=("auto", "bf16", "fp32"), default="auto", help=precision)
+    add_flags(group, "device")
+    add_flags(group, "compile", help="pass --compile to the runs")
 
     group = parser.add_argument_group("other machines")
     group.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: each run is a task of Ray's")
-    group.add_argument(
-        "--address", help="HOST:PORT of a Ray cluster, or auto, this machine's (default: a Ray of its own)"
-    )
+    address = "HOST:PORT of a Ray cluster, or auto, this machine's (default: a Ray of its own)"
+    group.add_argument("--address", help=address)
     group.add_argument("--cpus-per-run", type=up_to_1024, help="CPUs, and threads, of each run on Ray (default: 1)")
     group.add_argument("--gpus-per-run", type=gpu_share, help="of one GPU (default: 0.25 where there are GPUs)")
 
     group = parser.add_argument_group("folders")
-    group.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of all runs")
+    add_flags(group, "runs_dir")
     group.add_argument("--out", type=Path, default=Path("report"), help="folder that the report is written to")
     return parser
 
@@ -224,28 +213,34 @@ def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", fl
 
 
 def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
-    """Draw what the report shows of a CNN: visualize.py's analyses of the first seed of the row that it chooses."""
+    """Draw those analyses that the report lacks of a CNN, the first seed of the row that it chooses.
+
+    They are lacking if they are not of the model in best.pt, shown the images that it was trained on.
+    """
+    from harness.analyses import ANALYSES, draw_analyses, read_analyses
+    from harness.checkpoint import load_checkpoint
     from harness.report.inside import rank
+    from models import build_model
 
     runs = [each.complete[0] for each in results if each.row.script == cnn_cifar10.__name__ and each.complete]
-    if runs:
-        run = max(runs, key=rank)
-        with warned(f"cannot draw the pictures that the report lacks of {run.path}"):
-            draw_missing_analyses(run, flags)
+    run = max(runs, key=rank, default=None)
+    if not run or not (run.path / "best.pt").exists():
+        return
+    with warned(f"cannot draw the pictures that the report lacks of {run.path}"):
+        wanted = load_checkpoint(run.path / "best.pt").get("epoch"), run.config["dataset"]
+        drawn = read_analyses(run.path / "figures")
+        lacking = [name for name in ANALYSES if name not in drawn or wanted != _drawn_from(drawn[name])]
+        if not any((run.path / "snapshots").glob("epoch-*.pt")):
+            lacking = [name for name in lacking if name != "evolution"]
+        if lacking:
+            print(f"looking inside {run.path}", flush=True)
+            device = flags.device if flags.engine == "local" else "auto"
+            draw_analyses(run.path / "best.pt", build_model, names=lacking, data_dir=flags.data_dir, device=device)
 
 
-def draw_missing_analyses(run: "Run", flags: argparse.Namespace) -> None:
-    """Draw those analyses of a run that are lacking, or are not of the model in best.pt."""
-    from harness.report.drawn import outdated_analyses
-
-    outdated = outdated_analyses(run)
-    if outdated:
-        print(f"looking inside {run.path}", flush=True)
-        device = flags.device if flags.engine == "local" else "auto"
-        chosen = [name for name in visualize.ANALYSES if name in outdated]
-        only = [] if {*chosen, "evolution"} == {*visualize.ANALYSES} else ["--only", ",".join(chosen)]
-        checkpoint = typed_path(run.path / "best.pt")
-        visualize.main([checkpoint, *only, f"--data-dir={flags.data_dir}", "--device", device])
+def _drawn_from(record: dict) -> tuple[int, dict]:
+    """The epoch of the model, and the images, that an analysis is of."""
+    return record["epoch"], record["dataset"]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import EXIT_BAD_INPUT, EXIT_DIVERGED, STOP_WITH_STDIN
 from harness.files import is_locked
-from harness.grid.rows import flag_words
+from harness.flags import flag_words
 
 if TYPE_CHECKING:
     from harness.grid.schedule import Job

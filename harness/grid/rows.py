@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.files import read_file
-from harness.flags import RESULT_FLAGS, folder_name, option, parse_flags
+from harness.flags import ROW_FLAGS, is_new_folder_name, parse_row_flags
 from harness.metrics import METRICS
 
 AUTO_PRECISION = {"cnn_cifar10": "bf16", "rnn_mnist": "fp32"}  # what --precision auto means for a script's rows
@@ -22,8 +22,6 @@ SCRIPT_WORDS = {"cnn": "cnn_cifar10", "rnn": "rnn_mnist"}  # what --only calls a
 
 _ROW_KEYS = {"name": str, "script": str, "flags": dict, "title": str, "printed": dict, "note": str}
 _REQUIRED = ("name", "script", "flags")
-_OF_THE_REPORT = ("data", "precision", "seed")  # these change a run's result too, but are flags of report.py
-ROW_FLAGS = tuple(name for name in RESULT_FLAGS if name not in _OF_THE_REPORT)
 
 Parsers = Mapping[str, argparse.ArgumentParser]
 
@@ -100,8 +98,9 @@ def wanted_flags(row: Row, parsers: Parsers, *, seed: int, precision: str, data:
     parser = parsers[row.script]
     if precision == "auto":
         precision = AUTO_PRECISION[row.script]
-    wanted = {name: parser.get_default(name) for name in _row_flags(parser)} | row.flags
-    return wanted | {"data": data or parser.get_default("data"), "precision": precision, "seed": seed}
+    known = vars(parser.parse_args([]))
+    wanted = {name: known[name] for name in ROW_FLAGS if name in known} | row.flags
+    return wanted | {"data": data or known["data"], "precision": precision, "seed": seed}
 
 
 def experiment_of(row: Row, parsers: Parsers, data: str | None) -> str:
@@ -109,19 +108,12 @@ def experiment_of(row: Row, parsers: Parsers, data: str | None) -> str:
     return f"{row.script.partition('_')[0]}_{data or parsers[row.script].get_default('data')}"
 
 
-def flag_words(flags: dict) -> list[str]:
-    """Flags by their argparse names as words of a command line."""
-    words = [option(name) if value is True else f"{option(name)}={value}" for name, value in flags.items()]
-    return [word for word, value in zip(words, flags.values(), strict=True) if value is not False]
-
-
 @contextlib.contextmanager
 def _named(path: Path, label: str) -> Iterator[None]:
     """Put the file and the row before what is wrong with it."""
     try:
         yield
-    # ValueError: Python prints no whole number of thousands of digits.
-    except (UserError, argparse.ArgumentTypeError, ValueError) as error:
+    except (UserError, ValueError) as error:  # ValueError: Python prints no whole number of thousands of digits
         raise UserError(f"{path}, {label}: {error}") from error
 
 
@@ -129,7 +121,7 @@ def _read_comparison(table: object, parsers: Parsers) -> Row:
     if not isinstance(table, dict) or table.keys() != {"flags"} or not isinstance(table["flags"], dict):
         raise UserError("it must be a table with one key, flags")
     script = SCRIPT_WORDS["cnn"]
-    flags = _read_flags(table["flags"], script, parsers[script])
+    flags = parse_row_flags(parsers[script], table["flags"])
     if flags.get("channels") == "rgb":
         raise UserError("channels rgb needs color images, and MNIST has none")
     return Row("cnn-mnist", script, flags, "the CNN on MNIST")
@@ -141,47 +133,29 @@ def _read_row(table: dict, parsers: Parsers) -> Row:
             raise UserError(f"unknown key {key!r}; a row has {', '.join(_ROW_KEYS)}")
         if not isinstance(value, _ROW_KEYS[key]):
             kind = "text in quotes" if _ROW_KEYS[key] is str else "a table such as { … }"
-            raise UserError(f"{key} must be {kind}, not {_shown(value)}")
+            raise UserError(f"{key} must be {kind}, not {value!r:.60}")
     for key in _REQUIRED:
         if key not in table:
             raise UserError(f"it has no {key}")
     name, script = table["name"], table["script"]
     _check_name(name)
     if script not in parsers:
-        raise UserError(f"script must be one of {', '.join(parsers)}, not {_shown(script)}")
+        raise UserError(f"script must be one of {', '.join(parsers)}, not {script!r:.60}")
     title = table.get("title", name)
     if not title.strip() or not title.isprintable():
         raise UserError("title must be one line of text")
-    flags = _read_flags(table["flags"], script, parsers[script])
+    flags = parse_row_flags(parsers[script], table["flags"])
     return Row(name, script, flags, title, _read_printed(table.get("printed", {})), table.get("note", ""))
 
 
 def _check_name(name: str) -> None:
-    """Raises an error unless every system takes the name for a folder, and --only can name it too."""
-    folder_name(name)
+    """UserError unless every system takes the name for a folder, and --only can name it too."""
+    if not is_new_folder_name(name):
+        raise UserError(f"name {name!r} cannot be the name of a folder")
     if name != name.strip() or name[-1] == "." or "," in name or len(name.encode()) > 200:
         raise UserError("name must be short, without commas, and without a space or dot at its end")
     if name in SCRIPT_WORDS:
         raise UserError(f"--only {name} already means all rows of {SCRIPT_WORDS[name]}; choose another name")
-
-
-def _read_flags(given: dict, script: str, parser: argparse.ArgumentParser) -> dict:
-    """The row's flags as the script's parser reads them. UserError for a flag or value that is not a row's."""
-    known = vars(parser.parse_args([]))
-    for name, value in given.items():
-        if name not in known:
-            raise UserError(f"{script}.py has no flag {name!r}")
-        if name not in ROW_FLAGS:
-            raise UserError(f"{name} is not a row's business; a row may set {', '.join(_row_flags(parser))}")
-        default = known[name]
-        if type(value) is not type(default) and not (type(default) is float and type(value) is int):
-            kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
-            raise UserError(f"{name} must be {kinds[type(default)]}, not {_shown(value)}")
-    try:
-        read = parse_flags(parser, flag_words(given))
-    except UserError as error:
-        raise UserError(str(error).removesuffix(" (--help lists every flag)")) from error
-    return {name: getattr(read, name) for name in given}
 
 
 def _read_printed(printed: dict) -> dict[str, float]:
@@ -190,7 +164,7 @@ def _read_printed(printed: dict) -> dict[str, float]:
             raise UserError(f"unknown key {metric!r} in printed; it may have {', '.join(METRICS)}")
         # A comparison with NaN is never true; what is larger than every float would become infinite.
         if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
-            raise UserError(f"printed {metric} must be a finite number, not {_shown(value)}")
+            raise UserError(f"printed {metric} must be a finite number, not {value!r:.60}")
         if value < 0 or (metric.endswith("accuracy") and value > 1):
             raise UserError(f"printed {metric} cannot be {value}: a loss is at least 0, an accuracy from 0 to 1")
     return {metric: float(value) for metric, value in printed.items()}
@@ -207,13 +181,3 @@ def _check_new(row: Row, rows: list[Row], parsers: Parsers) -> None:
             raise UserError(f"row {number} has the same name; each row needs its own")
         if other.script == row.script and setting(other) == setting(row):
             raise UserError(f"it is the same setting as row {other.name!r}; drop one of the two")
-
-
-def _row_flags(parser: argparse.ArgumentParser) -> list[str]:
-    known = vars(parser.parse_args([]))
-    return [name for name in ROW_FLAGS if name in known]
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

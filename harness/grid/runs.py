@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.checkpoint import check_training_state, load_checkpoint
 from harness.data import published_checksum
 from harness.errors import UserError
+from harness.flags import complete_record
 from harness.grid.rows import Parsers, Row, experiment_of, wanted_flags
 from harness.metrics import EpochMetrics, read_metrics
 from harness.run import read_config
@@ -82,7 +83,7 @@ def find_runs(
         del wanted["seed"]
         runs: dict[int, Run] = {}
         for folder, config in configs[experiment_of(row, parsers, data)]:
-            if not wanted.items() <= config["flags"].items():
+            if not wanted.items() <= complete_record(config["flags"], parsers[row.script]).items():
                 continue
             with _left_out_if_damaged(quiet):
                 run = _read_run(folder, config, wanted["data"], quiet)
