@@ -96,21 +96,21 @@ class Task:
         self._messages, self._job, self._began_from = messages, job, began_from
         self._lock = contextlib.ExitStack()  # holds the folder's lock from the first file on
         self._locked = False
-        self._incomplete = False  # an interruption may have cost half a message
+        self._whole = True  # no message was cut short
 
     def poll(self) -> Ended | None:
         """Take what the node has sent; how the script ended, once it has."""
         try:
             while self.ended is None and self._messages.next_ready():
-                self._take(ray.get(next(self._messages)))
+                # Half a message may be lost to an interruption, and the files of a later one would not fit the rest.
+                whole, self._whole = self._whole, False
+                self._take(ray.get(next(self._messages)), keep=whole)
+                self._whole = whole
         except RayError as error:
             self._end(_ended_by(error))
         except UserError as error:  # the folder here cannot be locked or written
             self.stop()
             self._end(Ended(EXIT_BAD_INPUT, str(error), folder_taken=isinstance(error, FolderLocked)))
-        except Interrupted:
-            self._incomplete = True
-            raise
         return self.ended
 
     def stop(self) -> None:
@@ -126,12 +126,12 @@ class Task:
             ray.cancel(self._messages, force=True)
             self._end(_CANCELLED)
 
-    def _take(self, message: ray_node.Files | Ended) -> None:
+    def _take(self, message: ray_node.Files | Ended, *, keep: bool) -> None:
         if isinstance(message, Ended):
             self._end(message)
         elif not self.started:  # the first message is empty
             self.started, self._job.epoch_began = True, time.monotonic()
-        elif not self._incomplete:  # else a later last.pt would not fit the rest
+        elif keep:
             self._keep(message)
 
     def _keep(self, files: ray_node.Files) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from harness.errors import EXIT_DIVERGED, UserError
 from harness.files import is_locked
@@ -20,29 +20,16 @@ from harness.grid.rows import Parsers, Row, experiment_of, wanted_flags
 from harness.grid.runs import FINISHED, RowRuns
 from harness.metrics import EpochMetrics, read_metrics
 
+if TYPE_CHECKING:  # Ray need not be installed
+    from harness.grid.local import ScriptProcess, ThisMachine
+    from harness.grid.ray_cluster import Cluster, Task
+
+    Engine = ThisMachine | Cluster  # starts scripts, `slots` side by side
+    Process = ScriptProcess | Task  # a script under way; not `started` while it waits for a free node
+
 POLL = 0.5  # seconds between two looks at the run folders
 _MOST_LOSSES = 3  # of nodes at one and the same epoch, before the run itself is to blame
 _TIME_TO_STOP = 30  # seconds for a script to write what it has; its folder survives a kill as well
-
-
-class Process(Protocol):
-    """A script under way, here (local.ScriptProcess) or on a cluster (ray_cluster.Task)."""
-
-    started: bool  # False while it waits for a free node
-
-    def poll(self) -> Ended | None: ...
-
-    def stop(self) -> None: ...
-
-    def wait(self, seconds: float) -> None: ...
-
-
-class Engine(Protocol):
-    """What starts scripts, `slots` side by side."""
-
-    slots: int
-
-    def start(self, job: "Job") -> Process: ...
 
 
 @dataclass
@@ -55,7 +42,7 @@ class Job:
     folder: Path
     name: str | None  # --name, where the folder is not called as the flags would have it
     history: list[EpochMetrics] = field(default_factory=list)
-    process: Process | None = None
+    process: "Process | None" = None
     ended: Ended | None = None
     began: float = 0.0  # when the script was started, on the monotonic clock,
     epoch_began: float = 0.0  # … and its epoch under way
@@ -77,7 +64,7 @@ class Job:
         """Whether there is a checkpoint to continue from."""
         return (self.folder / "last.pt").exists()
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: "Engine") -> None:
         # An earlier process's epochs count only once the script has begun and written metrics.csv itself.
         self._read = file_state(self.folder / "metrics.csv")
         self.epochs_before = len(self._metrics()) if self.resumes else 0
@@ -154,7 +141,7 @@ def _free_folder(folder: Path, taken: set[Path]) -> Path:
     return free
 
 
-def train_jobs(jobs: Sequence[Job], engine: Engine) -> dict[tuple[str, int], str]:
+def train_jobs(jobs: Sequence[Job], engine: "Engine") -> dict[tuple[str, int], str]:
     """Train all jobs, as many side by side as the engine has slots, and show how far they are.
 
     Returns a sentence for each run, by (row name, seed), whose script failed; the others go on meanwhile. A run whose
@@ -178,7 +165,7 @@ def train_jobs(jobs: Sequence[Job], engine: Engine) -> dict[tuple[str, int], str
 class Schedule:
     """Which jobs wait, which run and which have ended; each is in one of the three lists."""
 
-    def __init__(self, jobs: Sequence[Job], engine: Engine) -> None:
+    def __init__(self, jobs: Sequence[Job], engine: "Engine") -> None:
         self.engine, self.table = engine, LiveTable()
         self.slots = engine.slots
         self.waiting, self.running, self.ended = list(jobs), [], []
