@@ -320,7 +320,15 @@ def resumed_flags(flags: argparse.Namespace, recorded: dict) -> argparse.Namespa
     if the record lacks a flag or has a value that could not have been typed.
     """
     names = [name for name in recorded_flags(flags) if FLAGS[name].of_run]
-    before = _read_record(recorded, names, flags.parser)
+    recorded = complete_record(recorded, flags.parser)
+    missing = [option(name) for name in names if name not in recorded]
+    if missing:
+        raise UserError(f"its record lacks {', '.join(missing)}; another version made it")
+    # The record may come from a stranger's file, so it passes the same parser as a command line. What was left alone
+    # may be None or False, which cannot be typed.
+    changed = {name: recorded[name] for name in names if recorded[name] is not flags.parser.get_default(name)}
+    words = [option(name) if value is True else f"{option(name)}={value}" for name, value in changed.items()]
+    before = flags.parser.parse_args(words)
     resumed = argparse.Namespace(**vars(flags))
     for name in names:
         typed, was = getattr(flags, name), getattr(before, name)
@@ -335,20 +343,6 @@ def resumed_flags(flags: argparse.Namespace, recorded: dict) -> argparse.Namespa
                 f"only {', '.join(others)} and {last} may change on --resume"
             )
     return resumed
-
-
-def _read_record(recorded: dict, names: Sequence[str], parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The recorded values, which may come from a stranger's file: they pass the same parser as a command line."""
-    recorded = complete_record(recorded, parser)
-    missing = [option(name) for name in names if name not in recorded]
-    if missing:
-        raise UserError(f"its record lacks {', '.join(missing)}; another version made it")
-    words = []
-    for name in names:
-        value = recorded[name]
-        if value is not parser.get_default(name):  # a flag left alone may be None or False, which cannot be typed
-            words.append(option(name) if value is True else f"{option(name)}={value}")
-    return parser.parse_args(words)
 
 
 def parse_row_flags(parser: argparse.ArgumentParser, given: Mapping[str, object]) -> dict:

@@ -68,8 +68,10 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
             bound = 1 / math.sqrt(module.weight[0].numel())  # fan_in
         elif isinstance(module, nn.RNNBase):
             bound = 1 / math.sqrt(module.hidden_size)
-        else:
+        elif next(module.parameters(recurse=False), None) is None:
             continue
+        else:  # what is drawn by nobody would be whatever lay in the memory
+            raise NotImplementedError(f"initialise does not say how a {type(module).__name__}'s first values are drawn")
         for parameter in module.parameters(recurse=False):
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
 

@@ -23,7 +23,7 @@ def allocations():
 
 
 @pytest.mark.parametrize("library", allocations())
-def test_failed_allocation_is_recognised(library):
+def test_failed_allocation_is_recognized(library):
     with pytest.raises((MemoryError, RuntimeError)) as caught:
         allocations()[library]()
     assert is_out_of_memory(caught.value)
@@ -50,7 +50,7 @@ def test_other_errors_are_not_taken_for_it():
         "std::bad_alloc",
     ],
 )
-def test_error_of_another_library_or_device_is_recognised(text):
+def test_error_of_another_library_or_device_is_recognized(text):
     assert is_out_of_memory(RuntimeError(text))
 
 

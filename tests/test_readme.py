@@ -3,7 +3,6 @@
 import importlib
 import re
 import shlex
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,8 +63,7 @@ def test_commands_are_found_in_every_form() -> None:
 def test_training_command_runs(words: list[str], run_main: Callable, read_flags: Callable, in_project: Path) -> None:
     script, typed = script_of(words), flags_of(words)  # of several ranks, one does here
     read_flags(script, *typed)  # as it stands, no flag of it is refused
-    if "--compile" in typed and not shutil.which("g++"):
-        pytest.skip("PyTorch compiles for a CPU by g++, which is not installed")
+    typed = [word for word in typed if word != "--compile"]  # takes a C++ compiler and long; test_loop.py has it
     code, out, err = run_main(script, *typed, *SHORT, "--runs-dir", in_project / "runs")
     assert (code, err) == (0, "") or (code == 0 and err.startswith("warning: this CPU "))
     assert "epoch 1/1 " in out
