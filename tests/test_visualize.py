@@ -527,7 +527,7 @@ def test_analysis_without_one_of_its_files_is_passed_over(tmp_path: Path, file: 
 def test_analysis_with_a_cut_picture_is_passed_over(tmp_path: Path):
     one_record(tmp_path)
     picture = tmp_path / "filters_conv1.png"
-    picture.write_bytes(picture.read_bytes()[:-20])
+    picture.write_bytes(picture.read_bytes()[:50])
     assert read_analyses(tmp_path) == {}
 
 

@@ -67,9 +67,10 @@ def draw_analyses(
     run = trained.folder
     subject = base.Subject(trained, shown_count, seed, per_filter)
     modules = {name: import_module(f"{__name__}.{name}") for name in names or ANALYSES}
-    if _any_needs(modules, "convolutions"):
+    needs = set().union(*(module.NEEDS for module in modules.values()))
+    if "convolutions" in needs:
         subject.maps = base.maps_by_layer(maps or (), base.convolution_sizes(trained))
-    if _any_needs(modules, "snapshots"):
+    if "snapshots" in needs:
         subject.snapshots = load_snapshots(trained)
         if not subject.snapshots:
             lacking = [name for name, module in modules.items() if "snapshots" in module.NEEDS]
@@ -77,7 +78,7 @@ def draw_analyses(
                 raise UserError(f"{run} has no snapshots to show the {lacking[0]} of; train with --snapshot-epochs")
             print(f"note: {', '.join(lacking)} left out, {run} has no snapshots (--snapshot-epochs)")
             modules = {name: module for name, module in modules.items() if name not in lacking}
-    if _any_needs(modules, "images"):
+    if "images" in needs:
         base.show_images(subject, data, data_dir=data_dir, mirror=mirror, device=device)
     lock = FolderLock(run / ".lock", refusal=f"a training is writing in {run}; wait for it to add to its events")
     if tensorboard:
@@ -107,10 +108,6 @@ def read_analyses(folder: Path) -> dict[str, dict]:
 
     records = {name: read_record(folder, name) for name in ANALYSES}
     return {name: record for name, record in records.items() if record}
-
-
-def _any_needs(modules: dict[str, ModuleType], need: str) -> bool:
-    return any(need in module.NEEDS for module in modules.values())
 
 
 def _run(modules: dict[str, ModuleType], subject: "Subject", folder: Path, command: str) -> "list[Picture]":

@@ -14,6 +14,10 @@ from interpret import convolutions, filter_pictures, filter_weights
 
 NEEDS = frozenset({"convolutions"})
 
+TEXT = """\
+Mid-gray is weight zero; black and white are the largest absolute weight, {scale}. A filter of a later convolution has \
+a picture for each map that it reads."""
+
 
 def analyze(subject: Subject) -> Findings:
     pictures, rows = [], []
@@ -25,12 +29,8 @@ def analyze(subject: Subject) -> Findings:
         rows += weight_rows(layer, weights)
     header = ("layer", "map", "mean", "std", "norm", "largest")
     scale = "each filter's own" if subject.per_filter else "one scale for all filters of a layer"
-    text = (
-        f"Mid-gray is weight zero; black and white are the largest absolute weight, {scale}. A filter of a later "
-        "convolution has a picture for each map that it reads."
-    )
     table = Table("filters", f"Weights of each filter, {subject.source}", header, rows)
-    return Findings("Filters", text, pictures, [table])
+    return Findings("Filters", TEXT.format(scale=scale), pictures, [table])
 
 
 def weight_rows(layer: str, weights: Tensor) -> list[tuple]:

@@ -108,7 +108,8 @@ def read_record(folder: Path, name: str) -> dict | None:
 def write_page(folder: Path, records: Iterable[dict], title: str) -> None:
     """Write index.html, which shows these records' figures and tables one below the other."""
     here = Path(__file__).parent
-    environment = Environment(loader=FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    environment = Environment(loader=FileSystemLoader(here), **options)
     environment.globals.update(rounded=rounded, text_columns=text_columns)
     style = (here / "page.css").read_text(encoding="utf-8")
     page = environment.get_template("page.html.j2").render(title=title, records=list(records), style=style)

@@ -18,6 +18,12 @@ AVERAGED = 200  # random images that the curves' mean is over
 COLORS = [colormaps["tab10"](index) for index in range(10)]  # of the images shown
 UNITS = {"translation": "pixels down", "scale": "factor", "rotation": "degrees anticlockwise"}
 
+TEXT = """\
+Zeiler & Fergus, section 4 and figure 5. How far the feature vector moves from that of the untransformed image, as a \
+share of its length, at the first layer and at the last hidden layer; and the probability of the true class. Thin \
+lines are the images shown, as far as possible such as are classified rightly; the thick line is the mean of \
+{averaged} random test images{without}. What comes in from outside the image is mid-gray."""
+
 
 def analyze(subject: Subject) -> Findings:
     reach = max(1, round(subject.inputs.shape[-1] * 60 / 224))  # the paper's 60 pixels of 224
@@ -49,13 +55,7 @@ def describe(results: Sequence[Invariance], shown: int) -> str:
     """How to read it; the first `shown` columns of the results are the images shown."""
     norms = [norm[shown:] for result in results for norm in (result.first_norm, result.last_hidden_norm)]
     silent = "; a layer's distance leaves out those that it does not respond to"
-    return (
-        "Zeiler & Fergus, section 4 and figure 5. How far the feature vector moves from that of the untransformed "
-        "image, as a share of its length, at the first layer and at the last hidden layer; and the probability of the "
-        "true class. Thin lines are the images shown, as far as possible such as are classified rightly; the thick "
-        f"line is the mean of {len(norms[0])} random test images{'' if all(norm.all() for norm in norms) else silent}. "
-        "What comes in from outside the image is mid-gray."
-    )
+    return TEXT.format(averaged=len(norms[0]), without="" if all(norm.all() for norm in norms) else silent)
 
 
 def curves(result: Invariance) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

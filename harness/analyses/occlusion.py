@@ -17,6 +17,13 @@ from interpret import OcclusionMaps, occlusion, reconstruct_maps
 
 NEEDS = frozenset({"convolutions", "images"})
 
+TEXT = """\
+Zeiler & Fergus, section 4.2 and figure 7: a gray square of {size} × {size} pixels slid over the image; each point of \
+a map stands for the square centered there. The strongest map of the last convolution is the one with the largest \
+activation in the whole image; its total activation is relative to the largest in the row. In the table, top and \
+left say where the square lowers the probability most, and share right at which share of the places the answer stays \
+right."""
+
 
 def analyze(subject: Subject) -> Findings:
     shown = subject.shown
@@ -29,19 +36,12 @@ def analyze(subject: Subject) -> Findings:
     images = subject.images.test.images[shown].numpy()
     tiles = [(image_tile(image), signed_tile(values)) for image, values in zip(images, projected, strict=True)]
     picture = Picture("occlusion", draw(tiles, maps, labels, classes, title), title)
-    text = (
-        f"Zeiler & Fergus, section 4.2 and figure 7: a gray square of {size} × {size} pixels slid over the image; each "
-        "point of a map stands for the square centred there. The strongest map of the last convolution is the one with "
-        "the largest activation in the whole image; its total activation is relative to the largest in the row. In the "
-        "table, top and left say where the square lowers the probability most, and share right at which share of the "
-        "places the answer stays right."
-    )
     header = (
         *("test image", "class", "p as it is", "lowest p", "top", "left", "share right"),
         *("map", "its activation", "lowest"),
     )
     table = Table("occlusion", title, header, occlusion_rows(maps, shown.tolist(), labels, classes))
-    return Findings("Occlusion", text, [picture], [table])
+    return Findings("Occlusion", TEXT.format(size=size), [picture], [table])
 
 
 def occlusion_rows(
