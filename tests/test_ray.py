@@ -45,7 +45,7 @@ pytestmark = [
 ]
 
 PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}
-EPOCHS = 400  # of some ten milliseconds: there is time to kill a node
+EPOCHS = 150  # of some tens of milliseconds: there is time to kill a node
 ROW = Row("tiny", "rnn_mnist", {"cell": "rnn", "hidden_size": 8, "batch_size": 20, "epochs": EPOCHS}, "tiny")
 GRID = """[[row]]
 name = "tiny"
