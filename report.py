@@ -139,8 +139,7 @@ def report(flags: argparse.Namespace, *, command: str) -> int:
     with warned("TensorBoard goes without the curves over seeds"):  # of someone else's runs
         write_seed_aggregates(results, flags.runs_dir, synthetic=flags.data == "synthetic")
     print(f"the report is in {flags.out}")
-    names = {row.name for row in chosen}
-    wanted = [problem for problem in problems if problem.row in names] + on_mnist_problems
+    wanted = [problem for problem in problems if problem.row in {row.name for row in chosen}] + on_mnist_problems
     print_problems(wanted, wanted=(len(chosen) + bool(on_mnist_problems)) * flags.seeds)
     return EXIT_INCOMPLETE if wanted else 0
 
@@ -158,16 +157,8 @@ def train_missing(
     from harness.grid.local import Settings, ThisMachine
     from harness.grid.schedule import plan_jobs, train_jobs
 
-    settings = Settings(
-        PROJECT,
-        flags.runs_dir,
-        flags.data_dir,
-        flags.precision,
-        data=data,
-        device=flags.device,
-        compile=flags.compile,
-        jobs=flags.jobs,
-    )
+    same = ("runs_dir", "data_dir", "precision", "device", "compile", "jobs")
+    settings = Settings(PROJECT, data=data, **{name: getattr(flags, name) for name in same})
     jobs = plan_jobs(results, parsers, settings)
     if not jobs:
         return {}
@@ -224,23 +215,19 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
 
     runs = [each.complete[0] for each in results if each.row.script == cnn_cifar10.__name__ and each.complete]
     run = max(runs, key=rank, default=None)
-    if not run or not (run.path / "best.pt").exists():
+    checkpoint = run and run.path / "best.pt"
+    if not run or not checkpoint.exists():
         return
     with warned(f"cannot draw the pictures that the report lacks of {run.path}"):
-        wanted = load_checkpoint(run.path / "best.pt").get("epoch"), run.config["dataset"]
+        wanted = load_checkpoint(checkpoint).get("epoch"), run.config["dataset"]
         drawn = read_analyses(run.path / "figures")
-        lacking = [name for name in ANALYSES if name not in drawn or wanted != _drawn_from(drawn[name])]
+        current = {name for name, record in drawn.items() if (record["epoch"], record["dataset"]) == wanted}
         if not any((run.path / "snapshots").glob("epoch-*.pt")):
-            lacking = [name for name in lacking if name != "evolution"]
-        if lacking:
+            current.add("evolution")  # which cannot be drawn
+        if lacking := [name for name in ANALYSES if name not in current]:
             print(f"looking inside {run.path}", flush=True)
             device = flags.device if flags.engine == "local" else "auto"
-            draw_analyses(run.path / "best.pt", build_model, names=lacking, data_dir=flags.data_dir, device=device)
-
-
-def _drawn_from(record: dict) -> tuple[int, dict]:
-    """The epoch of the model, and the images, that an analysis is of."""
-    return record["epoch"], record["dataset"]
+            draw_analyses(checkpoint, build_model, names=lacking, data_dir=flags.data_dir, device=device)
 
 
 @contextlib.contextmanager

@@ -8,11 +8,10 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from tqdm.utils import disp_len, disp_trim
-
-from harness.metrics import EpochMetrics
 
 if TYPE_CHECKING:
     from harness.grid.schedule import Job
@@ -94,7 +93,7 @@ def time_left(running: Sequence["Job"], waiting: Sequence["Job"], ended: Sequenc
     """What all that is left takes, by the measured seconds of each kind of run's epochs and of the scripts' rest."""
     paces = _paces([*running, *waiting, *ended])
     measured = [job.overhead for job in ended if job.overhead is not None]
-    overhead = sum(measured) / len(measured) if measured else 0.0
+    overhead = fmean(measured) if measured else 0.0
     left = [(_seconds_left(job, paces, under_way=True), 0.0) for job in running]
     left += [(_seconds_left(job, paces, under_way=False), overhead) for job in waiting]
     known = [training + more for training, more in left if training is not None]
@@ -118,7 +117,7 @@ def duration(seconds: float) -> str:
 
 def _seconds_left(job: "Job", paces: dict[tuple, float], *, under_way: bool) -> float | None:
     """The seconds that a run still needs, by its own epochs or else those of runs of its kind; None without any."""
-    pace = _mean_seconds(job.history) if job.history else paces.get(_kind(job))
+    pace = fmean(metrics.seconds for metrics in job.history) if job.history else paces.get(_kind(job))
     if pace is None:
         return None
     spent = min(time.monotonic() - job.epoch_began, pace) if under_way else 0.0
@@ -127,15 +126,11 @@ def _seconds_left(job: "Job", paces: dict[tuple, float], *, under_way: bool) -> 
 
 def _paces(jobs: Iterable["Job"]) -> dict[tuple, float]:
     """The mean seconds of an epoch for each kind of run that has any; in one pass, for there may be 10,000 jobs."""
-    epochs: dict[tuple, list[EpochMetrics]] = {}
+    seconds: dict[tuple, list[float]] = {}
     for job in jobs:
         if job.history:
-            epochs.setdefault(_kind(job), []).extend(job.history)
-    return {kind: _mean_seconds(history) for kind, history in epochs.items()}
-
-
-def _mean_seconds(epochs: Sequence[EpochMetrics]) -> float:
-    return sum(metrics.seconds for metrics in epochs) / len(epochs)
+            seconds.setdefault(_kind(job), []).extend(metrics.seconds for metrics in job.history)
+    return {kind: fmean(values) for kind, values in seconds.items()}
 
 
 def _kind(job: "Job") -> tuple:

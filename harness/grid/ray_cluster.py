@@ -60,6 +60,11 @@ class Cluster:
         )
 
     @property
+    def needs(self) -> str:
+        """What each run gets, in words."""
+        return _count(self.cpus, "CPU") + (f" and {self.gpus:g} of a GPU" if self.gpus else "")
+
+    @property
     def room(self) -> int:
         """How many runs the nodes hold at once."""
         return sum(_room(node, self.cpus, self.gpus) for node in _nodes())
@@ -176,7 +181,7 @@ def connect(settings: Settings, address: str | None, cpus: int, gpus: float | No
         write_atomically(token, b"")
         try:
             nodes, room = _count(len(_nodes()), "node"), _count(cluster.room, "run")
-            print(f"Ray: {nodes} with room for {room} at once, {_needs(cluster)} each", flush=True)
+            print(f"Ray: {nodes} with room for {room} at once, {cluster.needs} each", flush=True)
             yield cluster
         finally:
             token.unlink(missing_ok=True)
@@ -240,7 +245,7 @@ def _check_room(cluster: Cluster) -> None:
     largest = max((int(node.get("CPU", 0)) for node in _nodes()), default=0)
     gpus = sum(int(node.get("GPU", 0)) for node in _nodes())
     raise UserError(
-        f"no node has the {_needs(cluster)} that a run is to get: the largest has {_count(largest, 'CPU')}, all "
+        f"no node has the {cluster.needs} that a run is to get: the largest has {_count(largest, 'CPU')}, all "
         f"together {_count(gpus, 'GPU')}; lower --cpus-per-run or --gpus-per-run"
     )
 
@@ -254,10 +259,6 @@ def _room(node: dict[str, float], cpus: int, gpus: float) -> int:
     """How many runs a node holds at once; a run's share lies on one GPU."""
     room = int(node.get("CPU", 0)) // cpus
     return min(room, int(node.get("GPU", 0)) * int(1 / gpus + 1e-9)) if gpus else room
-
-
-def _needs(cluster: Cluster) -> str:
-    return _count(cluster.cpus, "CPU") + (f" and {cluster.gpus:g} of a GPU" if cluster.gpus else "")
 
 
 def _count(number: int, word: str) -> str:

@@ -172,7 +172,7 @@ class Schedule:
         self._said_to_wait: set[Path] = set()
 
     def look_at(self, job: Job) -> None:
-        """Show what a running job has done since the last look, and see to it if its script has ended."""
+        """Show the epochs that a running job has finished since the last look; if its script has ended, see to that."""
         ended = job.process.poll()  # asked first, so that the last epoch is seen below
         if not job.process.started:
             job.began = time.monotonic()
