@@ -65,11 +65,17 @@ def load_grid(path: Path, parsers: Parsers) -> Grid:
     if not tables:
         raise UserError(f"{path} has no row; each stands under a line [[row]]")
     rows: list[Row] = []
+    names: dict[str, int] = {}  # of the rows so far, for a system that ignores case: their numbers
+    settings: dict[tuple, str] = {}  # and their names
     for number, table in enumerate(tables, start=1):
         name = table.get("name")
         with _named(path, f"row {name!r}" if isinstance(name, str) and name else f"row {number}"):
             row = _read_row(table, parsers)
-            _check_new(row, rows, parsers)
+            if (first := names.setdefault(row.name.casefold(), number)) != number:
+                raise UserError(f"row {first} has the same name; each row needs its own")
+            setting = wanted_flags(row, parsers, seed=0, precision="fp32", data=None).items()
+            if (same := settings.setdefault((row.script, *setting), row.name)) != row.name:
+                raise UserError(f"it is the same setting as row {same!r}; drop one of the two")
         rows.append(row)
     comparison = None
     if "comparison" in content:
@@ -168,16 +174,3 @@ def _read_printed(printed: dict) -> dict[str, float]:
         if value < 0 or (metric.endswith("accuracy") and value > 1):
             raise UserError(f"printed {metric} cannot be {value}: a loss is at least 0, an accuracy from 0 to 1")
     return {metric: float(value) for metric, value in printed.items()}
-
-
-def _check_new(row: Row, rows: list[Row], parsers: Parsers) -> None:
-    """UserError if an earlier row has the same name (for a system that ignores case) or the same setting."""
-
-    def setting(row: Row) -> dict:
-        return wanted_flags(row, parsers, seed=0, precision="fp32", data=None)
-
-    for number, other in enumerate(rows, start=1):
-        if other.name.casefold() == row.name.casefold():
-            raise UserError(f"row {number} has the same name; each row needs its own")
-        if other.script == row.script and setting(other) == setting(row):
-            raise UserError(f"it is the same setting as row {other.name!r}; drop one of the two")

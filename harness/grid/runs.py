@@ -81,9 +81,10 @@ def find_runs(
     for row in rows:
         wanted = wanted_flags(row, parsers, seed=0, precision=precision, data=data)
         del wanted["seed"]
+        added_later = complete_record({}, parsers[row.script])  # the defaults of flags that an older run lacks
         runs: dict[int, Run] = {}
         for folder, config in configs[experiment_of(row, parsers, data)]:
-            if not wanted.items() <= complete_record(config["flags"], parsers[row.script]).items():
+            if not wanted.items() <= (added_later | config["flags"]).items():
                 continue
             with _left_out_if_damaged(quiet):
                 run = _read_run(folder, config, wanted["data"], quiet)
