@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from harness.cli import run_script
 from harness.flags import parse_flags, training_parser
+from harness.image_sets import IMAGE_SETS, sets_for, titles
 
-# What --data takes, the default first, and the image set that it means.
-DATA = {"cifar10": "cifar10", "mnist": "mnist", "synthetic": "synthetic-shapes"}
+DATA = sets_for("cnn_cifar10")  # what --data takes, the default first, and the image set that it means
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -20,8 +20,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parse_flags(make_parser(), argv)
-    if flags.data == "mnist" and flags.channels == "rgb":
-        flags.parser.error("--channels rgb needs colour images, and MNIST has none")
+    if flags.channels == "rgb" and IMAGE_SETS[DATA[flags.data]].channels == 1:
+        flags.parser.error(f"--channels rgb needs color images, and {titles()[flags.data]} has none")
 
     # Only now: PyTorch takes seconds to import, and --help and wrong flags are answered before.
     from harness.data import load_images

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from harness.cli import run_script
 from harness.flags import parse_flags, training_parser
+from harness.image_sets import sets_for
 
-# What --data takes, the default first, and the image set that it means.
-DATA = {"mnist": "mnist", "synthetic": "synthetic-digits"}
+DATA = sets_for("rnn_mnist")  # what --data takes, the default first, and the image set that it means
 
 
 def make_parser() -> argparse.ArgumentParser:

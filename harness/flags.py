@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import image_sets
 from harness.cli import command_line, program, typed_path  # noqa: F401 - typed_path until all import it from cli
 from harness.errors import FlagError, UserError
 from harness.ranks import launcher
@@ -23,7 +24,7 @@ CNN, RNN = "cnn_cifar10", "rnn_mnist"  # the training scripts
 
 # What --optimizer and --data take, and what the report calls it.
 OPTIMIZERS = {"adam": "Adam", "adagrad": "Adagrad", "adamw": "AdamW", "sgd": "SGD"}
-IMAGE_SETS = {"cifar10": "CIFAR10", "mnist": "MNIST", "synthetic": "synthetic images"}
+IMAGE_SETS = image_sets.titles()
 
 
 @dataclass(frozen=True)
