@@ -15,7 +15,7 @@ from PIL import Image
 
 import interpret
 import visualize
-from harness.analyses import ANALYSES, correspondence, deconvnet, evolution, invariance, read_analyses
+from harness.analyses import ANALYSES, correspondence, deconvnet, draw_analyses, evolution, invariance, read_analyses
 from harness.analyses.base import load_test_images
 from harness.analyses.findings import Findings, Picture, Table, write_findings, write_page
 from harness.checkpoint import load_checkpoint, load_snapshots, load_trained
@@ -487,6 +487,14 @@ def test_records_say_what_they_are_of_and_what_there_is_to_see(trained_run: Path
             written = list(csv.reader((drawn / table["file"]).read_text().splitlines()))
             assert written[0] == table["header"]
             assert written[1:] == [["" if value is None else str(value) for value in row] for row in table["rows"]]
+
+
+def test_report_draws_into_the_runs_folder_and_the_record_has_a_command_that_does_the_same(run: Path, capsys):
+    pictures = draw_analyses(run / "best.pt", build_model, names=["filters"], data_dir=Path("nowhere"))
+    assert [picture.name for picture in pictures] == ["filters_conv1", "filters_conv2"]
+    record = read_analyses(run / "figures")["filters"]
+    assert record["command"] == f"python visualize.py {run / 'best.pt'} --only filters"
+    assert capsys.readouterr().out.startswith("filters ")
 
 
 def test_of_other_images_the_record_says_both_sets(run: Path, run_main: Callable, monkeypatch):
