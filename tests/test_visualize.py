@@ -20,7 +20,7 @@ from harness.analyses.base import load_test_images
 from harness.analyses.findings import Findings, Picture, Table, write_findings, write_page
 from harness.checkpoint import load_checkpoint, load_snapshots, load_trained
 from harness.errors import UserError
-from harness.files import FolderLock
+from harness.files import lock_folder
 from harness.tensorboard import read_events
 from models import build_model
 
@@ -339,9 +339,9 @@ def test_tensorboard_figures_survive_a_resumed_training(run: Path, tmp_path: Pat
 
 
 def test_tensorboard_waits_for_no_training(run: Path, run_main: Callable):
-    with FolderLock(run / ".lock"):
+    with lock_folder(run):
         code, _, err = run_main("visualize", run / "best.pt", "--only", "filters", "--tensorboard")
-    assert code == 2 and "a training is writing" in err
+    assert code == 2 and "another process is training in" in err
     assert not (run / "figures").exists()
 
 
