@@ -34,7 +34,6 @@ class Network:
 
     model: dict
     images: str
-    normalization: tuple[float, float]  # mean and std of pixels in [0, 1], for loops that do not use harness.data
     script: str
     optimizer: str
     lr: float
@@ -42,11 +41,11 @@ class Network:
 
 def _recurrent(cell: str) -> Network:
     model = {"name": "RecurrentClassifier", "cell": cell, "input_size": 28, "hidden_size": 128, "classes": 10}
-    return Network(model, "mnist", (0.1307, 0.3081), "rnn_mnist", "adam", 0.001)
+    return Network(model, "mnist", "rnn_mnist", "adam", 0.001)
 
 
 _LENET = {"name": "LeNet5", "channels": 1, "image_size": 32, "classes": 10, "fc_activation": "tanh"}
-NETWORKS = {"cnn": Network(_LENET, "cifar10", (0.5, 0.5), "cnn_cifar10", "adagrad", 0.01)} | {
+NETWORKS = {"cnn": Network(_LENET, "cifar10", "cnn_cifar10", "adagrad", 0.01)} | {
     cell: _recurrent(cell) for cell in ("lstm", "gru", "rnn")
 }
 

@@ -13,12 +13,18 @@ Needs Ray and an otherwise idle machine of two cores.
 import argparse
 import contextlib
 import io
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.grid.local import Settings
+    from harness.grid.ray_cluster import Cluster
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
@@ -49,9 +55,10 @@ def main() -> None:
 
 def measure(flags: argparse.Namespace, folder: Path) -> None:
     import rnn_mnist
+    from harness.grid.local import Settings, ThisMachine
     from harness.grid.rows import Row
     from harness.grid.runs import find_runs
-    from harness.grid.schedule import Settings, plan_jobs, train_jobs
+    from harness.grid.schedule import plan_jobs, train_jobs
 
     log = folder / "log"
     command = [str(PROJECT / "rnn_mnist.py")] if flags.epochs else ["-c", ""]
@@ -64,7 +71,11 @@ def measure(flags: argparse.Namespace, folder: Path) -> None:
     jobs = plan_jobs(results, parsers, settings)
 
     began = time.time()
-    with local(settings, len(jobs)) if flags.engine == "local" else cluster(settings, flags) as engine:
+    with contextlib.ExitStack() as stack:
+        if flags.engine == "local":
+            engine = ThisMachine(replace(settings, jobs=settings.jobs or NODES), len(jobs))
+        else:
+            engine = stack.enter_context(cluster(settings, flags))
         ready, cpu = time.time(), time.process_time()
         with contextlib.redirect_stdout(io.StringIO()):
             failures = train_jobs(jobs, engine)
@@ -82,25 +93,20 @@ def measure(flags: argparse.Namespace, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def local(settings, count: int) -> Iterator:
-    from harness.grid.schedule import ThisMachine
-
-    yield ThisMachine(replace(settings, jobs=settings.jobs or NODES), count)
-
-
-@contextlib.contextmanager
-def cluster(settings, flags: argparse.Namespace) -> Iterator:
-    from ray.cluster_utils import Cluster
+def cluster(settings: "Settings", flags: argparse.Namespace) -> "Iterator[Cluster]":
+    """Make the cluster, and yield report.py's engine for it."""
+    from ray.cluster_utils import Cluster as RayCluster
 
     from harness.grid.ray_cluster import connect
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    os.environ["PYTHONPATH"] = str(PROJECT)  # Ray ships the scripts' folder, and here that holds one script alone
+    nodes = RayCluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         for _ in range(NODES):
             nodes.add_node(num_cpus=1)
         with connect(settings, nodes.address, 1, 0) as engine:
             if flags.not_shared:
-                (settings.runs_dir / engine.token).unlink()
+                (settings.runs_dir / engine.token).unlink()  # by this file a node recognizes shared storage
             yield engine
     finally:
         nodes.shutdown()

@@ -121,12 +121,13 @@ def course_loader(network: Network, data_dir: Path, *, train: bool = True) -> It
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms
 
-    mean, std = network.normalization
-    steps = [transforms.ToTensor(), transforms.Normalize((mean,), (std,))]
+    from harness.image_sets import IMAGE_SETS
+
+    known = IMAGE_SETS[network.images]
+    steps = [transforms.ToTensor(), transforms.Normalize((known.mean,), (known.std,))]
     if network.images == "cifar10":
         steps.insert(0, transforms.Grayscale())
-    kind = {"cifar10": datasets.CIFAR10, "mnist": datasets.MNIST}[network.images]
-    dataset = kind(data_dir, train=train, transform=transforms.Compose(steps))
+    dataset = getattr(datasets, known.torchvision)(data_dir, train=train, transform=transforms.Compose(steps))
     return DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=train)
 
 
@@ -312,12 +313,11 @@ def keras_arguments(name: str, arguments: argparse.Namespace) -> list:
     from harness.data import load_images
 
     network = NETWORKS[name]
-    mean, std = network.normalization
     images = load_images(network.images, data_dir=arguments.data_dir)
     steps, scale = whole_batches(len(images.train), arguments.fraction)
     content = {}
     for which, split in (("train", images.train.first(steps * BATCH_SIZE)), ("test", images.test)):
-        inputs = ((split.images.float() / 255 - mean) / std).numpy()  # (n, 1, height, width)
+        inputs = ((split.images.float() / 255 - images.mean) / images.std).numpy()  # (n, 1, height, width)
         inputs = inputs.transpose(0, 2, 3, 1) if name == "cnn" else inputs[:, 0]
         content |= {f"{which}_inputs": np.ascontiguousarray(inputs), f"{which}_labels": split.labels.numpy()}
     path = Path(arguments.scratch) / f"{name}.npz"
