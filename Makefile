@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	@echo
 	@echo "Both runs are in demo/. To see their curves, filters and confusion matrices:"
 	@echo "    $(VENV)/bin/tensorboard --logdir demo"
-	@echo "What the CNN has learnt: open $(DEMO_CNN)/figures/index.html in a browser."
+	@echo "What the CNN has learned: open $(DEMO_CNN)/figures/index.html in a browser."
 	@echo "Their report: open demo/report/index.html in a browser."
 
 report: $(VENV)/.installed
