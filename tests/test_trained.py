@@ -1,4 +1,4 @@
-"""Trained networks out of run folders: what is refused, what titles say, which images they are shown."""
+"""Trained networks out of run folders: what is refused, and what titles say."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.checkpoint import CHECKPOINT_FORMAT, Trained, load_test_images, load_trained, source_of
+from harness.checkpoint import CHECKPOINT_FORMAT, load_trained, source_of
 from harness.data import ImageSet, Split
 from harness.errors import UserError
 from models import build_model
@@ -79,34 +79,3 @@ def test_titles_say_what_was_learnt_and_what_is_shown_if_it_is_another_set(save)
 def image_set(name: str, checksum: str = "of mnist", side: int = 28) -> ImageSet:
     split = Split(torch.zeros(2, 1, side, side, dtype=torch.uint8), torch.tensor([0, 1]))
     return ImageSet(name, checksum, tuple("0123456789"), 0.0, 1.0, split, split)
-
-
-@pytest.mark.parametrize(
-    ("data", "shown", "said"),
-    [
-        (None, image_set("mnist"), ""),
-        (None, image_set("mnist", "another"), "note: mnist here is not the very set that "),
-        (
-            "cifar10",
-            image_set("cifar10"),
-            "note: trained on mnist; a class of cifar10 counts as the one of its number\n",
-        ),
-    ],
-)
-def test_images_of_another_set_are_told(save, monkeypatch, capsys, data, shown: ImageSet, said: str) -> None:
-    trained = load_trained(save(), build_model)
-    asked = []
-    monkeypatch.setattr(
-        "harness.checkpoint.load_images", lambda name, **options: asked.append((name, options)) or shown
-    )
-    assert load_test_images(trained, data, data_dir=Path("data"), mirror="a mirror") is shown
-    assert asked == [(data or "mnist", {"data_dir": Path("data"), "channels": "gray", "mirror": "a mirror"})]
-    out = capsys.readouterr().out
-    assert out.startswith(said) and bool(out) == bool(said)
-
-
-def test_images_of_another_size_are_refused(save, monkeypatch) -> None:
-    trained: Trained = load_trained(save(), build_model)
-    monkeypatch.setattr("harness.checkpoint.load_images", lambda name, **options: image_set(name, side=32))
-    with pytest.raises(UserError, match="takes images of 1 channels and 28 pixels a side in 10 classes, and mnist has"):
-        load_test_images(trained, None, data_dir=Path("data"), mirror=None)
