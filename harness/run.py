@@ -241,14 +241,14 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
     if not ranks.main:
         with ranks.together(), enough_memory:
             run = RunFolder(path, experiment, flags, ranks)
-            run.take_up(ranks.tell(None))
+            run.take_up(ranks.broadcast(None))
             yield run
         return
     if flags.dry_run:
         with tempfile.TemporaryDirectory(prefix="dry-run-") as folder, ranks.together(), enough_memory:
             run = RunFolder(Path(folder) / "run", experiment, flags, ranks)
             try:
-                ranks.tell(run.taken_up())
+                ranks.broadcast(run.taken_up())
                 yield run
             finally:
                 run.unlock()  # Windows deletes no file that is open
@@ -257,7 +257,7 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
     try:
         with ranks.together(), enough_memory:
             _find_run(run)
-            ranks.tell(run.taken_up())
+            ranks.broadcast(run.taken_up())
             yield run
     except Interrupted as interruption:
         if run.config:
