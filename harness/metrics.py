@@ -1,4 +1,7 @@
-"""One row an epoch: the metrics of a run, their CSV file, and which epoch is the best."""
+"""What is measured after each epoch: the metrics of a run, their CSV file, and which epoch is the best.
+
+`train.py` makes the numbers; `run.py` keeps them in the run folder.
+"""
 
 import csv
 import io
@@ -8,7 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.errors import UserError
+from harness.files import read_file
 
+METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 METRICS_HEADER = ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy", "seconds")
 
 
@@ -28,53 +33,12 @@ class EpochMetrics(NamedTuple):
 
 
 def best_epoch(history: Sequence[EpochMetrics]) -> EpochMetrics:
-    """The row of the model that best.pt is to hold: the first one of the largest test accuracy with finite losses."""
+    """The epoch whose model best.pt holds: of the largest test accuracy with finite losses, the first of several."""
     return max((row for row in history if row.finite), key=lambda row: row.test_accuracy, default=history[0])
 
 
-def accuracy_at(history: Sequence[EpochMetrics], epoch: int) -> float:
-    """The test accuracy of an epoch; -1 for one that is not there."""
-    return history[epoch - 1].test_accuracy if 1 <= epoch <= len(history) else -1.0
-
-
-def metrics_csv(history: list[EpochMetrics]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(METRICS_HEADER)
-    writer.writerows(history)
-    return text.getvalue().encode()
-
-
-def is_metrics(row: object, epoch: int) -> bool:
-    """Whether it is a list of what EpochMetrics holds, of the given epoch: whatever a damaged file may have instead."""
-    if not isinstance(row, list) or len(row) != len(METRICS_HEADER) or type(row[0]) is not int:
-        return False
-    if not all(type(value) is float for value in row[1:]):
-        return False
-    metrics = EpochMetrics(*row)
-    accuracies = (metrics.train_accuracy, metrics.test_accuracy)
-    return metrics.epoch == epoch and all(0 <= accuracy <= 1 for accuracy in accuracies) and metrics.seconds >= 0
-
-
-METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")  # what a row may have `printed`
-
-
-def read_metrics(file: Path) -> list[EpochMetrics]:
-    """The epochs of a metrics.csv, from 1 on without a gap. UserError if it cannot be read or is something else."""
-    try:
-        header, *lines = csv.reader(file.read_text(encoding="utf-8").splitlines())
-        rows = [[int(line[0]), *map(float, line[1:])] for line in lines]
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, IndexError, csv.Error) as error:
-        raise UserError(f"{file} is not the metrics of a run") from error
-    if tuple(header) != METRICS_HEADER or not all(is_metrics(row, epoch) for epoch, row in enumerate(rows, start=1)):
-        raise UserError(f"{file} is not the metrics of a run")
-    return [EpochMetrics(*row) for row in rows]
-
-
-def best_values(history: list[EpochMetrics]) -> EpochMetrics:
-    """The best of each figure over the epochs, each by itself: smallest loss, largest accuracy; seconds summed up."""
+def best_values(history: Sequence[EpochMetrics]) -> EpochMetrics:
+    """The best of each metric over the epochs, each by itself: smallest loss, largest accuracy; seconds summed up."""
     return EpochMetrics(
         len(history),
         min(row.train_loss for row in history),
@@ -83,3 +47,40 @@ def best_values(history: list[EpochMetrics]) -> EpochMetrics:
         max(row.test_accuracy for row in history),
         sum(row.seconds for row in history),
     )
+
+
+def accuracy_at(history: Sequence[EpochMetrics], epoch: int) -> float:
+    """The test accuracy of an epoch; -1 for one that is not there."""
+    return history[epoch - 1].test_accuracy if 1 <= epoch <= len(history) else -1.0
+
+
+def metrics_csv(history: Sequence[EpochMetrics]) -> bytes:
+    """metrics.csv: floats as Python prints them, so that they are read back to the bit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(METRICS_HEADER)
+    writer.writerows(history)
+    return text.getvalue().encode()
+
+
+def read_metrics(file: Path) -> list[EpochMetrics]:
+    """The epochs of a metrics.csv, from 1 on without a gap. UserError if it cannot be read or is something else."""
+    try:
+        header, *lines = csv.reader(read_file(file).decode().splitlines())
+        rows = [[int(line[0]), *map(float, line[1:])] for line in lines]
+    except (ValueError, IndexError, csv.Error) as error:
+        raise UserError(f"{file} is not the metrics of a run") from error
+    if tuple(header) != METRICS_HEADER or not all(is_metrics(row, epoch) for epoch, row in enumerate(rows, start=1)):
+        raise UserError(f"{file} is not the metrics of a run")
+    return [EpochMetrics(*row) for row in rows]
+
+
+def is_metrics(row: object, epoch: int) -> bool:
+    """Whether it is a list of what EpochMetrics holds, of this epoch; a damaged file may have anything instead."""
+    if not isinstance(row, list) or len(row) != len(METRICS_HEADER) or type(row[0]) is not int:
+        return False
+    if not all(type(value) is float for value in row[1:]):
+        return False
+    metrics = EpochMetrics(*row)
+    accuracies = (metrics.train_accuracy, metrics.test_accuracy)
+    return metrics.epoch == epoch and all(0 <= accuracy <= 1 for accuracy in accuracies) and metrics.seconds >= 0

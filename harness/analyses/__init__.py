@@ -60,8 +60,7 @@ def draw_analyses(
     from harness.analyses import base
     from harness.checkpoint import load_snapshots, load_trained
     from harness.files import check_writable, lock_folder, make_folder
-    from harness.tensorboard import find_events
-    from harness.tensorboard import replace_images as add_images
+    from harness.tensorboard import add_images, find_events
 
     trained = load_trained(checkpoint, build_model)
     run = trained.folder
