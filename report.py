@@ -234,8 +234,7 @@ def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", fl
 
 def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     """Draw what the report shows of a CNN: visualize.py on the first seed of the row that it chooses."""
-    from harness.report.drawn import outdated_analyses
-    from harness.report.inside import rank
+    from harness.report.inside import outdated_analyses, rank
 
     runs = [each.complete[0] for each in results if each.row.script == cnn_cifar10.__name__ and each.complete]
     if not runs:
