@@ -1,16 +1,12 @@
-"""Pictures of a run: its curves, the confusion matrix, the worst-classified images, the first layer's filters.
+"""Pixels: the one PNG encoder, the one maker of tile sheets, and what a training shows in TensorBoard.
 
-Each function returns pixels, uint8 (height, width, 3) or (height, width); `python -m harness.pictures RUN… --out
-FILE.png` draws the curves of finished runs side by side, as at the top of the README.
+A picture is uint8 (height, width, 3), or (height, width) in gray. The pictures of a look inside a network are drawn in
+harness/analyses/, with the tiles made here: float RGBA (height, width, 4) in [0, 1], whose gaps are transparent.
 """
 
-import argparse
-import csv
 import io
 import math
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -18,27 +14,106 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from harness.cli import run_script
-from harness.errors import UserError
-from harness.files import write_atomically
-
-CURVES = ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy")  # columns of metrics.csv
-TRAIN_COLOUR, TEST_COLOUR = "#4269d0", "#e4572e"
-
-# Decorates what draws: a user's matplotlibrc may ask for LaTeX, which may not be there, or for sizes that fit nowhere.
-# Without the backend, which is not drawn with: to look at it imports all of pyplot and the user's own styles.
+# Matplotlib's own defaults, for whatever draws: a user's matplotlibrc may ask for LaTeX or for sizes that fit nowhere.
+# Without the backend, since looking at that entry imports all of pyplot.
 PLAIN = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
 in_plain_style = matplotlib.rc_context(PLAIN)
 
+DPI = 110  # pixels an inch, of the figures of a look inside
 
-def png_bytes(pixels: np.ndarray) -> bytes:
-    """Encode uint8 (height, width) or (height, width, 3) as a small PNG (at most 256 colours)."""
+
+def png_bytes(pixels: np.ndarray, *, colors: int | None = 256) -> bytes:
+    """Encode uint8 (height, width) or (height, width, 3) as PNG, with at most `colors` colors: so it is smaller."""
     picture = Image.fromarray(pixels)
-    if pixels.ndim == 3:
-        picture = picture.quantize(256, dither=Image.Dither.NONE)
+    if pixels.ndim == 3 and colors:
+        picture = picture.quantize(colors, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def render(figure: Figure) -> np.ndarray:
+    """The figure as pixels, uint8 (height, width, 3)."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+
+
+# -- tiles -------------------------------------------------------------------------------------------------------------
+
+
+def opaque_tile(values: np.ndarray) -> np.ndarray:
+    """Values (channels, height, width) in [0, 1] as a tile: three channels in color, others their mean in gray."""
+    if values.shape[0] != 3:
+        values = values.mean(axis=0, keepdims=True).repeat(3, axis=0)
+    alpha = np.ones((*values.shape[1:], 1), dtype=values.dtype)
+    return np.concatenate([values.transpose(1, 2, 0), alpha], axis=2)  # (height, width, 4)
+
+
+def image_tile(pixels: np.ndarray) -> np.ndarray:
+    """An image uint8 (1 or 3 channels, height, width) as a tile."""
+    return opaque_tile(np.asarray(pixels, dtype=np.float32) / 255)
+
+
+def signed_tile(values: np.ndarray) -> np.ndarray:
+    """Signed values (channels, height, width) as a tile: 0 is mid-gray, the largest absolute value white or black."""
+    values = np.asarray(values, dtype=np.float32)
+    limit = float(np.abs(values).max())
+    return opaque_tile((0.5 + values / (2 * limit or 1.0)).clip(0, 1))
+
+
+def blank_tile(size: tuple[int, int]) -> np.ndarray:
+    """Nothing to be seen: a transparent tile (height, width)."""
+    return np.zeros((*size, 4), dtype=np.float32)
+
+
+def framed(tile: np.ndarray, color: tuple) -> np.ndarray:
+    """The tile within a line of one pixel of `color` (RGBA)."""
+    height, width, _ = tile.shape
+    frame = np.broadcast_to(np.asarray(color, dtype=np.float32), (height + 2, width + 2, 4)).copy()
+    frame[1:-1, 1:-1] = tile
+    return frame
+
+
+def padded(tile: np.ndarray, size: tuple[int, int], *, top: bool, left: bool) -> np.ndarray:
+    """The tile in a transparent one of `size` (height, width); `top` and `left` say where the room is added."""
+    rows, columns = max(0, size[0] - tile.shape[0]), max(0, size[1] - tile.shape[1])
+    return np.pad(tile, ((rows, 0) if top else (0, rows), (columns, 0) if left else (0, columns), (0, 0)))
+
+
+def mosaic(
+    tiles: Sequence[np.ndarray], columns: int, *, zoom: int = 4, gap: int = 2, margin: int = 0, ground: float = 0
+) -> np.ndarray:
+    """Tiles (height, width, channels) of one size as a sheet, row by row, each pixel `zoom` pixels wide.
+
+    Between the tiles are `gap` pixels of the value `ground`, around them all `margin`.
+    """
+    height, width, channels = tiles[0].shape
+    height, width = height * zoom, width * zoom
+    rows = math.ceil(len(tiles) / columns)
+    size = rows * (height + gap) - gap + 2 * margin, columns * (width + gap) - gap + 2 * margin
+    sheet = np.full((*size, channels), ground, dtype=tiles[0].dtype)
+    for index, tile in enumerate(tiles):
+        top, left = margin + index // columns * (height + gap), margin + index % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = tile.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    return sheet
+
+
+# -- TensorBoard -------------------------------------------------------------------------------------------------------
+
+
+def filters_grid(weights: np.ndarray, zoom: int = 8) -> np.ndarray:
+    """Convolution filters (n, channels, height, width) as one sheet, 8 in a row, gray or, with three channels, color.
+
+    One scale for all: mid-gray is zero, black and white are the largest absolute weight.
+    """
+    weights = np.asarray(weights, dtype=np.float32)
+    if weights.shape[1] != 3:
+        weights = weights.mean(axis=1, keepdims=True)
+    largest = float(np.abs(weights).max())
+    pixels = np.rint(127.5 + 127.5 * weights / (largest or 1.0)).clip(0, 255).astype(np.uint8)
+    sheet = mosaic(list(pixels.transpose(0, 2, 3, 1)), 8, zoom=zoom, gap=4, margin=4, ground=255)
+    return sheet if sheet.shape[2] == 3 else sheet[:, :, 0]
 
 
 @in_plain_style
@@ -50,8 +125,8 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> 
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
-        colour = "white" if shares[row, column] > 0.55 else "black"
-        axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=8)
+        color = "white" if shares[row, column] > 0.55 else "black"
+        axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=8)
     axes.set_xticks(range(len(classes)), classes)
     if max(map(len, classes)) > 2:  # words would run into each other
         axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right", rotation_mode="anchor")
@@ -83,88 +158,9 @@ def worst_figure(
     for axes in grid:
         axes.set_axis_off()
     for axes, image, label, answer, probability in zip(grid, images, labels, answers, probabilities, strict=False):
-        axes.imshow(_show(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        text = f"{classes[label]}, not {classes[answer]}" if label != answer else f"{classes[label]}"
-        axes.text(
-            0.5, -0.05, f"{text}\np = {probability:.1g}", transform=axes.transAxes, fontsize=7, ha="center", va="top"
-        )
+        shown = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+        axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        answered = f"{classes[label]}, not {classes[answer]}" if label != answer else classes[label]
+        text = f"{answered}\np = {probability:.1g}"
+        axes.text(0.5, -0.05, text, transform=axes.transAxes, fontsize=7, ha="center", va="top")
     return render(figure)
-
-
-def filters_grid(weights: np.ndarray, zoom: int = 8) -> np.ndarray:
-    """Convolution filters (n, channels, height, width) as one sheet, 8 in a row, gray or, with three channels, colour.
-
-    One scale for all: mid-gray is zero, black and white are the largest absolute weight.
-    """
-    weights = np.asarray(weights, dtype=np.float32)
-    if weights.shape[1] != 3:
-        weights = weights.mean(axis=1, keepdims=True)
-    largest = float(np.abs(weights).max())
-    scaled = np.rint(127.5 + 127.5 * weights / (largest or 1.0)).clip(0, 255).astype(np.uint8)
-    tiles = scaled.repeat(zoom, axis=2).repeat(zoom, axis=3).transpose(0, 2, 3, 1)  # (n, height, width, channels)
-    count, height, width, channels = tiles.shape
-    columns, gap = 8, 4
-    rows = math.ceil(count / columns)
-    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, dtype=np.uint8)
-    for index, tile in enumerate(tiles):
-        top, left = gap + index // columns * (height + gap), gap + index % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = tile
-    return sheet[:, :, 0] if channels == 1 else sheet
-
-
-@in_plain_style
-def curves_figure(runs: Sequence[tuple[str, dict[str, list[float]]]]) -> np.ndarray:
-    """Loss and accuracy over epochs, a column a run: `runs` holds (title, columns of its metrics.csv)."""
-    figure = Figure(figsize=(4.6 * len(runs), 5.6), dpi=110, layout="constrained")
-    grid = figure.subplots(2, len(runs), squeeze=False, sharex="col")
-    for column, (title, metrics) in enumerate(runs):
-        for row, quantity in enumerate(("loss", "accuracy")):
-            axes = grid[row, column]
-            for split, colour in (("train", TRAIN_COLOUR), ("test", TEST_COLOUR)):
-                axes.plot(metrics["epoch"], metrics[f"{split}/{quantity}"], color=colour, label=split, marker=".")
-            axes.set_ylabel("cross-entropy" if quantity == "loss" else "accuracy")
-            axes.grid(alpha=0.3)
-            axes.spines[["top", "right"]].set_visible(False)
-        grid[0, column].set_title(title, fontsize=11, parse_math=False)  # a run may be named "$^$"
-        grid[1, column].set_xlabel("epoch")
-        grid[1, column].xaxis.get_major_locator().set_params(integer=True)
-        grid[0, column].legend(frameon=False)
-    return render(figure)
-
-
-def read_metrics(path: Path) -> dict[str, list[float]]:
-    """The columns of a metrics.csv by their names. UserError if it cannot be read or holds no epoch."""
-    try:
-        rows = list(csv.DictReader(path.read_text().splitlines()))
-        columns = {name: [float(row[name]) for row in rows] for name in CURVES}
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UserError(f"{path} is not the metrics of a run: one needs numbers under {', '.join(CURVES)}") from error
-    if not rows:
-        raise UserError(f"{path} holds no epoch yet")
-    return columns
-
-
-def _show(image: np.ndarray) -> np.ndarray:
-    return image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
-
-
-def render(figure: Figure) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Draw the curves of finished runs side by side.")
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
-    parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
-    arguments = parser.parse_args()
-    runs = [(f"{run.parent.name}\n{run.name}", read_metrics(run / "metrics.csv")) for run in arguments.runs]
-    write_atomically(arguments.out, png_bytes(curves_figure(runs)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_script(main))

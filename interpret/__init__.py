@@ -1,7 +1,7 @@
 """What Zeiler & Fergus do to a network, as pure functions of (model, images) to tensors.
 
 Every method is from "Visualizing and Understanding Convolutional Networks" (2013, arXiv 1311.2901), "the paper" in this
-package's docstrings. `images` are always float tensors (n, channels, height, width), normalised as the network was
+package's docstrings. `images` are always float tensors (n, channels, height, width), normalized as the network was
 trained and on its device; every function leaves the model as it found it, training mode included. chain.py says which
 networks can be followed from a feature map back to the image.
 """

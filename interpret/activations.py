@@ -61,11 +61,6 @@ class LayerStatistics:
         """Numbers of the feature maps that are above zero somewhere in every image."""
         return (self.map_images == 1).nonzero().flatten().tolist()
 
-    @property
-    def never_off(self) -> list[int]:
-        """Numbers of the feature maps that are above zero at every position of every image: linear, in effect."""
-        return (self.map_zeros == 0).nonzero().flatten().tolist()
-
 
 def activation_statistics(
     model: nn.Module, images: Tensor, layers: Sequence[str] | None = None, *, batch_size: int = BATCH
@@ -100,7 +95,7 @@ class _Sums:
         self.positions = height * width
         # MPS has no float64: there the maps come to the CPU.
         self.device = torch.device("cpu") if device.type == "mps" else device
-        self.centre: Tensor | None = None
+        self.center: Tensor | None = None
         self.sum, self.squares = torch.zeros(2, maps, dtype=torch.float64, device=self.device)
         self.above, self.images = torch.zeros(2, maps, dtype=torch.int64, device=self.device)
         self.max = torch.full((maps,), -torch.inf, dtype=torch.float64, device=self.device)
@@ -109,16 +104,17 @@ class _Sums:
     def add(self, outputs: Tensor) -> None:
         """Take in one batch (batch, maps, height, width)."""
         outputs = outputs.to(self.device)
-        if self.centre is None:
+        if self.center is None:
             # Summing differences from about the mean keeps the variance exact where it is small beside the mean.
-            self.centre = outputs.mean(dim=(0, 2, 3), keepdim=True).double()
-        exact = outputs.double() - self.centre
+            self.center = outputs.mean(dim=(0, 2, 3), keepdim=True).double()
+        exact = outputs.double() - self.center
         self.sum += exact.sum(dim=(2, 3)).sum(dim=0)
         self.squares += exact.square_().sum(dim=(2, 3)).sum(dim=0)
-        above = (outputs > 0).sum(dim=(2, 3))  # (batch, maps)
+        above = (outputs > 0).sum(dim=(2, 3))  # (batch, maps): at how many positions
         self.above += above.sum(dim=0)
         self.images += (above > 0).sum(dim=0)
         self.max = self.max.maximum(outputs.amax(dim=(2, 3)).amax(dim=0).double())
+        # The bits of a positive float32, shifted until octave and quarter are left: the bin, without a logarithm.
         bins = (outputs.float().view(torch.int32) >> _SHIFT).sub_(_LOWEST).clamp_(min=0)
         self.bins += torch.bincount(bins.flatten(), minlength=_BINS)
         self.bins[0] -= above.numel() * self.positions - above.sum()  # zeros are no part of the histogram
@@ -126,7 +122,7 @@ class _Sums:
     def statistics(self, name: str, images: int) -> LayerStatistics:
         count = images * self.positions  # outputs of one map
         offset = self.sum / count
-        map_mean = self.centre.flatten() + offset
+        map_mean = self.center.flatten() + offset
         map_variance = (self.squares / count - offset.square()).clamp(min=0)
         mean = map_mean.mean()
         variance = map_variance.mean() + (map_mean - mean).square().mean()  # within the maps, and between them

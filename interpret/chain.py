@@ -92,6 +92,7 @@ def feature_vectors(model: nn.Module, images: Tensor, *, batch_size: int = BATCH
     Raises ValueError as `trace` does, or if the model has no Linear module or uses none.
     """
     chain = trace(model, images)
+    # The first layer ends where the second convolution begins.
     second = next((i for i, layer in enumerate(chain) if i and isinstance(layer.module, nn.Conv2d)), len(chain))
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linears:
@@ -160,6 +161,7 @@ def _calls(model: nn.Module, image: Tensor) -> list[_Call]:
     def before(name: str) -> Callable:
         def watch(module: nn.Module, inputs: tuple) -> None:
             given = inputs[0] if inputs else None
+            # The very tensor, at the very version: a sum with another branch, or a change in place, breaks the chain.
             follows = len(inputs) == 1 and given is latest[0] and _version(given) == latest[1]
             size = tuple(given.shape[1:]) if isinstance(given, Tensor) else ()
             calls.append(_Call(name, module, follows, input_size=size))
@@ -174,7 +176,7 @@ def _calls(model: nn.Module, image: Tensor) -> list[_Call]:
     with contextlib.ExitStack() as hooks:
         hooks.enter_context(evaluating(model))
         for name, module in model.named_modules():
-            if not any(module.children()):
+            if not any(module.children()):  # a Sequential would be seen besides what is in it
                 hooks.enter_context(module.register_forward_pre_hook(before(name)))
                 hooks.enter_context(module.register_forward_hook(after))
         model(image)

@@ -39,7 +39,7 @@ def varied_images(model: nn.Module, images: Tensor, labels: Tensor, count: int) 
     with evaluating(model):
         right = (model(images).argmax(dim=1) == labels).tolist()
     seen: dict[int, int] = {}
-    ranks = []
+    ranks = []  # of each image: is it wrong, and how many right ones of its class come before it
     for label, is_right in zip(labels.tolist(), right, strict=True):
         seen[label] = seen.get(label, -1) + is_right
         ranks.append((not is_right, seen[label]))

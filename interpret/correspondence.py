@@ -56,7 +56,7 @@ def correspondence(
     hiding costs the true class most probability, in two ways, each beside a control:
 
     - "class's critical cell": the one cell whose hiding costs the images of the class most on average, hidden in all of
-      them. CIFAR-10's objects fill their small image and are centred, so the same cell often holds the same part; but
+      them. CIFAR-10's objects fill their small image and are centered, so the same cell often holds the same part; but
       the same place alone makes changes alike at a layer of maps, where only the maps' positions near the cell change.
       Its control therefore hides the "same random cell" in all images of the class.
     - "own critical cell": in each image the cell that costs this image most, wherever it lies. Its control are "random
@@ -104,6 +104,7 @@ def _consistencies(
     """One part's row of the table: a Consistency for each layer."""
     row = []
     for layer in LAYERS:
+        # ε of the paper: all that counts of a change is where it goes up, down, or nowhere.
         signs = (getattr(clean, layer) - getattr(hidden, layer)).sign().cpu()  # (n, features)
         by_class = [_pair_distances(signs[labels == label]) for label in classes]
         distances = torch.cat(by_class)

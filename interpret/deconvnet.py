@@ -135,6 +135,7 @@ def receptive_field(model: nn.Module, images: Tensor, layer: str, row: int, colu
 
 def _strongest(layer: str, found: list[tuple[Tensor, Tensor]], width: int, count: int) -> Strongest:
     values, positions = (torch.cat(parts).t() for parts in zip(*found, strict=True))  # (maps, images)
+    # Stable: of equally strong images the earlier one comes first, on every device.
     values, images = values.sort(dim=1, descending=True, stable=True)
     values, images = values[:, :count].float().cpu(), images[:, :count]
     positions = positions.gather(1, images).cpu()
@@ -183,6 +184,7 @@ def _backwards(chain: list[Layer], maps: Tensor, switches: dict[str, Tensor]) ->
 
 def _unpool(maps: Tensor, switches: Tensor, size: tuple[int, int, int]) -> Tensor:
     """Put each value back where its maximum came from; zero elsewhere. Returns (batch, *size)."""
+    # Added, not set: overlapping windows can share a maximum.
     unpooled = maps.new_zeros(len(maps), size[0], size[1] * size[2])
     return unpooled.scatter_add_(2, switches.flatten(2), maps.flatten(2)).unflatten(2, size[1:])
 
@@ -206,7 +208,7 @@ def _extent(chain: list[Layer], position: int, axis: int) -> tuple[int, int]:
     """Where along one axis of the image, half-open, a position of the last layer gets its input from."""
     first = last = position
     for layer in reversed(chain):
-        if isinstance(layer.module, nn.ReLU):
+        if isinstance(layer.module, nn.ReLU):  # looks at one position only
             continue
         kernel, stride, padding, dilation = (
             value if isinstance(value, int) else value[axis]

@@ -53,6 +53,7 @@ def evolution(
             raise ValueError(f"there is no map {number} in {layer}, which has maps 0 to {count - 1}")
     stages = []
     for epoch in sorted(weights):
+        # Over all images anew: what excites a map most at one epoch need not at the next.
         then = _with_weights(model, weights[epoch], epoch)
         strongest = strongest_activations(then, images, [layer], count=1, batch_size=batch_size)[layer]
         index, rows, columns = (each[chosen, 0] for each in (strongest.images, strongest.rows, strongest.columns))

@@ -15,7 +15,7 @@ from interpret.chain import FeatureVectors, feature_vectors
 class Invariance:
     """Curves over the amount of one transformation, float32 on the CPU, one column an image.
 
-    kind          "translation" (pixels down, negative is up), "scale" (factor) or "rotation" (degrees anticlockwise)
+    kind          "translation" (pixels down, negative is up), "scale" (factor) or "rotation" (degrees counterclockwise)
     amounts       (k,)
     first         (k, n) Euclidean distance from the untransformed image's feature vector at the first layer
     last_hidden   (k, n) the same at the last hidden layer
@@ -33,11 +33,11 @@ class Invariance:
 
 
 def transform(images: Tensor, kind: str, amount: float, *, fill: float = 0.0) -> Tensor:
-    """Translate, scale or rotate images (n, channels, height, width) about their centre, at their size.
+    """Translate, scale or rotate images (n, channels, height, width) about their center, at their size.
 
     `kind` is "translation" (vertical, `amount` in pixels, positive moves the content down), "scale" (`amount` is the
-    factor, above 0; 2 shows the middle half enlarged) or "rotation" (`amount` in degrees, anticlockwise). Bilinear
-    interpolation; what comes in from outside the image has the value `fill`: 0.0, mid-gray for images normalised from
+    factor, above 0; 2 shows the middle half enlarged) or "rotation" (`amount` in degrees, counterclockwise). Bilinear
+    interpolation; what comes in from outside the image has the value `fill`: 0.0, mid-gray for images normalized from
     [0, 1] by 0.5 and 0.5, unless told otherwise (-1.0 is black there). At amount 0 (scale 1) the images come back as
     they were. ValueError for another kind or a scale that is not above 0.
     """

@@ -63,12 +63,13 @@ def occlusion(
 ) -> OcclusionMaps:
     """Slide a square of `size` pixels over images (n, channels, height, width) and record the answers (figure 7).
 
-    `labels` int64 (n,) are the true classes; `value` fills the square: 0.0, the mid-gray of images normalised from
+    `labels` int64 (n,) are the true classes; `value` fills the square: 0.0, the mid-gray of images normalized from
     [0, 1] by 0.5 and 0.5, unless told otherwise. The map whose total activation is recorded is, for each image, the one
     with the strongest response to the image as it is, in the last convolution after its ReLU (the paper's layer 5).
     `batch_size` counts occluded images. ValueError as `chain.trace` and `square_positions`.
     """
     chain = trace(model, images)
+    # The paper's layer 5 is taken before its pooling, where a map is finest.
     while isinstance(chain[-1].module, nn.MaxPool2d):
         chain.pop()
     rows, columns = (square_positions(side, size, stride) for side in images.shape[2:])

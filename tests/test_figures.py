@@ -1,9 +1,9 @@
-"""What the figures of visualize.py and of TensorBoard show: their lines, bars, maps and words."""
+"""What the figures of visualize.py, of TensorBoard and of the report show: their lines, bars, maps and words."""
 
 import subprocess
 import sys
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,19 +13,30 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from benchmarks import curves as curves_script
 from harness import pictures
-from harness.analyses import figures
+from harness.analyses import (
+    activations,
+    correspondence,
+    deconvnet,
+    evolution,
+    filters,
+    invariance,
+    occlusion,
+)
+from harness.metrics import EpochMetrics
 
 TILE = np.full((4, 6, 4), 0.5, dtype=np.float32)
 CLASSES = ("cat", "dog", "owl")
+ANALYSES = (filters, activations, deconvnet, evolution, invariance, occlusion, correspondence)
 
 
 @pytest.fixture
 def draw(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figure]:
     """The Figure that a function draws, laid out but not yet pixels: draw(pictures.confusion_figure, …)."""
     drawn = []
-    for module, name in ((figures, "render"), (pictures, "render")):
-        monkeypatch.setattr(module, name, drawn.append)
+    for module in (*ANALYSES, pictures, curves_script):
+        monkeypatch.setattr(module, "render", drawn.append)
 
     def call(function: Callable, *arguments: object, **options: object) -> Figure:
         function(*arguments, **options)
@@ -48,20 +59,20 @@ def curves(axes: object) -> list[tuple[list, list]]:
 
 
 def test_filters_have_their_numbers_and_a_scale(draw) -> None:
-    figure = draw(figures.filters_figure, np.full((9, 1, 5, 5), 0.5), np.array(0.25), "title")
+    figure = draw(filters.draw, np.full((9, 1, 5, 5), 0.5), np.array(0.25), "title")
     assert {"title", "weight", *map(str, range(9))} <= words(figure)
     assert figure.axes[1].get_ylim() == (-0.25, 0.25)
     places = [text.get_position() for text in figure.axes[0].texts]  # eight in a row, the ninth below the first
     assert [across for across, _ in places[:8]] == sorted({across for across, _ in places})
     assert len({down for _, down in places[:8]}) == 1 and places[8][0] == places[0][0] and places[8][1] > places[0][1]
-    own = draw(figures.filters_figure, np.full((2, 3, 5, 5), 0.5), np.array([0.25, 2.0]), "title")
+    own = draw(filters.draw, np.full((2, 3, 5, 5), 0.5), np.array([0.25, 2.0]), "title")
     assert {"0  ±0.25", "1  ±2", "−limit", "+limit", "weight of each colour, each filter's own limit"} <= words(own)
 
 
 def test_filters_of_many_inputs_are_a_sheet_with_a_column_for_each_map_and_a_row_for_each_input(draw) -> None:
-    pictures = np.zeros((20, 2, 3, 3))
-    pictures[4, 1] = 1.0  # map 4, input 1: the only white filter
-    figure = draw(figures.filters_figure, pictures, np.array(0.5), "title")
+    shown = np.zeros((20, 2, 3, 3))
+    shown[4, 1] = 1.0  # map 4, input 1: the only white filter
+    figure = draw(filters.draw, shown, np.array(0.5), "title")
     sheet, bar = figure.axes
     assert {"title", "feature map", "input map", "weight"} <= words(figure)
     assert [text.get_text() for text in sheet.get_xticklabels()] == ["0", "4", "8", "12", "16"]
@@ -86,7 +97,7 @@ def activation_statistics(**changes: object) -> SimpleNamespace:
 
 
 def test_activations_of_each_map_stand_beside_their_histogram(draw) -> None:
-    left, right = draw(figures.activations_figure, [activation_statistics()], "title").axes
+    left, right = draw(activations.draw, [activation_statistics()], "title").axes
     assert [bar.get_height() for bar in left.patches] == [2.0, 0.0, 1.0, 0.0]  # deviations behind means
     assert curves(left) == [([1], [0.0])]
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["dead", "standard deviation", "mean"]
@@ -100,7 +111,7 @@ def test_activations_of_each_map_stand_beside_their_histogram(draw) -> None:
 
 def test_layer_without_any_activation_says_so(draw) -> None:
     dead = activation_statistics(map_mean=np.zeros(2), map_std=np.zeros(2), dead=(0, 1), histogram_counts=np.zeros(3))
-    figure = draw(figures.activations_figure, [dead], "title")
+    figure = draw(activations.draw, [dead], "title")
     assert "no activation above zero" in words(figure)
     assert figure.axes[0].get_ylim() == (0, 1)
 
@@ -108,7 +119,7 @@ def test_layer_without_any_activation_says_so(draw) -> None:
 def test_deconvnet_shows_a_maps_reconstructions_left_of_their_patches(draw) -> None:
     dark, light = TILE * 0.5, TILE * 1.5
     entries = [(f"map {number}", [dark] * 9, [light] * 9) for number in range(5)]
-    figure = draw(figures.deconvnet_figure, entries, "title")
+    figure = draw(deconvnet.draw, entries, "title")
     assert {"title", *(f"map {number}" for number in range(5))} <= words(figure)
     assert len(figure.axes) == 8 and not any(axes.axison for axes in figure.axes)
     shown = figure.axes[0].images[0].get_array()
@@ -118,16 +129,17 @@ def test_deconvnet_shows_a_maps_reconstructions_left_of_their_patches(draw) -> N
 
 
 def test_evolution_has_a_row_a_map_and_a_column_an_epoch(draw) -> None:
-    entries = [("map 3", [TILE * 0.5, figures.blank_tile((4, 6))], [TILE * 1.5, TILE])]
-    figure = draw(figures.evolution_figure, [1, 20], entries, "title", patches="what they are")
+    entries = [("map 3", [TILE * 0.5, pictures.blank_tile((4, 6))], [TILE * 1.5, TILE])]
+    figure = draw(evolution.draw, [1, 20], entries, "title")
     shown = figure.axes[0].images[0].get_array()
     middle = shown.shape[1] // 2
     assert shown[:, :middle, 0].max() == 0.25 and shown[:, middle:, 0].max() == 0.75
-    assert {"title", "what they are", "epoch 1", "epoch 20"} <= words(figure)
+    assert {"title", "epoch 1", "epoch 20"} <= words(figure)
     assert [axes.get_ylabel() for axes in figure.axes] == ["map 3", ""]
     assert [[text.get_text() for text in axes.texts] for axes in figure.axes] == [[], ["not active"]]
 
 
+@pytest.mark.filterwarnings("error")
 def test_invariance_has_a_line_an_image_and_a_thick_one_for_the_mean_of_the_others(draw) -> None:
     result = SimpleNamespace(
         kind="rotation",
@@ -138,7 +150,7 @@ def test_invariance_has_a_line_an_image_and_a_thick_one_for_the_mean_of_the_othe
         last_hidden_norm=np.array([1.0, 1.0, 4.0, 4.0]),
         probability=np.array([[1.0, 0.5, 0.5, 0.25], [0.25, 0.25, 0.5, 0.75]]),
     )
-    figure = draw(figures.invariance_figure, [result], [TILE], ["cat"], "title")
+    figure = draw(invariance.draw, [result], [TILE], ["cat"], "title")
     example, first, last, probability = figure.axes
     assert not example.axison and len(example.images) == 1
     assert curves(first) == [([0, 90], [0, 0.5]), ([0, 90], [0, 0.625])]
@@ -151,7 +163,7 @@ def test_invariance_has_a_line_an_image_and_a_thick_one_for_the_mean_of_the_othe
     legend = [patch.get_facecolor() for patch in figure.legends[0].get_patches()]
     assert legend == [to_rgba(line.get_color()) for line in first.lines]
     silent = SimpleNamespace(**vars(result) | {"first": result.first * 0, "first_norm": np.zeros(4)})
-    axes = draw(figures.invariance_figure, [silent], [TILE], ["cat"], "title").axes[1]
+    axes = draw(invariance.draw, [silent], [TILE], ["cat"], "title").axes[1]
     assert [text.get_text() for text in axes.texts] == ["not active"] and not axes.lines
 
 
@@ -167,7 +179,7 @@ def test_occlusion_draws_its_maps_where_the_squares_centre_was(draw) -> None:
         clean_activation=np.array([5.0, 4.0]),
         strongest_map=np.array([3, 4]),
     )
-    figure = draw(figures.occlusion_figure, [TILE, TILE], [TILE, TILE], maps, [1, 0], CLASSES, "title")
+    figure = draw(occlusion.draw, [(TILE, TILE)] * 2, maps, [1, 0], CLASSES, "title")
     image, activation, reconstruction, probability, answer, *second, of_activation, of_probability = figure.axes
     np.testing.assert_allclose(second[1].collections[0].get_array(), 1)  # of the largest in its row
     np.testing.assert_allclose(second[4].collections[0].get_array(), 0)
@@ -195,7 +207,7 @@ def test_correspondence_has_a_bar_for_each_part_and_layer_and_a_dot_for_each_cla
         for mean, part, layer in ((0.5, "random", "first"), (0.4, "random", "last_hidden"))
     ]
     cells += [SimpleNamespace(part="critical", layer=cell.layer, mean=0.25, by_class=[0.25]) for cell in cells]
-    figure = draw(figures.correspondence_figure, cells, parts, layers, "title")
+    figure = draw(correspondence.draw, cells, parts, layers, "title")
     (axes,) = figure.axes
     assert [bar.get_height() for bar in axes.patches] == [0.5, 0.4, 0.25, 0.25]
     assert [values for _, values in curves(axes)] == [
@@ -238,12 +250,11 @@ def test_worst_images_have_class_answer_and_probability_under_them(draw) -> None
 
 
 def test_curves_of_a_run_are_its_metrics(draw) -> None:
-    columns = {"epoch": [1, 2], "train/loss": [2.0, 1.0], "test/loss": [1.5, 1.25]}
-    columns |= {"train/accuracy": [0.25, 0.5], "test/accuracy": [0.375, 0.4375]}
-    figure = draw(pictures.curves_figure, [("a run", columns)])
+    history = [EpochMetrics(1, 2.0, 0.25, 1.5, 0.375, 9.0), EpochMetrics(2, 1.0, 0.5, 1.25, 0.4375, 9.0)]
+    figure = draw(curves_script.curves_figure, [("a run", history)])
     loss, accuracy = figure.axes
-    assert curves(loss) == [([1, 2], columns["train/loss"]), ([1, 2], columns["test/loss"])]
-    assert curves(accuracy) == [([1, 2], columns["train/accuracy"]), ([1, 2], columns["test/accuracy"])]
+    assert curves(loss) == [([1, 2], [2.0, 1.0]), ([1, 2], [1.5, 1.25])]
+    assert curves(accuracy) == [([1, 2], [0.25, 0.5]), ([1, 2], [0.375, 0.4375])]
     assert (loss.get_ylabel(), accuracy.get_ylabel(), accuracy.get_xlabel()) == ("cross-entropy", "accuracy", "epoch")
     assert loss.get_title() == "a run" and {"train", "test"} <= words(figure)
 
@@ -256,7 +267,7 @@ def test_curves_of_a_run_are_its_metrics(draw) -> None:
     [
         lambda: pictures.confusion_figure(np.array([[5, 2], [1, 7]]), ("cat", "50 % dog_"), "a title"),
         lambda: pictures.worst_figure(np.zeros((1, 1, 4, 4)), [0], [1], [0.5], ("cat", "50 % dog_"), "a title"),
-        lambda: figures.filters_figure(np.full((9, 1, 5, 5), 0.5), np.array(0.25), "a_title"),
+        lambda: filters.draw(np.full((9, 1, 5, 5), 0.5), np.array(0.25), "a_title"),
     ],
 )
 def test_a_users_own_matplotlibrc_changes_nothing(draw_some: Callable) -> None:
@@ -266,10 +277,13 @@ def test_a_users_own_matplotlibrc_changes_nothing(draw_some: Callable) -> None:
         assert np.array_equal(draw_some(), usual)
 
 
-@pytest.mark.parametrize(("module", "count"), [(figures, 7), (pictures, 3)], ids=["visualize", "tensorboard"])
-def test_whatever_draws_does_so_without_a_users_matplotlibrc(module: ModuleType, count: int) -> None:
-    drawing = {name: function for name, function in vars(module).items() if name.endswith(("_figure", "_chart"))}
-    assert len(drawing) == count and all(hasattr(function, "__wrapped__") for function in drawing.values())
+@pytest.mark.parametrize(
+    "function",
+    [*(module.draw for module in ANALYSES), pictures.confusion_figure, pictures.worst_figure],
+    ids=lambda function: f"{function.__module__}.{function.__name__}",
+)
+def test_whatever_draws_does_so_without_a_users_matplotlibrc(function: Callable) -> None:
+    assert hasattr(function, "__wrapped__")
 
 
 def test_drawing_reads_no_styles_of_a_user() -> None:
@@ -277,10 +291,10 @@ def test_drawing_reads_no_styles_of_a_user() -> None:
     program = """
 import sys
 import numpy as np
-from harness.analyses import figures
+from harness.analyses import filters
 from harness import pictures
 pictures.confusion_figure(np.eye(2), ("a", "b"), "title")
-figures.filters_figure(np.full((9, 1, 5, 5), 0.5), np.array(0.25), "title")
+filters.draw(np.full((9, 1, 5, 5), 0.5), np.array(0.25), "title")
 print({"matplotlib.style", "matplotlib.pyplot"} & {*sys.modules})
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True)

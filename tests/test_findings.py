@@ -1,4 +1,4 @@
-"""The tables that visualize.py writes, from results made by hand; the figures beside them are left out."""
+"""The tables that visualize.py writes, from results made by hand, without the figures."""
 
 import math
 from types import SimpleNamespace
@@ -7,33 +7,37 @@ import numpy as np
 import pytest
 import torch
 
-from harness.analyses import figures, findings
-from harness.analyses.findings import Found
+from harness.analyses import activations, deconvnet, filters, invariance, occlusion
+from harness.analyses.base import Subject
+from harness.analyses.deconvnet import Activations
 from harness.data import ImageSet, Split
+from harness.pictures import blank_tile, image_tile
 
 PIXEL = np.zeros((1, 1, 3), dtype=np.uint8)
 
 
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in dir(figures) if name.endswith("_figure")]:
-        monkeypatch.setattr(figures, name, lambda *_, **__: PIXEL)
-
-
-def test_filters_have_the_figures_of_their_weights() -> None:
-    weights = np.array([[[[3.0, -4.0]]], [[[0.5, 0.5]]]])
-    found = findings.filters([("features.conv1", weights, None, 4.0)], "cifar10", per_filter=False)
-    assert found.tables[0].rows == [
+def test_filters_have_the_metrics_of_their_weights() -> None:
+    weights = torch.tensor([[[[3.0, -4.0]]], [[[0.5, 0.5]]]])
+    assert filters.weight_rows("features.conv1", weights) == [
         ("features.conv1", 0, -0.5, 3.5, 5.0, 4.0),
         ("features.conv1", 1, 0.5, 0.0, pytest.approx(0.5**0.5), 0.5),
     ]
-    assert "one scale for all filters" in found.text
-    assert "each filter's own" in findings.filters([], "cifar10", per_filter=True).text
+
+
+def test_filters_say_what_black_and_white_are(monkeypatch) -> None:
+    monkeypatch.setattr(filters, "draw", lambda *_: PIXEL)
+    trained = SimpleNamespace(model=torch.nn.Conv2d(1, 2, 3), source=lambda images: "cifar10")
+    assert "one scale for all filters" in filters.analyze(Subject(trained)).text
+    assert "each filter's own" in filters.analyze(Subject(trained, per_filter=True)).text
 
 
 def test_activations_of_each_map_and_the_histogram_with_its_zeros() -> None:
     layer = SimpleNamespace(
-        images=1200,
+        mean=1.0,
+        std=2.0,
+        zeros=0.5,
+        dead=[],
+        always_on=[1],
         map_mean=torch.tensor([0.25, 2.0]),
         map_std=torch.tensor([0.5, 1.0]),
         map_zeros=torch.tensor([0.75, 0.0]),
@@ -43,14 +47,20 @@ def test_activations_of_each_map_and_the_histogram_with_its_zeros() -> None:
         histogram_counts=torch.tensor([5, 6]),
         zero_count=7,
     )
-    row = ("relu1", 1.0, 2.0, None, None, 0.5, 0, 1)
-    found = findings.activations([layer], [row], "cifar10")
-    assert [table.rows for table in found.tables] == [
-        [row],
-        [("relu1", 0, 0.25, 0.5, 0.75, 0.5, 4.0), ("relu1", 1, 2.0, 1.0, 0.0, 1.0, 8.0)],
-        [("relu1", None, None, 7), ("relu1", 0.0, 1.0, 5), ("relu1", 1.0, 3.0, 6)],
+    tables = activations.make_tables([layer] * 3, "cifar10, 1,200 test images")
+    assert tables[0].rows == [
+        ("ReLU1", 1.0, 2.0, 0.0657, 0.1373, 0.5, 0, 1),  # the original's numbers
+        ("ReLU2", 1.0, 2.0, 0.1000, 0.3112, 0.5, 0, 1),
+        ("ReLU3", 1.0, 2.0, None, None, 0.5, 0, 1),
     ]
-    assert "1,200 test images" in found.tables[0].title
+    assert tables[1].rows[2:4] == [("ReLU2", 0, 0.25, 0.5, 0.75, 0.5, 4.0), ("ReLU2", 1, 2.0, 1.0, 0.0, 1.0, 8.0)]
+    assert tables[2].rows[:3] == [("ReLU1", None, None, 7), ("ReLU1", 0.0, 1.0, 5), ("ReLU1", 1.0, 3.0, 6)]
+    assert "1,200 test images" in tables[0].title
+    printed = activations.printed_table(tables[0].rows, "cifar10").splitlines()
+    assert printed[-2:] == [
+        "  ReLU2         1.0000   2.0000      0.1000   0.3112    50.0%     0          1",
+        "  ReLU3         1.0000   2.0000                         50.0%     0          1",
+    ]
 
 
 def test_invariance_is_the_distance_as_a_share_of_the_features_length() -> None:
@@ -64,8 +74,7 @@ def test_invariance_is_the_distance_as_a_share_of_the_features_length() -> None:
         last_hidden_norm=torch.tensor([10.0, 8.0, 4.0, 2.0]),
         probability=torch.tensor([[1.0, 0.5, 0.5, 0.25], [0.125, 0.25, 0.5, 0.75]]),
     )
-    found = findings.invariance([result], [PIXEL, PIXEL], [7, 11], ["cat", "dog"], "cifar10")
-    assert found.tables[0].rows == [
+    assert invariance.curve_rows([result], [7, 11], ["cat", "dog"]) == [
         ("rotation", "7", "cat", 0.1, 0.0, 0.0, 1.0),
         ("rotation", "7", "cat", 90.0, 0.5, 0.5, 0.125),
         ("rotation", "11", "dog", 0.1, 0.0, 0.0, 0.5),
@@ -73,13 +82,10 @@ def test_invariance_is_the_distance_as_a_share_of_the_features_length() -> None:
         ("rotation", "mean of 2", "", 0.1, 0.0, 0.625, 0.375),
         ("rotation", "mean of 2", "", 90.0, 0.25, 1.0, 0.625),
     ]
-    assert (
-        "mean of 2 random test images; a layer's distance leaves out those that it does not respond to. What"
-        in found.text
-    )
+    silent = "mean of 2 random test images; a layer's distance leaves out those that it does not respond to. What"
+    assert silent in invariance.describe([result], 2)
     result.first_norm[3] = 1.0
-    text = findings.invariance([result], [PIXEL, PIXEL], [7, 11], ["cat", "dog"], "cifar10").text
-    assert "mean of 2 random test images. What" in text
+    assert "mean of 2 random test images. What" in invariance.describe([result], 2)
 
 
 def test_invariance_of_silent_images_is_not_a_number_and_not_in_the_mean() -> None:
@@ -93,7 +99,7 @@ def test_invariance_of_silent_images_is_not_a_number_and_not_in_the_mean() -> No
         last_hidden_norm=torch.tensor([4.0, 0.0, 0.0]),
         probability=torch.tensor([[0.5, 0.25, 0.75]]),
     )
-    (shown, mean) = findings.invariance([result], [PIXEL], [7], ["cat"], "cifar10").tables[0].rows
+    shown, mean = invariance.curve_rows([result], [7], ["cat"])
     assert shown == ("scale", "7", "cat", 1.0, pytest.approx(math.nan, nan_ok=True), 0.25, 0.5)
     assert mean == ("scale", "mean of 2", "", 1.0, 0.375, pytest.approx(math.nan, nan_ok=True), 0.5)
 
@@ -110,16 +116,8 @@ def test_occlusion_names_the_place_that_costs_most_and_how_often_the_answer_stay
         clean_activation=torch.tensor([5.0]),
         strongest_map=torch.tensor([3]),
     )
-    image = np.zeros((1, 1, 4, 4), dtype=np.uint8)
-    found = findings.occlusion(maps, image, np.zeros((1, 1, 4, 4)), [42], [1], ["cat", "dog"], "cifar10")
-    assert found.tables[0].rows == [(42, "dog", 0.75, 0.25, 4, 5, pytest.approx(4 / 6), 3, 5.0, 1.5)]
-    assert "8 × 8 pixels" in found.text
-
-
-def test_correspondence_has_a_row_for_each_part_and_layer() -> None:
-    cells = [SimpleNamespace(part="random cells", layer="last_hidden", mean=0.5, std=0.125)]
-    found = findings.correspondence(cells, ["random cells"], ["last_hidden"], "cifar10")
-    assert found.tables[0].rows == [("random cells", "last hidden", 0.5, 0.125)]
+    (row,) = occlusion.occlusion_rows(maps, [42], [1], ["cat", "dog"])
+    assert row == (42, "dog", 0.75, 0.25, 4, 5, pytest.approx(4 / 6), 3, 5.0, 1.5)
 
 
 @pytest.fixture
@@ -129,23 +127,25 @@ def images() -> ImageSet:
     return ImageSet("synthetic", "0", ("cat", "dog"), 0.5, 0.5, train=split, test=split)
 
 
-def two_found(value: float) -> Found:
+def two_found(value: float) -> Activations:
     places = (torch.tensor([1, 0]), torch.tensor([2, 3]), torch.tensor([0, 1]))
-    return Found(*places, torch.tensor([0.5, value]), torch.zeros(2, 1, 4, 4))
+    return Activations(*places, torch.tensor([0.5, value]), torch.zeros(2, 1, 4, 4))
 
 
 def test_row_of_an_activation_names_its_map_order_image_class_and_place(images: ImageSet) -> None:
-    assert findings.activation_rows("conv1", [5, 6], [1, 2], two_found(0.25), images) == [
+    assert deconvnet.activation_rows("conv1", [5, 6], [1, 2], two_found(0.25), images) == [
         ("conv1", 5, 1, 1, "cat", 2, 0, 0.5),
         ("conv1", 6, 2, 0, "dog", 3, 1, 0.25),
     ]
 
 
-def test_tile_of_an_activation_is_its_receptive_field_of_its_image_and_of_none_blank(images: ImageSet) -> None:
+def test_tile_of_an_activation_is_its_receptive_field_of_its_image_and_of_none_blank(images, monkeypatch) -> None:
     """The second activation is zero: such a map has no more activations."""
     box = SimpleNamespace(top=1, left=1, bottom=3, right=4)
-    projected, patches = findings.activation_tiles(two_found(0.0), [box, box], images)
-    np.testing.assert_array_equal(patches[0], figures.image_tile(images.test.images[1].numpy()[:, 1:3, 1:4]))
+    monkeypatch.setattr(deconvnet, "receptive_field", lambda *_: box)
+    subject = Subject(SimpleNamespace(model=None), images=images)
+    projected, patches = deconvnet.activation_tiles(subject, "conv1", two_found(0.0))
+    np.testing.assert_array_equal(patches[0], image_tile(images.test.images[1].numpy()[:, 1:3, 1:4]))
     assert projected[0].shape == (2, 3, 4)  # red, green, blue, alpha
     for blank in (projected[1], patches[1]):
-        np.testing.assert_array_equal(blank, figures.blank_tile((2, 3)))
+        np.testing.assert_array_equal(blank, blank_tile((2, 3)))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.curves import main
 from harness.cli import run_script
-from harness.pictures import confusion_figure, filters_grid, main, png_bytes, read_metrics, worst_figure
+from harness.pictures import confusion_figure, filters_grid, mosaic, png_bytes, worst_figure
 
 METRICS = """epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds
 1,1.5,0.25,1.25,0.5,3.0
@@ -45,7 +46,12 @@ def test_png_of_colours_has_256_at_most_and_stays_close() -> None:
     assert np.abs(shown.astype(int) - pixels).mean() < 8
 
 
-# -- filters -----------------------------------------------------------------------------------------------------------
+def test_png_of_all_colors_gives_them_back() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    assert np.array_equal(decoded(png_bytes(pixels, colors=None)), pixels)
+
+
+# -- tiles and filters -------------------------------------------------------------------------------------------------
 
 
 def test_filter_k_stands_at_row_k_over_8_and_column_k_modulo_8() -> None:
@@ -61,6 +67,17 @@ def test_filter_k_stands_at_row_k_over_8_and_column_k_modulo_8() -> None:
         assert np.abs(sheet[here] - (127.5 + 127.5 * value)).max() <= 0.5
         seen[here] = True
     assert (sheet[~seen] == 255).all()
+
+
+def test_tiles_stand_row_by_row_with_gaps_and_a_margin_of_the_ground() -> None:
+    tiles = [np.full((1, 2, 1), number) for number in (1, 2, 3)]
+    assert mosaic(tiles, 2, zoom=1, gap=1, margin=1, ground=9)[:, :, 0].tolist() == [
+        [9, 9, 9, 9, 9, 9, 9],
+        [9, 1, 1, 9, 2, 2, 9],
+        [9, 9, 9, 9, 9, 9, 9],
+        [9, 3, 3, 9, 9, 9, 9],
+        [9, 9, 9, 9, 9, 9, 9],
+    ]
 
 
 def test_filters_share_one_scale_with_zero_at_mid_gray() -> None:
@@ -136,12 +153,11 @@ def test_worst_images_stand_in_rows_of_six_the_worst_first() -> None:
 
 @pytest.fixture
 def draw_curves(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple]:
-    """Run `python -m harness.pictures` with these arguments, in this process -> (exit code, stdout, stderr)."""
+    """Run benchmarks/curves.py with these arguments, in this process -> (exit code, stdout, stderr)."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("signal.signal", lambda *_: None)  # run_script would take Ctrl-C away from pytest
-        monkeypatch.setattr("sys.argv", ["plots.py", *map(str, arguments)])
-        code = run_script(main)
+        code = run_script(lambda: main([str(argument) for argument in arguments]))
         return (code, *capsys.readouterr())
 
     return call
@@ -165,13 +181,6 @@ def test_curves_of_runs_stand_side_by_side_in_one_png(tmp_path: Path, draw_curve
     height = one.shape[0] // 2
     for half in (slice(0, height), slice(height, None)):  # loss above, accuracy below
         assert blue[half].sum() > 100 and red[half].sum() > 100
-
-
-def test_metrics_are_read_by_their_column(tmp_path: Path) -> None:
-    columns = read_metrics(make_run(tmp_path / "run", METRICS) / "metrics.csv")
-    assert columns["epoch"] == [1, 2]
-    assert columns["train/loss"] == [1.5, 0.75] and columns["train/accuracy"] == [0.25, 0.625]
-    assert columns["test/loss"] == [1.25, 0.875] and columns["test/accuracy"] == [0.5, 0.75]
 
 
 def test_run_may_have_any_name_that_a_folder_may_have(tmp_path: Path, draw_curves: Callable) -> None:

@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 from report_grids import cell_row, cnn_row, history, row_runs, run, write_run
 
+from harness.analyses.findings import Findings, Picture, Table, write_findings
 from harness.errors import UserError
 from harness.grid.runs import Problem, RowRuns, Run
 from harness.metrics import EpochMetrics
 from harness.report import charts, write_report
-from harness.report.inside import ANALYSES
 
 HOSTILE = "<b>R&D</b> *x* _y_ | `z` [l](u) $a$ <script>alert(1)</script>"
 
@@ -271,26 +271,20 @@ def test_names_notes_and_titles_are_text_not_markup(write, quick_charts, tmp_pat
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.strip().split("\n")}) == 1
 
 
-def draw_inside(run: Run, epoch: int | None, *analyses: str, **dataset: str) -> Path:
+def draw_inside(run: Run, epoch: int, *analyses: str, **dataset: str) -> Path:
     """Files as visualize.py leaves them in a run's figures/: red pictures, a table, and the record of what they are."""
     folder = run.path / "figures"
     folder.mkdir(parents=True, exist_ok=True)
+    columns = ("activations", "mean", "std", "report mean", "report std", "share of zeros", "dead maps")
+    pixels = np.full((30, 40, 3), (255, 0, 0), dtype=np.uint8)
     for name in analyses:
-        pictures = ANALYSES[name]
-        for picture in pictures:
-            Image.new("RGB", (40, 30), "red").save(folder / f"{picture}.png")
-        header = "activations,mean,std,report mean,report std,share of zeros,dead maps,always-on maps\n"
-        (folder / f"{name}.csv").write_text(header + "ReLU1,0.08845,0.1618,0.0657,0.1373,0.494,0,29\n")
-        record = {
-            "epoch": epoch,
-            "dataset": run.config["dataset"] | dataset,
-            "command": "python visualize.py best.pt",
-            "heading": name,
-            "text": "how to read it",
-            "figures": [{"file": f"{picture}.png", "title": "a", "width": 40, "height": 30} for picture in pictures],
-            "tables": [{"file": f"{name}.csv", "title": "b"}],
-        }
-        (folder / f"{name}.json").write_text(json.dumps(record))
+        parts = ("_conv1", "_conv2") if name in ("filters", "deconvnet", "evolution") else ("",)
+        pictures = [Picture(f"{name}{part}", pixels, "a title") for part in parts]
+        table = Table(name, "a title", columns, [("ReLU1", 0.08845, 0.1618, 0.0657, 0.1373, 0.494, 0)])
+        images = {key: run.config["dataset"][key] for key in ("name", "checksum")} | dataset
+        provenance = {"network": "LeNet5", "checkpoint": "best.pt", "epoch": epoch, "trained_on": images}
+        provenance |= {"channels": "gray", "dataset": images, "command": "python visualize.py"}
+        write_findings(folder, name, Findings(name, "how to read it", pictures, [table]), provenance)
     return folder
 
 
@@ -307,7 +301,7 @@ def test_pictures_of_visualize_py_and_the_statistics_of_the_relus_are_taken_up(w
     assert "Left out" not in readme
     paper = readme.split("## Paper Understanding")[1].split("\n## ")[0]
     assert "(#inside-occlusion)" in paper and "(#inside-deconvnet" not in paper
-    for other, images in ((epoch, {"name": "mnist"}), (epoch, {"checksum": "another"}), (epoch + 10, {}), (None, {})):
+    for other, images in ((epoch, {"name": "mnist"}), (epoch, {"checksum": "another"}), (epoch + 10, {})):
         draw_inside(run, other, "activations", **images)
         readme = write(results)[0]
         assert "Left out: activations. " in readme and "ReLU1" not in readme and "inside-occlusion.png" in readme
@@ -322,7 +316,7 @@ def test_pictures_of_one_epoch_are_shown_and_called_the_best_only_if_they_are(wr
     run = results[1].runs[0]
     low, high = (run.history[0]._replace(test_accuracy=accuracy) for accuracy in (0.5, 0.6))
     run.history[:] = [row._replace(epoch=1 + index) for index, row in enumerate((low, high, high))]
-    draw_inside(run, None, "evolution")
+    draw_inside(run, 3, "evolution")
     draw_inside(run, 1, "filters")
     readme = write(results)[0]
     assert "after epoch 1, which is not that of its best test accuracy." in readme
@@ -343,7 +337,7 @@ def test_pictures_of_one_epoch_are_shown_and_called_the_best_only_if_they_are(wr
 
     other = results[1].runs[1]
     other.history[:] = [row._replace(test_accuracy=0.9) for row in run.history]
-    draw_inside(other, None, "evolution")  # a better run, but looked into at one point only
+    draw_inside(other, 3, "evolution")  # a better run, but looked into at one point only
     assert "seed 0, after epoch 3" in write(results)[0]
     draw_inside(other, 1, "occlusion", "activations")
     assert "seed 1, after epoch 1, at its best" in write(results)[0]

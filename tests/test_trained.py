@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.checkpoint import CHECKPOINT_FORMAT, Trained, load_test_images, load_trained, source_of
+from harness.analyses.base import load_test_images
+from harness.checkpoint import CHECKPOINT_FORMAT, Trained, load_trained, source_of
 from harness.data import ImageSet, Split
 from harness.errors import UserError
 from models import build_model
@@ -97,7 +98,7 @@ def test_images_of_another_set_are_told(save, monkeypatch, capsys, data, shown: 
     trained = load_trained(save(), build_model)
     asked = []
     monkeypatch.setattr(
-        "harness.checkpoint.load_images", lambda name, **options: asked.append((name, options)) or shown
+        "harness.analyses.base.load_images", lambda name, **options: asked.append((name, options)) or shown
     )
     assert load_test_images(trained, data, data_dir=Path("data"), mirror="a mirror") is shown
     assert asked == [(data or "mnist", {"data_dir": Path("data"), "channels": "gray", "mirror": "a mirror"})]
@@ -107,6 +108,6 @@ def test_images_of_another_set_are_told(save, monkeypatch, capsys, data, shown: 
 
 def test_images_of_another_size_are_refused(save, monkeypatch) -> None:
     trained: Trained = load_trained(save(), build_model)
-    monkeypatch.setattr("harness.checkpoint.load_images", lambda name, **options: image_set(name, side=32))
+    monkeypatch.setattr("harness.analyses.base.load_images", lambda name, **options: image_set(name, side=32))
     with pytest.raises(UserError, match="takes images of 1 channels and 28 pixels a side in 10 classes, and mnist has"):
         load_test_images(trained, None, data_dir=Path("data"), mirror=None)

@@ -1,6 +1,7 @@
 """visualize.py end to end on a tiny synthetic run: what it writes, that its numbers are interpret's, and bad input."""
 
 import csv
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from PIL import Image
 
 import interpret
 import visualize
-from harness.analyses.gallery import Findings, Picture, Table, write_findings
-from harness.checkpoint import load_checkpoint, load_snapshots, load_test_images, load_trained
+from harness.analyses import ANALYSES, correspondence, deconvnet, evolution, invariance, read_analyses
+from harness.analyses.base import load_test_images
+from harness.analyses.findings import Findings, Picture, Table, write_findings, write_page
+from harness.checkpoint import load_checkpoint, load_snapshots, load_trained
 from harness.errors import UserError
 from harness.files import FolderLock
 from harness.tensorboard import read_events
@@ -30,8 +33,8 @@ def tiny_sets():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.synthetic.TRAIN_COUNT", 200)
         patch.setattr("harness.synthetic.TEST_COUNT", TESTED)
-        patch.setattr(visualize, "AVERAGED", 20)
-        patch.setattr(visualize, "OF_EACH_CLASS", 3)
+        patch.setattr(invariance, "AVERAGED", 20)
+        patch.setattr(correspondence, "PER_CLASS", 3)
         yield
 
 
@@ -52,6 +55,13 @@ def drawn(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "figures"
     assert visualize.main([str(trained_run / "best.pt"), "--out", str(folder), "--images", "2"]) == 0
     return folder
+
+
+@pytest.fixture(autouse=True)
+def quick_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blank figures for all but `drawn`, which is made before: Matplotlib takes longer than the analyses."""
+    for name in ANALYSES:
+        monkeypatch.setattr(f"harness.analyses.{name}.draw", lambda *_: np.zeros((30, 40, 3), dtype=np.uint8))
 
 
 def _train(script: str, runs: Path, *argv: str) -> Path:
@@ -76,8 +86,8 @@ def _whole(checkpoint: Path):
 
 def test_every_analysis_writes_its_figures_and_tables(drawn: Path):
     written = {path.name for path in drawn.iterdir()}
-    for name in visualize.ANALYSES:
-        assert f"{name}.csv" in written and f"{name}.md" in written
+    for name in ANALYSES:
+        assert {f"{name}.csv", f"{name}.md", f"{name}.json"} <= written
         figures = [each for each in written if re.fullmatch(rf"{name}(_conv[12])?\.png", each)]
         assert len(figures) == (2 if name in ("filters", "deconvnet", "evolution") else 1)
         for figure in figures:
@@ -89,8 +99,8 @@ def test_every_analysis_writes_its_figures_and_tables(drawn: Path):
 def test_page_shows_every_figure_and_names_only_files_that_exist(drawn: Path):
     page = (drawn / "index.html").read_text()
     named = set(re.findall(r'(?:src|href)="([^"#]+)"', page))
-    assert named == {path.name for path in drawn.iterdir()} - {"index.html"}
-    assert re.findall(r'<section id="(\w+)">', page) == list(visualize.ANALYSES)
+    assert named == {path.name for path in drawn.iterdir() if path.suffix != ".json"} - {"index.html"}
+    assert re.findall(r'<section id="(\w+)">', page) == list(ANALYSES)
     assert "prefers-color-scheme" in page and "http" not in page
 
 
@@ -136,7 +146,7 @@ def test_deconvnet_table_names_the_strongest_activations(trained_run: Path, draw
     with torch.no_grad():
         maps = torch.relu(model.features.conv1(inputs))
     rows = [row for row in _rows(drawn / "deconvnet.csv") if row["layer"] == "features.relu1"]
-    assert len({row["map"] for row in rows}) == visualize.MAPS_SHOWN
+    assert len({row["map"] for row in rows}) == deconvnet.MAPS_SHOWN
     for row in rows:
         number, image, rank = int(row["map"]), int(row["test image"]), int(row["rank"])
         strongest = maps[:, number].amax(dim=(1, 2)).sort(descending=True).values[rank - 1]
@@ -149,7 +159,7 @@ def test_deconvnet_table_names_the_strongest_activations(trained_run: Path, draw
 
 def test_evolution_table_has_the_snapshots_of_the_run(trained_run: Path, drawn: Path):
     rows = _rows(drawn / "evolution.csv")
-    assert len(rows) == 2 * 2 * visualize.MAPS_EVOLVING
+    assert len(rows) == 2 * 2 * evolution.MAPS_SHOWN
     model, inputs, images = _whole(trained_run / "best.pt")
     snapshots = load_snapshots(load_trained(trained_run / "best.pt", build_model))
     for layer in ("features.relu1", "features.relu2"):
@@ -172,7 +182,7 @@ def test_evolution_of_many_snapshots_is_shown_at_some(run: Path, tmp_path: Path,
     first = torch.load(run / "snapshots" / "epoch-0001.pt", weights_only=True)
     for epoch in range(3, 8):
         torch.save(first | {"epoch": epoch}, run / "snapshots" / f"epoch-{epoch:04}.pt")
-    monkeypatch.setattr(visualize, "STAGES", 3)
+    monkeypatch.setattr(evolution, "STAGES", 3)
     code, out, _ = run_main("visualize", run / "best.pt", "--only", "evolution", "--out", tmp_path / "out")
     assert code == 0 and "note: evolution at 3 of the run's 7 snapshots, evenly chosen\n" in out
     assert {int(row["epoch"]) for row in _rows(tmp_path / "out" / "evolution.csv")} == {1, 4, 7}
@@ -201,7 +211,7 @@ def test_occlusion_and_correspondence_tables_equal_interpret(trained_run: Path, 
     lowest = maps.probability.flatten(1).min(dim=1).values.tolist()
     assert [float(row["lowest p"]) for row in rows] == pytest.approx(lowest, rel=1e-4)
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
-    chosen = torch.cat([order[images.test.labels[order] == label][: visualize.OF_EACH_CLASS] for label in range(10)])
+    chosen = torch.cat([order[images.test.labels[order] == label][: correspondence.PER_CLASS] for label in range(10)])
     gray = (0.5 - images.mean) / images.std
     cells = interpret.correspondence(
         model, inputs[chosen], images.test.labels[chosen], size=8, stride=4, value=gray, seed=0
@@ -250,29 +260,6 @@ def test_a_network_that_answers_nothing_is_shown_dead(run: Path, tmp_path: Path,
     assert {float(row["activation"]) for row in rows if row["layer"] == "features.relu2"} == {0}
 
 
-@pytest.mark.filterwarnings("error")
-def test_a_layer_that_answers_nothing_has_no_invariance():
-    from types import SimpleNamespace
-
-    from harness.analyses.figures import invariance_figure
-
-    nothing, something = np.zeros((3, 4)), np.ones((3, 4))
-    kinds = [
-        SimpleNamespace(
-            kind="scale",
-            amounts=np.arange(3.0),
-            first=nothing,
-            first_norm=norm,
-            last_hidden=something,
-            last_hidden_norm=np.array([0.0, 1.0, 1.0, 1.0]),
-            probability=something,
-        )
-        for norm in (np.zeros(4), np.ones(4))
-    ]
-    dead, live = (invariance_figure([kind], [np.zeros((4, 4, 4))], ["a", "b"], "t") for kind in kinds)
-    assert (dead != live).any()
-
-
 def test_weights_that_are_not_finite_are_one_sentence(run: Path, run_main: Callable):
     content = torch.load(run / "best.pt", weights_only=True)
     content["model"]["features.conv1.weight"][0, 0, 0, 0] = float("nan")
@@ -304,7 +291,7 @@ def test_named_maps_are_shown(trained_run: Path, tmp_path: Path, run_main: Calla
 
 def test_filters_alone_need_no_data_and_leave_other_sections_standing(run: Path, run_main: Callable, monkeypatch):
     code, _, _ = run_main("visualize", run / "best.pt", "--only", "activations")
-    monkeypatch.setattr("harness.checkpoint.load_images", None)
+    monkeypatch.setattr("harness.analyses.base.load_images", None)
     code, _, err = run_main("visualize", run / "best.pt", "--only", "filters", "--per-filter")
     assert (code, err) == (0, "")
     page = (run / "figures" / "index.html").read_text()
@@ -410,7 +397,7 @@ def test_run_without_snapshots(run: Path, run_main: Callable, monkeypatch):
     shutil.rmtree(run / "snapshots")
     code, _, err = run_main("visualize", run / "best.pt", "--only", "evolution")
     assert code == 2 and "no snapshots" in err and not (run / "figures").exists()
-    monkeypatch.setattr(visualize, "ANALYSES", {name: visualize.ANALYSES[name] for name in ("filters", "evolution")})
+    monkeypatch.setattr("harness.analyses.ANALYSES", ("filters", "evolution"))
     code, out, err = run_main("visualize", run / "best.pt", "--images", "1")
     assert (code, err) == (0, "") and "note: evolution left out" in out
     assert not list((run / "figures").glob("evolution*"))
@@ -463,14 +450,19 @@ def test_help_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True, capture_output=True, timeout=20)
 
 
+PIXELS = np.zeros((4, 4, 3), dtype=np.uint8)
+OF_MNIST = {"name": "mnist", "checksum": "5"}
+
+
 def test_page_escapes_what_it_is_given(tmp_path: Path):
-    pixels = np.zeros((4, 4, 3), dtype=np.uint8)
     table = Table("t", "a <b> title", ("name", "value"), [("<i>", 0.25), ("a|b", None)])
-    findings = Findings("<h>", "1 < 2", [Picture("p", pixels, 'a "quoted" picture')], [table])
-    write_findings(tmp_path, "filters", findings, page_title="<t>", made="&", order=["filters"])
+    findings = Findings("<h>", "1 < 2", [Picture("p", PIXELS, 'a "quoted" picture')], [table])
+    write_findings(tmp_path, "filters", findings, {"epoch": 1, "dataset": OF_MNIST, "command": "<c>"})
+    write_page(tmp_path, read_analyses(tmp_path).values(), "<t>")
     page = (tmp_path / "index.html").read_text()
-    for raw in ("<b>", "<i>", "<t>", "<h><", '"quoted"'):
+    for raw in ("<b>", "<i>", "<t>", "<h><", "<c>", '"quoted"'):
         assert raw not in page
+    assert "1 &lt; 2" in page and '<td class="text">a|b</td><td></td>' in page and "<td>0.2500</td>" in page
     assert (tmp_path / "t.md").read_text().splitlines()[2:] == [
         "| name | value |",
         "| --- | ---: |",
@@ -478,3 +470,111 @@ def test_page_escapes_what_it_is_given(tmp_path: Path):
         "| a\\|b |  |",
     ]
     assert (tmp_path / "t.csv").read_text() == "name,value\n<i>,0.25\na|b,\n"
+
+
+def test_records_say_what_they_are_of_and_what_there_is_to_see(trained_run: Path, drawn: Path):
+    records = read_analyses(drawn)
+    assert list(records) == list(ANALYSES)
+    content = load_checkpoint(trained_run / "best.pt")
+    for name, record in records.items():
+        assert record["epoch"] == content["epoch"] and record["checkpoint"] == str(trained_run / "best.pt")
+        assert record["dataset"] == record["trained_on"] == content["config"]["dataset"]
+        assert record["command"].startswith("python visualize.py ") and record["command"].endswith(" --images 2")
+        for figure in record["figures"]:
+            assert (figure["width"], figure["height"]) == Image.open(drawn / figure["file"]).size
+            assert figure["file"].startswith(name) and "synthetic" in figure["title"]
+        for table in record["tables"]:
+            written = list(csv.reader((drawn / table["file"]).read_text().splitlines()))
+            assert written[0] == table["header"]
+            assert written[1:] == [["" if value is None else str(value) for value in row] for row in table["rows"]]
+
+
+def test_of_other_images_the_record_says_both_sets(run: Path, run_main: Callable, monkeypatch):
+    from harness.synthetic import draw_shapes
+
+    monkeypatch.setattr("harness.data.draw_shapes", lambda: draw_shapes(seed=1))
+    code, out, err = run_main("visualize", run / "best.pt", "--only", "activations")
+    assert (code, err) == (0, "") and "is not the very set that" in out
+    record = read_analyses(run / "figures")["activations"]
+    assert record["dataset"]["name"] == record["trained_on"]["name"] == "synthetic-shapes"
+    assert record["dataset"]["checksum"] != record["trained_on"]["checksum"]
+
+
+def one_record(folder: Path) -> dict:
+    table = Table("filters", "title", ("map", "norm"), [(0, float("nan")), (1, 2.0)])
+    findings = Findings("Filters", "text", [Picture("filters_conv1", PIXELS, "title")], [table])
+    write_findings(folder, "filters", findings, {"epoch": 3, "dataset": OF_MNIST})
+    return read_analyses(folder)["filters"]
+
+
+def test_record_is_strict_json(tmp_path: Path):
+    one_record(tmp_path)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    record = json.loads((tmp_path / "filters.json").read_text(), parse_constant=refuse)
+    assert record["tables"][0]["rows"] == [[0, None], [1, 2.0]]
+
+
+@pytest.mark.parametrize("file", ["filters.json", "filters.csv", "filters_conv1.png"])
+def test_analysis_without_one_of_its_files_is_passed_over(tmp_path: Path, file: str):
+    one_record(tmp_path)
+    (tmp_path / file).unlink()
+    assert read_analyses(tmp_path) == {}
+
+
+def test_analysis_with_a_cut_picture_is_passed_over(tmp_path: Path):
+    one_record(tmp_path)
+    picture = tmp_path / "filters_conv1.png"
+    picture.write_bytes(picture.read_bytes()[:50])
+    assert read_analyses(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": "3"},
+        {"dataset": None},
+        {"figures": [1]},
+        {"figures": {"file": "filters_conv1.png"}},
+        {"figures": [{"file": "../secret.png"}]},
+        {"tables": [{"file": "filters.csv", "header": ["a"], "rows": [[1, 2]]}]},
+        {"tables": [{"file": ["filters.csv"], "header": [], "rows": []}]},
+    ],
+)
+def test_foreign_record_is_passed_over(tmp_path: Path, change: dict):
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    record = one_record(folder)
+    shutil.copy(folder / "filters_conv1.png", tmp_path / "secret.png")
+    (folder / "filters.json").write_text(json.dumps(record | change))
+    assert read_analyses(folder) == {}
+    for text in ("", "[]", "no JSON", "[" * 100_000, "\xff"):
+        (folder / "filters.json").write_bytes(text.encode("latin-1"))
+        assert read_analyses(folder) == {}
+
+
+def test_a_kill_among_the_new_files_leaves_no_record_of_the_old_ones(tmp_path: Path, monkeypatch):
+    one_record(tmp_path)
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.analyses.findings.write_atomically", kill)
+    with pytest.raises(KeyboardInterrupt):
+        one_record(tmp_path)
+    assert read_analyses(tmp_path) == {}
+
+
+def test_interruption_names_the_analysis_and_keeps_what_was_finished(run: Path, run_main: Callable, monkeypatch):
+    from harness.errors import Interrupted
+
+    def interrupt(subject: object) -> None:
+        raise Interrupted(2)
+
+    monkeypatch.setattr(deconvnet, "analyze", interrupt)
+    with pytest.raises(Interrupted) as caught:
+        visualize.main([str(run / "best.pt"), "--only", "filters,deconvnet"])
+    assert caught.value.message == f"interrupted during deconvnet; what was finished before is in {run / 'figures'}"
+    assert list(read_analyses(run / "figures")) == ["filters"]

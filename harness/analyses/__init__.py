@@ -1,0 +1,149 @@
+"""What visualize.py draws of a trained network: one file an analysis, one line each in ANALYSES.
+
+An analysis is a module with `NEEDS`, a set of "convolutions", "images" and "snapshots", and `analyze(subject)`, which
+selects, computes by interpret/, draws, and returns its Findings: figures, tables, and how to read them. `draw_analyses`
+runs them and writes what they found, `read_analyses` reads it again. base.py has the Subject, findings.py the files.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from harness.errors import Interrupted, UserError
+from harness.flags import command_line, typed_path
+
+if TYPE_CHECKING:  # PyTorch and Matplotlib take seconds to import, and --help asks for the names alone
+    from torch import nn
+
+    from harness.analyses.base import Subject
+    from harness.analyses.findings import Picture
+
+# In the order in which they are made and shown, each a module here.
+ANALYSES = (
+    "filters",
+    "activations",
+    "deconvnet",
+    "evolution",
+    "invariance",
+    "occlusion",
+    "correspondence",
+)
+
+
+def draw_analyses(
+    checkpoint: Path,
+    build_model: "Callable[[dict], nn.Module]",
+    *,
+    names: Sequence[str] | None = None,
+    data_dir: Path = Path("data"),
+    device: str = "auto",
+    data: str | None = None,
+    mirror: str | None = None,
+    maps: Iterable[tuple[str, list[int]]] | None = None,
+    shown_count: int = 5,
+    seed: int = 0,
+    per_filter: bool = False,
+    out: Path | None = None,
+    tensorboard: bool = False,
+    command: str | None = None,
+) -> "list[Picture]":
+    """Make the named analyses of a best.pt or last.pt (default: all that can be), write them, and return the figures.
+
+    They are written to `out`, by default figures/ in the run's folder; `command` is recorded as what made them; the
+    other options are the flags of visualize.py. UserError, before anything is computed, if the checkpoint, its
+    snapshots or the images cannot be used, or if what is to be written cannot be.
+    """
+    from harness.analyses import base
+    from harness.checkpoint import load_snapshots, load_trained
+    from harness.files import FolderLock, check_writable, make_folder
+    from harness.tensorboard import find_events
+    from harness.tensorboard import replace_images as add_images
+
+    trained = load_trained(checkpoint, build_model)
+    run = trained.folder
+    subject = base.Subject(trained, shown_count, seed, per_filter)
+    modules = {name: import_module(f"{__name__}.{name}") for name in names or ANALYSES}
+    needs = set().union(*(module.NEEDS for module in modules.values()))
+    if "convolutions" in needs:
+        subject.maps = base.maps_by_layer(maps or (), base.convolution_sizes(trained))
+    if "snapshots" in needs:
+        subject.snapshots = load_snapshots(trained)
+        if not subject.snapshots:
+            lacking = [name for name, module in modules.items() if "snapshots" in module.NEEDS]
+            if names:
+                raise UserError(f"{run} has no snapshots to show the {lacking[0]} of; train with --snapshot-epochs")
+            print(f"note: {', '.join(lacking)} left out, {run} has no snapshots (--snapshot-epochs)")
+            modules = {name: module for name, module in modules.items() if name not in lacking}
+    if "images" in needs:
+        base.show_images(subject, data, data_dir=data_dir, mirror=mirror, device=device)
+    lock = FolderLock(run / ".lock", refusal=f"a training is writing in {run}; wait for it to add to its events")
+    if tensorboard:
+        find_events(run)
+        with lock:  # early, so that nothing is computed in vain
+            pass
+    folder = out or run / "figures"
+    make_folder(folder)
+    check_writable(folder)
+    only = ["--only", ",".join(names)] if names else []
+    command = command or command_line(["python", "visualize.py", typed_path(checkpoint), *only])
+    pictures = _run(modules, subject, folder, command)
+    if tensorboard:
+        with lock:
+            add_images(run, {f"figures/{picture.name}": picture.pixels for picture in pictures}, trained.epoch)
+    return pictures
+
+
+def read_analyses(folder: Path) -> dict[str, dict]:
+    """The records of the analyses that are whole in a figures/ folder, by name, in the order of ANALYSES.
+
+    A record holds `epoch` (of the model), `trained_on` and `dataset` (trained on, and shown: name and checksum),
+    `heading`, `text`, `figures` (file, title, width, height) and `tables` (file, title, header, rows). What is missing,
+    damaged or somebody else's is passed over.
+    """
+    from harness.analyses.findings import read_record
+
+    records = {name: read_record(folder, name) for name in ANALYSES}
+    return {name: record for name, record in records.items() if record}
+
+
+def _run(modules: dict[str, ModuleType], subject: "Subject", folder: Path, command: str) -> "list[Picture]":
+    """One analysis after the other: compute, write, and say so. The page shows all that are in the folder."""
+    from tqdm import tqdm
+
+    from harness.analyses.findings import write_findings, write_page
+
+    trained, images = subject.trained, subject.images
+    network = type(subject.model).__name__
+    trained_on = {"name": trained.dataset, "checksum": trained.checksum}
+    provenance = {
+        "network": network,
+        "checkpoint": str(trained.path),
+        "epoch": trained.epoch,
+        "trained_on": trained_on,
+        "channels": trained.channels,
+        "dataset": {"name": images.name, "checksum": images.checksum} if images else trained_on,
+        "command": command,
+    }
+    pictures = []
+    with tqdm(modules.items(), unit="", leave=False, disable=not sys.stderr.isatty()) as bar:
+        for name, module in bar:
+            bar.set_description(name)
+            started = time.perf_counter()
+            try:
+                findings = module.analyze(subject)
+                write_findings(folder, name, findings, provenance)
+                write_page(folder, read_analyses(folder).values(), f"Inside {network}: {subject.source}")
+            except Interrupted as interruption:
+                interruption.message = f"interrupted during {name}; what was finished before is in {folder}"
+                raise
+            if findings.printed:
+                tqdm.write(findings.printed, file=sys.stdout)
+            files = ", ".join(f"{picture.name}.png" for picture in findings.pictures)
+            tqdm.write(f"{name:14} {time.perf_counter() - started:5.1f} s   {files}", file=sys.stdout)
+            sys.stdout.flush()
+            pictures += findings.pictures
+    return pictures

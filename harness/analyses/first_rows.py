@@ -1,12 +1,9 @@
 """How well a network trained on whole MNIST images classifies their first k rows, for every k.
 
 A recurrent network reads k steps and answers; a CNN needs its fixed input shape and gets black rows below row k. The
-original report asserts this difference between the two; here it is measured. `keep_first_rows` writes the figures of a
-run's checkpoint into its folder, for the report.
+original report asserts this difference between the two; here it is measured, for the report's comparison of both.
 """
 
-import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.analyses.findings import Table
 from harness.checkpoint import load_trained
 from harness.data import ImageSet
 from harness.errors import UserError
@@ -40,27 +38,22 @@ def first_rows(model: nn.Module, images: ImageSet, *, cut: bool) -> list[FirstRo
     black. The model is in evaluation mode.
     """
     height, labels = images.test.images.shape[2], images.test.labels
-    figures = []
+    metrics = []
     for rows in range(1, height + 1):
-        logits = torch.cat(
-            [model(images.normalise(_seen(part, rows, cut=cut))) for part in images.test.images.split(_BATCH)]
-        )
+        parts = [_first(part, rows, cut=cut) for part in images.test.images.split(_BATCH)]
+        logits = torch.cat([model(images.normalise(part)) for part in parts])  # (n, classes)
         accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
-        figures.append(FirstRows(rows, accuracy, F.cross_entropy(logits.double(), labels).item()))
-    return figures
+        metrics.append(FirstRows(rows, accuracy, F.cross_entropy(logits.double(), labels).item()))
+    return metrics
 
 
-def _seen(images: Tensor, rows: int, *, cut: bool) -> Tensor:
+def _first(images: Tensor, rows: int, *, cut: bool) -> Tensor:
     """The first rows of images, uint8 (n, channels, height, width): alone, or with black ones below."""
-    if cut:
-        return images[:, :, :rows]
-    seen = torch.zeros_like(images)
-    seen[:, :, :rows] = images[:, :, :rows]
-    return seen
+    return images[:, :, :rows] if cut else F.pad(images[:, :, :rows], (0, 0, 0, images.shape[2] - rows))
 
 
 def keep_first_rows(run: Path, images: ImageSet, build_model: Callable[[dict], nn.Module]) -> None:
-    """Compute the figures of the run's best.pt and write them to its `FILE`.
+    """Measure the run's best.pt and write the numbers to its `FILE`.
 
     Raises UserError if the checkpoint is missing or foreign, was trained on other images, or the file cannot be
     written.
@@ -68,10 +61,7 @@ def keep_first_rows(run: Path, images: ImageSet, build_model: Callable[[dict], n
     trained = load_trained(run / "best.pt", build_model)
     if trained.checksum != images.checksum:
         raise UserError(f"{trained.path} was trained on other images than this {images.name}")
-    figures = first_rows(trained.model, images, cut=trained.description["name"] == "RecurrentClassifier")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(FirstRows._fields)
-    writer.writerows((each.rows, round(each.accuracy, 6), round(each.loss, 6)) for each in figures)
+    measured = first_rows(trained.model, images, cut=trained.description["name"] == "RecurrentClassifier")
+    rows = [(each.rows, round(each.accuracy, 6), round(each.loss, 6)) for each in measured]
     make_folder(run / FILE.parent)
-    write_atomically(run / FILE, text.getvalue().encode())
+    write_atomically(run / FILE, Table(FILE.stem, "", FirstRows._fields, rows).as_csv().encode())

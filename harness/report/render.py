@@ -24,7 +24,7 @@ from harness.grid.runs import Problem, RowRuns, Run
 from harness.report import conclusions, figures, statistics
 from harness.report import results as metrics
 from harness.report.figures import Figure
-from harness.report.inside import Inside, look_inside, read_figure
+from harness.report.inside import look_inside
 from harness.report.results import CNN, RECURRENT, dataset, listed
 
 MARKER = "written by report.py: every number here is computed from the run folders; edits are lost"
@@ -118,6 +118,7 @@ def write_report(
     drawn = _draw(context, titles, slugs)
     text = _environment("md").get_template("report.md.j2").render(context, figures=drawn, MARKER=MARKER)
     text = unwrap(text)
+    drawn = {name: figure for name, figure in drawn.items() if f"(figures/{name})" in text}
     make_folder(out / "figures")
     for name, figure in drawn.items():
         write_atomically(out / "figures" / name, figure.content)
@@ -147,16 +148,10 @@ def _draw(context: dict, titles: dict[str, str], slugs: dict[str, str]) -> dict[
         drawn["first-rows.svg"] = figures.first_rows(networks, title)
     if context["on_mnist"] and context["on_mnist"].complete and networks:
         drawn["versus-cnn.svg"] = figures.costs(networks, f"What accuracy on MNIST costs: {_alike(networks)}")
-    drawn |= _figures_inside(context["inside"])
+    inside = context["inside"]
+    for name in inside.figures if inside else ():  # inside.md.j2 describes them
+        drawn[f"inside-{name.replace('_', '-')}.png"] = Figure("", *inside.picture(name))
     return {name: figure for name, figure in drawn.items() if figure}
-
-
-def _figures_inside(inside: Inside | None) -> dict[str, Figure]:
-    drawn = {}
-    for name in inside.figures if inside else ():
-        content, width = read_figure(inside.run.path / "figures" / f"{name}.png")
-        drawn[f"inside-{name.replace('_', '-')}.png"] = Figure("", content, width)  # inside.md.j2 describes it
-    return drawn
 
 
 def _alike(networks: Sequence[conclusions.Network]) -> str:

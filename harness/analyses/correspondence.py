@@ -1,0 +1,75 @@
+"""Whether hiding the same part changes different images' features alike (table 1), adapted to these images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from harness.analyses.base import Subject
+from harness.analyses.findings import Findings, Picture, Table
+from harness.pictures import DPI, in_plain_style, render
+from interpret import Consistency, correspondence
+from interpret.correspondence import LAYERS, PARTS
+
+NEEDS = frozenset({"convolutions", "images"})
+PER_CLASS = 10  # images compared
+COLORS = ("#4269d0", "#97bbf5", "#e4572e", "#bdbdbd")  # of the parts
+
+TEXT = """\
+Zeiler & Fergus, section 4.3 and table 1: hide the same part in different images of a class, and compare the signs of \
+the change of the feature vector by their Hamming distance (0 alike). These images have no part annotations: parts are \
+cells of the image, the class's critical cell being the one whose occlusion costs the class most. If the network \
+related parts, that bar would be lower than that of the same random cell, and the bar of each image's own critical \
+cell lower than that of random cells. The reverse does not follow: random cells lie anywhere, also at the border; and \
+at the last hidden layer choosing each image's own cell by probability makes the changes more alike even in a network \
+that was never trained."""
+
+
+def analyze(subject: Subject) -> Findings:
+    labels = subject.labels.cpu()[subject.order]
+    classes = range(len(subject.images.classes))
+    chosen = torch.cat([subject.order[labels == label][:PER_CLASS] for label in classes])  # (classes * PER_CLASS,)
+    size = subject.inputs.shape[-1] // 4
+    cells = correspondence(
+        subject.model,
+        subject.inputs[chosen],
+        subject.labels[chosen],
+        size=size,
+        stride=max(1, size // 2),
+        value=subject.images.mid_gray,
+        seed=subject.seed,
+    )
+    title = f"Correspondence: {subject.source}"
+    rows = [(cell.part, cell.layer.replace("_", " "), cell.mean, cell.std) for cell in cells]
+    table_title = f"Consistency Δ, {subject.source}; smaller is more consistent"
+    table = Table("correspondence", table_title, ("part hidden", "layer", "mean", "std"), rows)
+    picture = Picture("correspondence", draw(cells, PARTS, LAYERS, title), title)
+    return Findings("Correspondence", TEXT, [picture], [table])
+
+
+@in_plain_style
+def draw(cells: Sequence[Consistency], parts: Sequence[str], layers: Sequence[str], title: str) -> np.ndarray:
+    """Table 1 as bars: for each layer the mean Δ of each kind of part, and a dot for each class."""
+    figure = Figure(figsize=(8.6, 3.9), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(parts)
+    for index, part in enumerate(parts):
+        by_layer = {cell.layer: cell for cell in cells if cell.part == part}
+        places = np.arange(len(layers)) + (index - (len(parts) - 1) / 2) * width
+        means = [by_layer[layer].mean for layer in layers]
+        axes.bar(places, means, width * 0.92, color=COLORS[index], label=part)
+        for place, layer in zip(places, layers, strict=True):
+            by_class = np.asarray(by_layer[layer].by_class)
+            spread = np.linspace(-0.28, 0.28, len(by_class)) * width
+            axes.plot(place + spread, by_class, ".", color="black", markersize=3.5, alpha=0.7)
+    axes.set_xticks(range(len(layers)), [layer.replace("_", " ") + " layer" for layer in layers])
+    axes.set_ylabel("Δ, mean Hamming distance")
+    axes.set_title(title, fontsize=11)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return render(figure)

@@ -1,0 +1,78 @@
+"""The strongest activation of some maps at each snapshot of the run, projected to pixels (figure 4)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from harness.analyses.base import Subject, short
+from harness.analyses.deconvnet import TINT, Activations, activation_rows, activation_tiles, set_margins
+from harness.analyses.findings import Findings, Picture, Table
+from harness.pictures import DPI, in_plain_style, mosaic, render
+from interpret import evolution
+
+NEEDS = frozenset({"convolutions", "images", "snapshots"})
+MAPS_SHOWN = 6  # of each convolution, if --maps names none
+STAGES = 12  # snapshots shown of a run with more
+
+TEXT = """\
+Zeiler & Fergus, figure 4: the same maps at epochs of the run's snapshots. Each picture is on its own scale. What a \
+snapshot does not hold, such as the linear layers, is the checkpoint's. A jump from one epoch to the next mostly means \
+that another image has become the strongest."""
+
+
+def analyze(subject: Subject) -> Findings:
+    epochs = sorted(subject.snapshots)
+    printed = ""
+    if len(epochs) > STAGES:
+        printed = f"note: evolution at {STAGES} of the run's {len(epochs)} snapshots, evenly chosen"
+        last = len(epochs) - 1
+        epochs = [epochs[round(stage * last / (STAGES - 1))] for stage in range(STAGES)]
+    snapshots = {epoch: subject.snapshots[epoch] for epoch in epochs}
+    source = subject.trained.source(subject.images, all_epochs=True)
+    pictures, rows = [], []
+    for convolution, layer in subject.layers.items():
+        maps = subject.chosen_maps(convolution, MAPS_SHOWN)
+        stages = evolution(subject.model, subject.inputs, layer, maps, snapshots)
+        fields = ("images", "rows", "columns", "values", "reconstructions")
+        found = Activations(*(torch.cat([getattr(stage, field) for stage in stages]) for field in fields))
+        projected, patches = activation_tiles(subject, layer, found)  # by epoch, and within it by map
+        entries = [
+            (f"map {number}", projected[index :: len(maps)], patches[index :: len(maps)])
+            for index, number in enumerate(maps)
+        ]
+        title = f"Evolution of {short(convolution)}: {source}"
+        pictures.append(Picture(f"evolution_{short(convolution)}", draw(epochs, entries, title), title))
+        rows += activation_rows(layer, maps * len(epochs), np.repeat(epochs, len(maps)).tolist(), found, subject.images)
+    header = ("layer", "map", "epoch", "test image", "class", "row", "column", "activation")
+    table = Table("evolution", f"Strongest activation at each snapshot, {source}", header, rows)
+    return Findings("Evolution", TEXT, pictures, [table], printed)
+
+
+@in_plain_style
+def draw(epochs: Sequence[int], entries: Sequence[tuple[str, list, list]], title: str) -> np.ndarray:
+    """A row a map, a column an epoch; each the projection and, right of it, its image patch.
+
+    `entries` holds (heading, projection tiles, patch tiles) a map, a tile an epoch.
+    """
+    columns, rows = len(epochs), len(entries)
+    figure = Figure(figsize=(max(6.5, 1.55 * columns + 0.9), 0.82 * rows + 0.95), dpi=DPI)
+    height = figure.get_figheight()
+    figure.suptitle(title, fontsize=11, y=1 - 0.1 / height, va="top")
+    patches = "strongest activation over the test images: projected to pixels (left), its image patch (right)"
+    figure.text(0.5, 1 - 0.42 / height, patches, fontsize=8.5, ha="center", va="center")
+    figure.set_facecolor(TINT)
+    set_margins(figure, top=0.8, bottom=0.08, left=0.85, right=0.06)
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
+    for row, (heading, projections, images) in zip(grid, entries, strict=True):
+        for axes, left, right in zip(row, projections, images, strict=True):
+            axes.imshow(mosaic([left, right], 2), interpolation="nearest")
+            if not left.any():
+                axes.text(0.5, 0.5, "not active", transform=axes.transAxes, ha="center", va="center", fontsize=8.5)
+            axes.set(xticks=[], yticks=[], facecolor=TINT)
+            axes.spines[:].set_visible(False)
+        row[0].set_ylabel(heading, rotation=0, ha="right", va="center", fontsize=8.5)
+    for axes, epoch in zip(grid[0], epochs, strict=True):
+        axes.set_title(f"epoch {epoch}", fontsize=9)
+    return render(figure)

@@ -1,0 +1,129 @@
+"""How far features move, and the true class's probability, under translation, scale and rotation (figure 5)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from harness.analyses.base import Subject
+from harness.analyses.findings import Findings, Picture, Table
+from harness.pictures import DPI, framed, image_tile, in_plain_style, mosaic, render
+from interpret import Invariance, invariance, transform
+
+NEEDS = frozenset({"convolutions", "images"})
+AVERAGED = 200  # random images that the curves' mean is over
+COLORS = [colormaps["tab10"](index) for index in range(10)]  # of the images shown
+UNITS = {"translation": "pixels down", "scale": "factor", "rotation": "degrees anticlockwise"}
+
+TEXT = """\
+Zeiler & Fergus, section 4 and figure 5. How far the feature vector moves from that of the untransformed image, as a \
+share of its length, at the first layer and at the last hidden layer; and the probability of the true class. Thin \
+lines are the images shown, as far as possible such as are classified rightly; the thick line is the mean of \
+{averaged} random test images{without}. What comes in from outside the image is mid-gray."""
+
+
+def analyze(subject: Subject) -> Findings:
+    reach = max(1, round(subject.inputs.shape[-1] * 60 / 224))  # the paper's 60 pixels of 224
+    kinds = {  # the amounts of the curves, and of the examples shown with them
+        "translation": (range(-reach, reach + 1), (-reach, 0, reach)),
+        "scale": ([step / 10 for step in range(6, 19)], (0.6, 1, 1.8)),
+        "rotation": (range(0, 360, 15), (0, 45, 90)),
+    }
+    shown, gray = subject.shown, subject.images.mid_gray
+    chosen = torch.cat([shown, subject.order[:AVERAGED]])
+    inputs, labels = subject.inputs[chosen], subject.labels[chosen]
+    results, examples = [], []
+    for kind, (amounts, moves) in kinds.items():
+        results.append(invariance(subject.model, inputs, labels, kind, list(amounts), fill=gray))
+        moved = [transform(inputs[: len(shown)], kind, amount, fill=gray) for amount in moves]
+        pixels = [subject.images.pixels(images).cpu().numpy() for images in moved]
+        tiles = [framed(image_tile(images[row]), COLORS[row]) for row in range(len(shown)) for images in pixels]
+        examples.append(mosaic(tiles, len(moves), zoom=2, gap=3))
+    names = [subject.images.classes[label] for label in labels[: len(shown)].tolist()]
+    title = f"Invariance: {subject.source}"
+    picture = Picture("invariance", draw(results, examples, names, title), title)
+    header = ("transformation", "test image", "class", "amount", "first layer", "last hidden layer", "p(true class)")
+    rows = curve_rows(results, shown.tolist(), names)
+    table = Table("invariance", f"Distance over length of the feature vector, {subject.source}", header, rows)
+    return Findings("Invariance", describe(results, len(shown)), [picture], [table])
+
+
+def describe(results: Sequence[Invariance], shown: int) -> str:
+    """How to read it; the first `shown` columns of the results are the images shown."""
+    norms = [norm[shown:] for result in results for norm in (result.first_norm, result.last_hidden_norm)]
+    silent = "; a layer's distance leaves out those that it does not respond to"
+    return TEXT.format(averaged=len(norms[0]), without="" if all(norm.all() for norm in norms) else silent)
+
+
+def curves(result: Invariance) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is drawn over the amounts, each (amounts, images): two distances over lengths, and the probability."""
+    shares = []
+    for distance, length in ((result.first, result.first_norm), (result.last_hidden, result.last_hidden_norm)):
+        distance, length = np.asarray(distance), np.asarray(length)
+        nothing = np.full(distance.shape, np.nan)  # stays where the layer does not respond to the image
+        shares.append(np.divide(distance, length, out=nothing, where=length > 0))
+    return *shares, np.asarray(result.probability)
+
+
+def mean_over_images(values: np.ndarray) -> np.ndarray:
+    """The mean of curves (amounts, images) at each amount, over the images whose curve is finite; nan without any."""
+    finite = np.isfinite(values).all(axis=0)
+    return values[:, finite].mean(axis=1) if finite.any() else np.full(len(values), np.nan)
+
+
+def curve_rows(results: Sequence[Invariance], ids: Sequence[int], names: Sequence[str]) -> list[tuple]:
+    """A row for each point of each curve: of the images shown (`ids`, of the classes `names`), then of the mean."""
+    rows, shown = [], len(ids)
+    for result in results:
+        amounts = [round(amount, 6) for amount in result.amounts.tolist()]
+        values = curves(result)
+        labels = [*zip(map(str, ids), names, strict=True), (f"mean of {values[0].shape[1] - shown}", "")]
+        lines = [[each[:, index] for each in values] for index in range(shown)]
+        lines.append([mean_over_images(each[:, shown:]) for each in values])
+        for label, line in zip(labels, lines, strict=True):
+            points = zip(amounts, *(each.tolist() for each in line), strict=True)
+            rows += [(result.kind, *label, *point) for point in points]
+    return rows
+
+
+@in_plain_style
+def draw(results: Sequence[Invariance], examples: Sequence[np.ndarray], names: Sequence[str], title: str) -> np.ndarray:
+    """A row a transformation; examples, distance at two depths, the true class's probability.
+
+    A thin line for each of the first images, which `names` labels, and a thick one for the mean of all the others.
+    `examples` is a picture (RGBA) for each transformation.
+    """
+    shown = len(names)
+    figure = Figure(figsize=(10.2, 2.55 * len(results) + 1.0), dpi=DPI, layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    grid = figure.subplots(len(results), 4, squeeze=False, width_ratios=(1.0, 1.35, 1.35, 1.35))
+    for (picture, *plots), result, example in zip(grid, results, examples, strict=True):
+        picture.imshow(example, interpolation="nearest")
+        picture.set_axis_off()
+        amounts = np.asarray(result.amounts)
+        for axes, values in zip(plots, curves(result), strict=True):
+            if not np.isfinite(values).any():
+                axes.text(0.5, 0.5, "not active", transform=axes.transAxes, ha="center", fontsize=9)
+                axes.set_axis_off()
+                continue
+            for image in range(shown):
+                axes.plot(amounts, values[:, image], color=COLORS[image], linewidth=1, alpha=0.85)
+            axes.plot(amounts, mean_over_images(values[:, shown:]), color="black", linewidth=2.4)
+            axes.set_xlabel(f"{result.kind}, {UNITS[result.kind]}", fontsize=8.5)
+            axes.set_ylim(bottom=0)
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(labelsize=8)
+            if result.kind == "rotation":
+                axes.set_xticks(range(0, 361, 90))
+        plots[2].set_ylim(0, 1.02)
+    headings = ("examples", "first layer:\ndistance / length", "last hidden layer:\ndistance / length", "p(true class)")
+    for axes, heading in zip(grid[0], headings, strict=True):
+        axes.set_title(heading, fontsize=9.5)
+    lines = [*(Patch(color=COLORS[index]) for index in range(shown)), Patch(color="black")]
+    labels = [*names, f"mean of {results[0].first.shape[1] - shown} images"]
+    figure.legend(lines, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=8.5)
+    return render(figure)
