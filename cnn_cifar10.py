@@ -8,44 +8,34 @@ import sys
 from collections.abc import Sequence
 
 from harness.cli import run_script
-from harness.flags import DEFAULT_SNAPSHOTS, epoch_list, parse_flags, training_parser
+from harness.flags import parse_flags, training_parser
+from harness.image_sets import IMAGE_SETS, sets_for, titles
 
-DATA = {"cifar10": "cifar10", "mnist": "mnist", "synthetic": "synthetic-shapes"}
+DATA = sets_for("cnn_cifar10")  # what --data takes, the default first, and the image set that it means
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = training_parser(__doc__, data=tuple(DATA), optimizer="adagrad", lr=0.01, epochs=20, batch_size=256)
-    model = parser.model_group
-    model.add_argument("--channels", choices=("gray", "rgb"), default="gray", help="of the images")
-    model.add_argument("--fc-activation", choices=("tanh", "relu"), default="tanh", help="between the linear layers")
-    model.add_argument("--augment", action="store_true", help="mirror and shift the training images at random")
-    model.add_argument(
-        "--snapshot-epochs",
-        type=epoch_list,
-        default=DEFAULT_SNAPSHOTS,
-        help="keep these epochs' filters",
-    )
-    return parser
+    return training_parser("cnn_cifar10", __doc__, data=DATA)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = make_parser()
-    flags = parse_flags(parser, argv)
-    if flags.data == "mnist" and flags.channels == "rgb":
-        parser.error("--channels rgb needs colour images, and MNIST has none")
+    flags = parse_flags(make_parser(), argv)
+    if flags.channels == "rgb" and IMAGE_SETS[DATA[flags.data]].channels == 1:
+        flags.parser.error(f"--channels rgb needs color images, and {titles()[flags.data]} has none")
 
+    # Only now: PyTorch takes seconds to import, and --help and wrong flags are answered before.
     from harness.data import load_images
     from harness.run import open_run
     from harness.train import train
     from models import build_model
 
     with open_run(flags, experiment=f"cnn_{flags.data}") as run:
-        flags = run.flags
+        flags = run.flags  # of a resumed run, those that it records
         with run.ranks.main_first():  # which downloads
             images = load_images(
                 DATA[flags.data], data_dir=flags.data_dir, channels=flags.channels, mirror=flags.mirror
             )
-        channels, image_size = images.train.images.shape[1:3]
+        channels, image_size = images.train.images.shape[1:3]  # (images, channels, rows, pixels)
         description = {
             "name": "LeNet5",
             "channels": channels,

@@ -9,35 +9,33 @@ import sys
 from collections.abc import Sequence
 
 from harness.cli import run_script
-from harness.flags import parse_flags, positive_int, training_parser
+from harness.flags import parse_flags, training_parser
+from harness.image_sets import sets_for
 
-DATA = {"mnist": "mnist", "synthetic": "synthetic-digits"}
+DATA = sets_for("rnn_mnist")  # what --data takes, the default first, and the image set that it means
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = training_parser(__doc__, data=tuple(DATA), optimizer="adam", lr=0.001, epochs=10, batch_size=64)
-    model = parser.model_group
-    model.add_argument("--cell", choices=("rnn", "lstm", "gru"), default="gru", help="kind of recurrent layer")
-    model.add_argument("--hidden-size", type=positive_int, default=128, help="of the recurrent layer")
-    return parser
+    return training_parser("rnn_mnist", __doc__, data=DATA)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parse_flags(make_parser(), argv)
 
+    # Only now: PyTorch takes seconds to import, and --help and wrong flags are answered before.
     from harness.data import load_images
     from harness.run import open_run
     from harness.train import train
     from models import build_model
 
     with open_run(flags, experiment=f"rnn_{flags.data}") as run:
-        flags = run.flags
+        flags = run.flags  # of a resumed run, those that it records
         with run.ranks.main_first():  # which downloads
             images = load_images(DATA[flags.data], data_dir=flags.data_dir, mirror=flags.mirror)
         description = {
             "name": "RecurrentClassifier",
             "cell": flags.cell,
-            "input_size": images.train.images.shape[3],
+            "input_size": images.train.images.shape[3],  # the pixels of a row: (images, channels, rows, pixels)
             "hidden_size": flags.hidden_size,
             "classes": len(images.classes),
         }

@@ -144,15 +144,14 @@ def course_loader(network: Network, data_dir: Path, *, train: bool = True) -> It
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms
 
-    from harness.data import CIFAR10_NORMALISATION, MNIST_NORMALISATION
+    from harness.image_sets import IMAGE_SETS
 
+    known = IMAGE_SETS[network.images]
+    steps = [transforms.ToTensor(), transforms.Normalize((known.mean,), (known.std,))]
     if network.images == "cifar10":
-        mean, std = CIFAR10_NORMALISATION
-        steps = [transforms.Grayscale(), transforms.ToTensor(), transforms.Normalize((mean,), (std,))]
+        steps.insert(0, transforms.Grayscale())
         dataset = datasets.CIFAR10(data_dir, train=train, transform=transforms.Compose(steps))
     else:
-        mean, std = MNIST_NORMALISATION
-        steps = [transforms.ToTensor(), transforms.Normalize((mean,), (std,))]
         dataset = datasets.MNIST(data_dir, train=train, transform=transforms.Compose(steps))
     return DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=train)
 

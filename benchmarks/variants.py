@@ -10,6 +10,7 @@ otherwise, and named after the variant; never mixed with runs that the flags alo
 import argparse
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,10 +30,10 @@ def main() -> int:
     variant, rest = parser.parse_known_args()
     label = []
     if variant.normalise:
-        import harness.data
+        from harness.image_sets import IMAGE_SETS
 
         mean, std = map(float, variant.normalise.split(","))
-        harness.data.CIFAR10_NORMALISATION = harness.data.MNIST_NORMALISATION = (mean, std)
+        IMAGE_SETS.update({name: replace(entry, mean=mean, std=std) for name, entry in IMAGE_SETS.items()})
         label.append(f"normalise{variant.normalise}")
     if variant.padding == 0:
         _without_padding()
@@ -43,8 +44,9 @@ def main() -> int:
         models.initialise = {"xavier": _xavier, "orthogonal": _orthogonal}[variant.init]
         label.append(variant.init)
     import harness.flags
+    from harness.cli import command_line, program
 
-    repeated = harness.flags.command_line([harness.flags.program("python"), *sys.argv, "--resume"])  # with the variant
+    repeated = command_line([program("python"), *sys.argv, "--resume"])  # with the variant
     harness.flags.resume_command = lambda flags: repeated
     folder = Path("runs") / "search" / "-".join(label or ["plain"])
     return importlib.import_module(variant.script).main(["--runs-dir", str(folder), *rest])
@@ -62,7 +64,7 @@ def _without_padding() -> None:
             side = ((image_size - 4) // 2 - 4) // 2
             self.classifier.fc1 = nn.Linear(64 * side * side, 1024)
 
-    models._NETWORKS["LeNet5"] = Unpadded
+    models.NETWORKS["LeNet5"] = Unpadded
 
 
 def _xavier(model: nn.Module, generator: torch.Generator) -> None:

@@ -1,63 +1,40 @@
-"""How a script runs and ends: one sentence and exit code 2 for what the user can mend, 130 or 143 for an interruption.
+"""How a script starts and ends, and how it writes the commands that it prints.
 
-Every script of the project runs its `main` through `run_script`. A bug keeps its traceback.
+Every script of the project runs its `main` through `run_script`: what the user can mend is one sentence on standard
+error and exit code 2, an interruption is 130 (Ctrl-C) or 143 (SIGTERM), and a bug keeps its traceback. Which errors
+there are is in errors.py.
 """
 
 import _thread
 import contextlib
 import io
 import os
+import shlex
+import shutil
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 from harness.errors import (
     EXIT_BAD_INPUT,
     STOP_WITH_STDIN,
+    FlagError,
     Interrupted,
     OutputLost,
     UserError,
+    catch_out_of_memory,
+    end_process,
     ignore_interruptions,
-    leave,
-    memory_errors_told,
 )
 from harness.ranks import is_rank, prepare_process
 
 
-class _Output:
-    """Standard output whose failures are an OutputLost, which no other file's can be taken for."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        try:
-            return self._stream.write(text)
-        except OSError as error:
-            raise OutputLost(error.strerror) from error
-
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except OSError as error:
-            raise OutputLost(error.strerror) from error
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._stream, name)
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    ignore_interruptions()
-    raise Interrupted(signum)
-
-
 def run_script(main: Callable[[], int]) -> int:
-    """Run a script's `main` and return its exit code, 2 after a UserError.
-
-    An interruption ends the process here, with 130 after Ctrl-C and 143 after SIGTERM.
-    """
+    """Run a script's `main` and return its exit code, 2 after a UserError. An interruption ends the process here."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, _interrupt)
     for name in ("stdout", "stderr"):
@@ -66,37 +43,99 @@ def run_script(main: Callable[[], int]) -> int:
     os.environ["MPLBACKEND"] = "agg"  # no window is opened; a notebook's own, which it hands down, may not be installed
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be text that the terminal can show
-    output = sys.stdout
-    sys.stdout = _Output(output)
+    stdout = sys.stdout
+    sys.stdout = _Output(stdout)
     prepare_process()
     if os.environ.pop(STOP_WITH_STDIN, None):
-        stdin = os.dup(0)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what this script starts (git) has no business with it
-        threading.Thread(target=_stop_at_end_of, args=(stdin,), daemon=True).start()
+        _stop_with_stdin()
     try:
-        with memory_errors_told():
+        with catch_out_of_memory():
             code = main()
         sys.stdout.flush()
         if is_rank():
-            leave(code)  # threads of PyTorch's that served its group may be alive, and would abort Python's own end
+            end_process(code)  # threads of PyTorch's that served its group may be alive; they abort Python's own end
         return code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        hint = " (--help lists every flag)" if isinstance(error, FlagError) else ""
+        _print_error(f"error: {error}{hint}")
         return EXIT_BAD_INPUT
     except OutputLost as error:
-        with contextlib.suppress(OSError):
-            print(f"error: cannot write to standard output: {error}", file=sys.stderr)
-        leave(EXIT_BAD_INPUT)  # Python's own end would try again
+        _print_error(f"error: cannot write to standard output: {error}")
+        end_process(EXIT_BAD_INPUT)  # Python's own end would try to write once more
     except Interrupted as interruption:
-        print(f"\n{interruption.message}", file=sys.stderr)
-        leave(128 + interruption.signum)
+        _print_error(f"\n{interruption.message}")
+        end_process(128 + interruption.signum)
     finally:
-        if isinstance(sys.stdout, _Output):
-            sys.stdout = output
+        sys.stdout = stdout
 
 
-def _stop_at_end_of(descriptor: int) -> None:
-    with contextlib.suppress(OSError):
-        while os.read(descriptor, 1024):
+def _interrupt(signum: int, frame: object) -> None:
+    ignore_interruptions()
+    raise Interrupted(signum)
+
+
+def _print_error(sentence: str) -> None:
+    with contextlib.suppress(OSError):  # what has taken standard output may have taken this, too
+        print(sentence, file=sys.stderr, flush=True)
+
+
+def _stop_with_stdin() -> None:
+    """Let the end of standard input be a SIGTERM; see STOP_WITH_STDIN."""
+    stdin = os.dup(0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what this script starts (git) must not read from it
+
+    def wait() -> None:
+        while os.read(stdin, 1024):
             pass
-    _thread.interrupt_main(signal.SIGTERM)
+        _thread.interrupt_main(signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+class _Output:
+    """Standard output whose failures are an OutputLost, so that they are taken for no other file's."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._attempt(self._stream.write, text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, function: Callable, *arguments: str) -> object:
+        try:
+            return function(*arguments)
+        except OSError as error:
+            raise OutputLost(error.strerror) from error
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+# -- the commands that a script prints ---------------------------------------------------------------------------------
+
+
+def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> str:
+    """The words as they are typed, quoted for this system's shell: on Windows cmd.exe knows double quotes only."""
+    return subprocess.list2cmdline(words) if windows else shlex.join(words)
+
+
+def typed_path(path: Path | str) -> str:
+    """A path as a word of a command line, where one that begins with a dash would be taken for a flag."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
+def program(name: str) -> str:
+    """How a program of this Python's environment is typed: its name if a shell finds it by that, else its path.
+
+    The environment of the Python that runs may not be the active one: `.venv/bin/python rnn_mnist.py` is enough.
+    """
+    python, found, here = Path(sys.executable), shutil.which(name), Path.cwd()
+    ours = python if name == "python" else python.parent / (f"{name}.exe" if os.name == "nt" else name)
+    if not sys.executable or not ours.exists():  # Python does not know where it is, or the program is not installed
+        return name
+    if found and Path(found).parent.samefile(ours.parent) and Path(found).samefile(ours):
+        return name
+    return str(ours.relative_to(here) if here in ours.parents[1:] else ours)  # a bare name would be looked for in PATH

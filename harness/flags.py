@@ -1,201 +1,232 @@
-"""The training scripts' command line: the flags both share, which of them change a run's result, and a run's name.
+"""The flags of the training scripts: one table, GROUPS, from which all that concerns flags is derived.
 
-Imports nothing heavy, so that --help and a wrong flag answer at once. `training_parser` makes the parser, a script adds
-its own flags with `add_argument`, `parse_flags` reads the command line.
+A flag is one entry of the table and its use in the code. From the entry come the parser and its --help, the run's name,
+what --resume checks, TensorBoard's hyper-parameters, what a grid's row may set and what the report calls it. Imports
+nothing heavy, so that --help and a wrong flag answer at once. `training_parser` makes a script's parser, `parse_flags`
+reads the command line; report.py and visualize.py take single entries by `add_flags`.
 """
 
 import argparse
-import contextlib
 import math
 import os
-import shlex
-import shutil
-import subprocess
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import UserError
+from harness import image_sets
+from harness.cli import command_line, program, typed_path  # noqa: F401 - typed_path until all import it from cli
+from harness.errors import FlagError, UserError
 from harness.ranks import launcher
 
-DEFAULT_SNAPSHOTS = "1,2,5,10,20,50,100"
+CNN, RNN = "cnn_cifar10", "rnn_mnist"  # the training scripts
 
-# The flags that change a run's result, in the order in which they stand in a run's name, each with how it is written
-# there. The first five always stand there, the others when they differ from their default; `seed` comes last.
-_ALWAYS_NAMED = {"cell": "{}", "hidden_size": "h{}", "optimizer": "{}", "lr": "lr{}", "epochs": "e{}"}
-_NAMED_IF_CHANGED = {
-    "data": "{}",
-    "channels": "{}",
-    "fc_activation": "{}",
-    "augment": "augment",
-    "batch_size": "b{}",
-    "momentum": "momentum{}",
-    "weight_decay": "wd{}",
-    "clip_grad_norm": "clip{}",
-    "precision": "{}",
-}
-RESULT_FLAGS = (*_ALWAYS_NAMED, *_NAMED_IF_CHANGED, "seed")
-
-# A resumed run keeps every recorded flag but these. The first group may be given anew; the others say where things
-# lie on this machine or what to do, and change nothing in the run.
-MAY_CHANGE = ("epochs", "device", "threads")
-_NOT_OF_THE_RUN = ("data_dir", "mirror", "runs_dir", "name", "resume", "overwrite", "dry_run")
-_ADDED_LATER = ("compile",)  # older runs do not record these: they ran with the default
+# What --optimizer and --data take, and what the report calls it.
+OPTIMIZERS = {"adam": "Adam", "adagrad": "Adagrad", "adamw": "AdamW", "sgd": "SGD"}
+IMAGE_SETS = image_sets.titles()
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse, but a wrong flag gets one sentence instead of the whole usage."""
+@dataclass(frozen=True)
+class Flag:
+    """One flag, as the table has it."""
 
-    def error(self, message: str) -> None:
-        raise UserError(f"{message} (--help lists every flag)")
+    help: str
+    default: object = None  # False makes it a switch; a dict has it for each script that has the flag
+    type: Callable[[str], object] | None = None
+    choices: Sequence[str] | Mapping[str, str] | None = None  # a mapping says what the report calls each
+
+    # A flag that changes the result stands in the run's name, in this form; "" says that it changes nothing.
+    in_name: str = ""
+    always: bool = False  # also at its default
+    absent: object = None  # its value in TensorBoard's HParams for runs of a script that has no such flag
+    set_by_report: bool = False  # report.py gives it to every run of a grid, so that a row may not
+
+    of_run: bool = True  # False: it says where things lie or what to do, and every command line says it anew
+    may_change: bool = False  # on --resume
+    added_later: bool = False  # older runs do not record it: they ran with its default
+
+    label: str = ""  # what the report calls it; without one, its name
+    short: str = ""  # label and value in a few letters, for a figure; without one, both
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Each flag's default after its help, where it has one worth telling."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default is None or action.default is False or "off" in action.help:
-            return action.help
-        return super()._get_help_string(action)
+# -- types of flags ----------------------------------------------------------------------------------------------------
 
 
-def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """The type of a flag that takes the whole numbers from `least` to `most`, both included."""
-    allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+def checked(
+    kind: Callable[[str], object], name: str, refusal: str, is_allowed: Callable[[object], bool]
+) -> Callable[[str], object]:
+    """A flag's type: `kind` reads its text; a value that is not allowed is refused by `refusal`, {} being the text.
 
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < least or (most is not None and value > most):
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number {allowed}")
+    `name` is what argparse calls a text that `kind` cannot read: "invalid <name> value".
+    """
+
+    def parse(text: str) -> object:
+        value = kind(text)
+        if not is_allowed(value):
+            raise argparse.ArgumentTypeError(refusal.format(text))
         return value
 
-    parse.__name__ = "whole number"  # argparse names the type in "invalid ... value"
+    parse.__name__ = name
     return parse
 
 
-positive_int = whole_number(1)
-up_to_1024 = whole_number(1, 1024)
-seed_number = whole_number(0, 2**32 - 1)
+def whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """The type of a flag that takes the whole numbers from `least` to `most`, both included."""
+    allowed = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+    return checked(int, "whole number", f"{{}} is not a whole number {allowed}", lambda n: least <= n <= most)
 
 
-def positive_float(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
+def is_folder_name(text: str) -> bool:
+    """Whether a folder can have this name on this system."""
+    return text not in ("", ".", "..") and {*text}.isdisjoint("/\\:\0" if os.name == "nt" else "/\0")
 
 
-def non_negative_float(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
-    return value
-
-
-def below_one_float(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to below 1")
-    return value
-
-
-def gpu_share(text: str) -> float:
-    value = float(text)
-    if not (value == 0 or 0.01 <= value <= 1):
-        raise argparse.ArgumentTypeError(f"{text} is neither 0 nor a number from 0.01 to 1")
-    return round(value, 4)  # finer shares Ray does not know
+def is_new_folder_name(text: str) -> bool:
+    """Whether a folder can have this name on every system, and no command line takes it for a flag."""
+    return is_folder_name(text) and text.isprintable() and {*text}.isdisjoint('/\\:*?"<>|') and text[0] != "-"
 
 
 def epoch_list(text: str) -> str:
-    """A list of epochs such as 1,2,5, kept as text; empty for none."""
-    if any(int(part) < 1 for part in text.split(",") if text):
+    """A list of epochs such as 1,2,5, kept as text, empty for none; `snapshot_epochs` makes numbers of it."""
+    if text and not re.fullmatch(r"0*[1-9]\d*(,0*[1-9]\d*)*", text):
         raise argparse.ArgumentTypeError(f"{text} is not a list of epochs such as 1,2,5")
     return text
 
 
 def map_numbers(text: str) -> tuple[str, list[int]]:
     """`conv1:3,7` to ("conv1", [3, 7]); without a layer its name is empty."""
+    if not re.fullmatch(r"(.*:)?-?\d+(,-?\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text} is not a list of maps such as 3,17 or conv1:3,17")
     layer, _, numbers = text.rpartition(":")
-    try:
-        return layer, [int(number) for number in numbers.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a list of maps such as 3,17 or conv1:3,17") from None
+    return layer, [int(number) for number in numbers.split(",")]
 
 
-def folder_name(text: str) -> str:
-    """A name for a new folder: one that it can have on every system, and that no command line takes for a flag."""
-    special = any(character in text for character in '/\\:*?"<>|') or not text.isprintable()
-    if special or existing_folder_name(text)[0] == "-":
-        raise _no_name(text)
-    return text
+positive_int = whole_number(1)
+up_to_1024 = whole_number(1, 1024)
+seed_number = whole_number(0, 2**32 - 1)
+positive_float = checked(float, "number", "{} is not a number above 0", lambda x: 0 < x < math.inf)
+non_negative_float = checked(float, "number", "{} is not a number of at least 0", lambda x: 0 <= x < math.inf)
+below_one_float = checked(float, "number", "{} is not a number from 0 to below 1", lambda x: 0 <= x < 1)
+_SHARE = "{} is neither 0 nor a number from 0.01 to 1"
+gpu_share = checked(lambda text: round(float(text), 4), "number", _SHARE, lambda x: x == 0 or 0.01 <= x <= 1)
+_FOLDER = "{!r} cannot be the name of a folder"
+existing_folder_name = checked(str, "name", _FOLDER, is_folder_name)
+folder_name = checked(str, "name", _FOLDER, is_new_folder_name)
 
 
-def existing_folder_name(text: str) -> str:
-    """A name that a folder can have on this system."""
-    if text in ("", ".", "..") or not {*text}.isdisjoint("/\\:\0" if os.name == "nt" else "/\0"):
-        raise _no_name(text)
-    return text
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+_CELLS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
+_OFF = "%(default)g, the default, is off"
+
+# By the groups of --help. Their order is also that of a run's name, where what is always named comes first.
+GROUPS: dict[str, dict[str, Flag]] = {
+    "data": {
+        "data": Flag("image set to train and test on", choices=IMAGE_SETS, in_name="{}", set_by_report=True),
+        "data_dir": Flag("folder of the image sets, filled if empty", Path("data"), type=Path, of_run=False),
+        "mirror": Flag("URL, or local path, of the archive(s), tried before the known sources", of_run=False),
+    },
+    "model": {
+        "cell": Flag("kind of recurrent layer", {RNN: "gru"}, choices=_CELLS, in_name="{}", always=True, absent="-"),
+        "hidden_size": Flag("hidden units of the recurrent layer", {RNN: 128}, type=positive_int,
+                            in_name="h{}", always=True, absent=0, short="h{}"),
+        "channels": Flag("channels of the images", {CNN: "gray"}, choices=("gray", "rgb"),
+                         in_name="{}", absent="gray", short="{}"),
+        "fc_activation": Flag("activation between the linear layers", {CNN: "tanh"}, choices=("tanh", "relu"),
+                              in_name="{}", absent="-", label="activation between the linear layers"),
+        "augment": Flag("mirror and shift the training images at random", {CNN: False},
+                        in_name="augment", absent=False, label="augmentation"),
+        "snapshot_epochs": Flag("keep these epochs' filters", {CNN: "1,2,5,10,20,50,100"}, type=epoch_list),
+    },
+    "optimization": {
+        "optimizer": Flag("PyTorch's, other settings as there", {CNN: "adagrad", RNN: "adam"}, choices=OPTIMIZERS,
+                          in_name="{}", always=True, short="{}"),
+        "lr": Flag("learning rate", {CNN: 0.01, RNN: 0.001}, type=positive_float,
+                   in_name="lr{}", always=True, label="learning rate", short="lr {}"),
+        "epochs": Flag("passes over the training images", {CNN: 20, RNN: 10}, type=positive_int,
+                       in_name="e{}", always=True, may_change=True, short="{} epochs"),
+        "batch_size": Flag("images a step", {CNN: 256, RNN: 64}, type=positive_int, in_name="b{}"),
+        "momentum": Flag(f"momentum of sgd; {_OFF}", 0.0, type=below_one_float, in_name="momentum{}"),
+        "weight_decay": Flag(f"weight decay; {_OFF}", 0.0, type=non_negative_float, in_name="wd{}"),
+        "clip_grad_norm": Flag(f"largest gradient norm; {_OFF}", 0.0, type=non_negative_float,
+                               in_name="clip{}", label="largest gradient norm"),
+        "seed": Flag("of the first weights and of the images' order", 0, type=seed_number,
+                     in_name="s{}", always=True, set_by_report=True),
+    },
+    "machine": {
+        "device": Flag("auto: cuda, mps or cpu", "auto", choices=("auto", "cpu", "cuda", "mps"), may_change=True),
+        "precision": Flag("bf16: autocast to bfloat16", "fp32", choices=("fp32", "bf16"),
+                          in_name="{}", set_by_report=True),
+        "threads": Flag("CPU threads (default: as PyTorch has it; same bits need same)", type=up_to_1024,
+                        may_change=True),
+        "compile": Flag("compile the CNN (torch.compile; on CUDA into CUDA graphs)", False, added_later=True),
+    },
+    "run folder": {
+        "runs_dir": Flag("folder of all runs", Path("runs"), type=Path, of_run=False),
+        "name": Flag("of this run's folder (default: made from the flags)", type=existing_folder_name, of_run=False),
+        "resume": Flag("continue the run that the flags or --name select", False, of_run=False),
+        "overwrite": Flag("delete that run and start anew", False, of_run=False),
+        "dry_run": Flag("a couple of batches through everything, nothing kept", False, of_run=False),
+    },
+}  # fmt: skip
+FLAGS = {name: flag for group in GROUPS.values() for name, flag in group.items()}
+
+# The flags that change a run's result, in the order in which they stand in its name; the seed comes last.
+RESULT_FLAGS = tuple(
+    sorted((n for n, flag in FLAGS.items() if flag.in_name), key=lambda n: (n == "seed", not FLAGS[n].always))
+)
+ROW_FLAGS = tuple(name for name in RESULT_FLAGS if not FLAGS[name].set_by_report)  # those that a grid's row may set
+MAY_CHANGE = tuple(name for name, flag in FLAGS.items() if flag.may_change)
 
 
-def _no_name(text: str) -> argparse.ArgumentTypeError:
-    return argparse.ArgumentTypeError(f"{text!r} cannot be the name of a folder")
+# -- the parser --------------------------------------------------------------------------------------------------------
 
 
-positive_float.__name__ = non_negative_float.__name__ = below_one_float.__name__ = gpu_share.__name__ = "number"
-epoch_list.__name__ = "list of epochs"
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Each flag's default after its help, where it has one worth telling and its help does not tell it already."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        nothing_to_tell = action.default is None or action.default is False
+        return action.help if nothing_to_tell else super()._get_help_string(action)
 
 
-def training_parser(
-    description: str, *, data: Sequence[str], optimizer: str, lr: float, epochs: int, batch_size: int
-) -> argparse.ArgumentParser:
-    """The parser with every flag that both scripts have.
+class Parser(argparse.ArgumentParser):
+    """argparse, but a wrong flag gets one sentence instead of the whole usage, and no flag may be abbreviated."""
 
-    `data` lists the choices of --data, the default first; the other arguments are defaults. The returned parser's
-    attribute `model_group` is the argument group for the script's own flags.
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**{"formatter_class": Help, "allow_abbrev": False} | settings)
+
+    def error(self, message: str) -> None:
+        raise FlagError(message)
+
+
+def add_flags(group: argparse._ActionsContainer, *names: str, script: str = "", **changes: object) -> None:
+    """Add flags of the table to a parser or a group of it, as `script` has them; `changes` go to add_argument."""
+    for name in names:
+        flag = FLAGS[name]
+        default = flag.default[script] if isinstance(flag.default, dict) else flag.default
+        settings = {"help": flag.help, "default": default}
+        if default is False:
+            settings["action"] = "store_true"
+        else:
+            settings |= {"type": flag.type, "choices": flag.choices and tuple(flag.choices)}
+        group.add_argument(option(name), **settings | changes)
+
+
+def training_parser(script: str, description: str, *, data: Sequence[str]) -> Parser:
+    """The parser of a training script, with every flag of the table that it has.
+
+    `data` lists the choices of --data, the default first.
     """
-    parser = Parser(description=description, formatter_class=Help, allow_abbrev=False)
-
-    group = parser.add_argument_group("data")
-    group.add_argument("--data", choices=data, default=data[0], help="image set to train and test on")
-    group.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the image sets, filled if empty")
-    group.add_argument("--mirror", help="URL, or local path, of the archive(s), tried before the known sources")
-
-    parser.model_group = parser.add_argument_group("model")
-
-    group = parser.add_argument_group("optimization")
-    choices = ("adam", "adagrad", "adamw", "sgd")
-    group.add_argument("--optimizer", choices=choices, default=optimizer, help="PyTorch's, other settings as there")
-    group.add_argument("--lr", type=positive_float, default=lr, help="learning rate")
-    group.add_argument("--momentum", type=below_one_float, default=0.0, help="of sgd; 0, the default, is off")
-    group.add_argument("--weight-decay", type=non_negative_float, default=0.0, help="0, the default, is off")
-    group.add_argument(
-        "--clip-grad-norm", type=non_negative_float, default=0.0, help="largest gradient norm; 0, the default, is off"
-    )
-    group.add_argument("--batch-size", type=positive_int, default=batch_size, help="images a step")
-    group.add_argument("--epochs", type=positive_int, default=epochs, help="passes over the training images")
-    group.add_argument("--seed", type=seed_number, default=0, help="of the first weights and the order of the images")
-
-    group = parser.add_argument_group("machine")
-    group.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda, mps or cpu"
-    )
-    group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast to bfloat16")
-    group.add_argument(
-        "--threads",
-        type=up_to_1024,
-        help="CPU threads (default: as PyTorch has it; same bits need same)",
-    )
-    group.add_argument(
-        "--compile", action="store_true", help="compile the CNN (torch.compile; on CUDA into CUDA graphs)"
-    )
-
-    group = parser.add_argument_group("run folder")
-    group.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of all runs")
-    group.add_argument("--name", type=existing_folder_name, help="of this run's folder (default: made from the flags)")
-    ways = group.add_mutually_exclusive_group()
-    ways.add_argument("--resume", action="store_true", help="continue the run that the flags or --name select")
-    ways.add_argument("--overwrite", action="store_true", help="delete that run and start anew")
-    ways.add_argument("--dry-run", action="store_true", help="a couple of batches through everything, nothing kept")
+    parser = Parser(prog=f"{script}.py", description=description)
+    for title, flags in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name, flag in flags.items():
+            if name == "data":
+                add_flags(group, name, choices=tuple(data), default=next(iter(data)))
+            elif not isinstance(flag.default, dict) or script in flag.default:
+                add_flags(group, name, script=script)
     return parser
 
 
@@ -209,6 +240,9 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     flags = parser.parse_args(argv)
     if flags.momentum and flags.optimizer != "sgd":
         parser.error("--momentum is a flag of --optimizer sgd")
+    ways = [option(name) for name in ("resume", "overwrite", "dry_run") if getattr(flags, name)]
+    if len(ways) > 1:
+        parser.error(f"argument {ways[1]}: not allowed with argument {ways[0]}")
     absent = object()  # parsing into a namespace that has every flag already shows which ones were typed
     typed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(flags), absent)))
     flags.given = frozenset(name for name, value in vars(typed).items() if value is not absent)
@@ -221,76 +255,23 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
 
 
 def check_new_name(flags: argparse.Namespace) -> None:
-    """UserError if --name is not fit for a new folder."""
-    if flags.name:
-        try:
-            folder_name(flags.name)
-        except argparse.ArgumentTypeError as error:
-            flags.parser.error(f"argument --name: {error}")
-
-
-def recorded_flags(flags: argparse.Namespace) -> dict:
-    """What config.json records: every argparse value by its argparse name, as JSON has it."""
-    own = ("given", "parser", "command")
-    return {
-        name: str(value) if isinstance(value, Path) else value for name, value in vars(flags).items() if name not in own
-    }
-
-
-def run_name(flags: argparse.Namespace) -> str:
-    """The run folder's name: the experiment's main flags, every other result-changing flag off its default, the seed.
-
-    For example `adagrad-lr0.01-e20-s0` or `gru-h128-adam-lr0.001-e10-b256-bf16-s0`.
-    """
-    values = vars(flags)
-    parts = [form.format(_short(values[name])) for name, form in _ALWAYS_NAMED.items() if name in values]
-    for name, form in _NAMED_IF_CHANGED.items():
-        if name in values and values[name] != flags.parser.get_default(name):
-            parts.append(form.format(_short(values[name])))
-    return "-".join([*parts, f"s{flags.seed}"])
-
-
-def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
-
-
-def resumed_flags(flags: argparse.Namespace, recorded: dict) -> argparse.Namespace:
-    """The flags to continue a run with: those recorded, but for what may change and was typed.
-
-    The record may come from a stranger's file, so it goes through the same parser as a command line. Raises UserError
-    with a sentence that names the flag if a typed flag differs from the recorded one and may not, or if the record
-    lacks a flag or has a value that could not have been typed.
-    """
-    run_flags = [name for name in recorded_flags(flags) if name not in _NOT_OF_THE_RUN]
-    recorded = {name: flags.parser.get_default(name) for name in _ADDED_LATER} | recorded
-    missing = [option(name) for name in run_flags if name not in recorded]
-    if missing:
-        raise UserError(f"its record lacks {', '.join(missing)}; another version made it")
-    argv = []
-    for name in run_flags:
-        if recorded[name] is True:
-            argv.append(option(name))
-        elif recorded[name] is not flags.parser.get_default(name):  # a flag left alone is recorded as None or False
-            argv.append(f"{option(name)}={recorded[name]}")
-    was = flags.parser.parse_args(argv)
-    resumed = argparse.Namespace(**vars(flags))
-    for name in run_flags:
-        typed, before = getattr(flags, name), getattr(was, name)
-        if name not in flags.given:
-            setattr(resumed, name, before)
-        elif name == "epochs" and typed < before:
-            raise UserError(f"--epochs {typed} is less than the recorded {before}; it may only grow")
-        elif name not in MAY_CHANGE and typed != before:
-            raise UserError(
-                f"{option(name)} {typed} differs from the recorded {before}; "
-                "only --epochs, --device and --threads may change on --resume"
-            )
-    return resumed
+    """UserError if --name is not fit for a new folder. A folder that lies there may have any name."""
+    if flags.name and not is_new_folder_name(flags.name):
+        flags.parser.error(f"argument --name: {flags.name!r} cannot be the name of a folder")
 
 
 def option(name: str) -> str:
     """`batch_size` as it is typed: `--batch-size`."""
     return "--" + name.replace("_", "-")
+
+
+def flag_words(flags: Mapping[str, object]) -> list[str]:
+    """Flags by their argparse names as words of a command line; a switch that is off is left out."""
+    return [
+        option(name) if value is True else f"{option(name)}={value}"
+        for name, value in flags.items()
+        if value is not False
+    ]
 
 
 def resume_command(flags: argparse.Namespace) -> str:
@@ -299,41 +280,134 @@ def resume_command(flags: argparse.Namespace) -> str:
     return command_line([*kept, "--resume"])
 
 
-def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> str:
-    """The words as they are typed, quoted for this system's shell: on Windows cmd.exe knows double quotes only."""
-    return subprocess.list2cmdline(words) if windows else shlex.join(words)
+# -- what is derived from the flags of a run ---------------------------------------------------------------------------
 
 
-def typed_path(path: Path | str) -> str:
-    """A path as a word of a command line, where one that begins with a dash would be taken for a flag."""
-    return f"./{path}" if str(path).startswith("-") else str(path)
+def run_name(flags: argparse.Namespace) -> str:
+    """The run folder's name: the flags that are always named, every other one that is off its default, the seed.
 
-
-def program(name: str) -> str:
-    """How a program of this Python's environment is typed: its name if a shell finds it by that, else its path.
-
-    The environment of the Python that runs may not be the active one: `.venv/bin/python rnn_mnist.py` is enough.
+    For example `adagrad-lr0.01-e20-s0` or `gru-h128-adam-lr0.001-e10-b256-bf16-s0`.
     """
-    if not sys.executable:  # Python does not know
-        return name
-    python = Path(sys.executable)
-    own = python if name == "python" else python.with_name(f"{name}.exe" if os.name == "nt" else name)
-    with contextlib.suppress(OSError, TypeError):  # TypeError: there is none on the PATH
-        found = Path(shutil.which(name))
-        if found.parent.samefile(own.parent) and found.samefile(own):
-            return name
-    if not own.exists():
-        return name
-    typed = own.with_suffix("") if os.name == "nt" else own
-    with contextlib.suppress(OSError):  # the current folder may be gone
-        here = Path.cwd()
-        typed = typed.relative_to(here) if here in typed.parents[1:] else typed
-    if os.name == "nt" and " " in str(typed):
-        return name  # PowerShell takes a program in quotes for a text
-    return str(typed)
+    values, parts = vars(flags), []
+    for name in RESULT_FLAGS:
+        if name in values and (FLAGS[name].always or values[name] != flags.parser.get_default(name)):
+            parts.append(FLAGS[name].in_name.format(_short_number(values[name])))
+    return "-".join(parts)
 
 
 def snapshot_epochs(flags: argparse.Namespace) -> frozenset[int]:
     """The epochs after which --snapshot-epochs asks for the convolution weights; none for a script without the flag."""
     text = getattr(flags, "snapshot_epochs", "")
     return frozenset(int(part) for part in text.split(",") if part)
+
+
+def recorded_flags(flags: argparse.Namespace) -> dict:
+    """What config.json records: every flag's value by its argparse name, as JSON has it."""
+    return {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(flags).items() if name in FLAGS
+    }
+
+
+def complete_record(recorded: Mapping[str, object], parser: argparse.ArgumentParser) -> dict:
+    """The flags that a run records, with the defaults of those of its script that were added after it was made."""
+    later = {name: parser.get_default(name) for name in vars(parser.parse_args([])) if FLAGS[name].added_later}
+    return later | dict(recorded)
+
+
+def resumed_flags(flags: argparse.Namespace, recorded: dict) -> argparse.Namespace:
+    """The flags to continue a run with: those recorded, but for what may change and was typed.
+
+    Raises UserError with a sentence that names the flag if a typed flag differs from the recorded one and may not, or
+    if the record lacks a flag or has a value that could not have been typed.
+    """
+    names = [name for name in recorded_flags(flags) if FLAGS[name].of_run]
+    recorded = complete_record(recorded, flags.parser)
+    missing = [option(name) for name in names if name not in recorded]
+    if missing:
+        raise UserError(f"its record lacks {', '.join(missing)}; another version made it")
+    # The record may come from a stranger's file, so it passes the same parser as a command line. What was left alone
+    # may be None or False, which cannot be typed.
+    changed = {name: recorded[name] for name in names if recorded[name] is not flags.parser.get_default(name)}
+    words = [option(name) if value is True else f"{option(name)}={value}" for name, value in changed.items()]
+    before = flags.parser.parse_args(words)
+    resumed = argparse.Namespace(**vars(flags))
+    for name in names:
+        typed, was = getattr(flags, name), getattr(before, name)
+        if name not in flags.given:
+            setattr(resumed, name, was)
+        elif name == "epochs" and typed < was:
+            raise UserError(f"--epochs {typed} is less than the recorded {was}; it may only grow")
+        elif name not in MAY_CHANGE and typed != was:
+            *others, last = map(option, MAY_CHANGE)
+            raise UserError(
+                f"{option(name)} {typed} differs from the recorded {was}; "
+                f"only {', '.join(others)} and {last} may change on --resume"
+            )
+    return resumed
+
+
+def parse_row_flags(parser: argparse.ArgumentParser, given: Mapping[str, object]) -> dict:
+    """The flags of a grid's row, by their argparse names and with TOML's types, as the script's parser reads them.
+
+    Raises UserError, which names the flag and its value, for what is no flag of the script or not a row's business, and
+    for a value of another type or one that could not have been typed.
+    """
+    known = vars(parser.parse_args([]))
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
+    for name, value in given.items():
+        if name not in known:
+            raise UserError(f"{parser.prog} has no flag {name!r}")
+        if name not in ROW_FLAGS:
+            own = [each for each in ROW_FLAGS if each in known]
+            raise UserError(f"{name} is not a row's business; a row may set {', '.join(own)}")
+        kind = type(known[name])
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise UserError(f"{name} must be {kinds[kind]}, not {value!r:.60}")
+    flags = parse_flags(parser, flag_words(given))
+    return {name: getattr(flags, name) for name in given}
+
+
+def hparams(recorded: Mapping[str, object], experiment: str) -> dict:
+    """A run's hyper-parameters for TensorBoard's HParams tab, from the flags that it records.
+
+    The tab takes its columns from one run, so every run of either script has all of them. How many epochs a run has is
+    none of them: it may grow, and the tab keeps the first value that it reads.
+    """
+    values = {"experiment": experiment}
+    for name, flag in FLAGS.items():
+        if flag.in_name and name != "epochs":
+            value = recorded.get(name, flag.absent if isinstance(flag.default, dict) else flag.default)
+            values[name] = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value  # not as 1 or 0
+    return values
+
+
+_NO_VALUE = object()
+
+
+def flag_label(name: str, value: object = _NO_VALUE, *, short: bool = False) -> str:
+    """What the report calls a flag or, if one is given, its value; with `short` both in a few letters, for a figure.
+
+    >>> flag_label("lr"), flag_label("optimizer", "adam"), flag_label("lr", 0.01, short=True)
+    ('learning rate', 'Adam', 'lr 0.01')
+    """
+    flag = FLAGS.get(name, Flag(""))  # a run of another version may have one that is not in the table
+    label = flag.label or name.replace("_", " ")
+    if value is _NO_VALUE:
+        return label
+    if value is None:  # no run says what the script's default was
+        text = "default"
+    elif isinstance(value, bool):
+        text = "yes" if value else "no"
+    else:
+        labels = flag.choices if isinstance(flag.choices, Mapping) else {}
+        text = labels.get(str(value), _short_number(value))
+    if not short:
+        return text
+    if name == "epochs" and value == 1:
+        return "1 epoch"
+    return flag.short.format(text) if flag.short else f"{label} {text}"
+
+
+def _short_number(value: object) -> str:
+    """A number as short as it can be without losing a digit (0.001, 1e-05); anything else as text."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

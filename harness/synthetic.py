@@ -1,7 +1,7 @@
-"""Two drawn image sets for a machine without a network: coloured shapes (like CIFAR-10) and digits (like MNIST).
+"""Two drawn image sets for a machine without a network: colored shapes (like CIFAR-10) and digits (like MNIST).
 
 Both are made in a second or two from a fixed seed, each with ten classes that a person can name on sight. They are for
-demonstrations and tests; nothing learnt on them is a result.
+demonstrations and tests; nothing learned on them is a result.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ Splits = tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], tuple[str,
 
 
 def draw_shapes(size: int = 32, seed: int = 0) -> Splits:
-    """Draw the ten SHAPES, each with its own place, size, turn, colours and texture.
+    """Draw the ten SHAPES, each with its own place, size, turn, colors and texture.
 
     Returns ((train images, train labels, test images, test labels), class names): images uint8 (n, 3, size, size),
-    labels int64 (n,), the classes in random order and equal in number.
+    labels int64 (n,), as many of each class, in random order.
     """
     random = np.random.default_rng(seed)
     count = TRAIN_COUNT + TEST_COUNT
@@ -33,17 +33,17 @@ def draw_shapes(size: int = 32, seed: int = 0) -> Splits:
 
 
 def _draw_shape(inside: Callable, count: int, size: int, random: np.random.Generator) -> np.ndarray:
-    def draw(low: float, high: float) -> np.ndarray:  # one number an image, to be used on all its pixels
+    def draw(low: float, high: float) -> np.ndarray:  # one number an image, for all its pixels
         return random.uniform(low, high, (count, 1, 1)).astype(np.float32)
 
-    axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1  # pixel centres in [-1, 1]
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1  # pixel centers in [-1, 1]
     x, y = axis[None, None, :] - draw(-0.15, 0.15), axis[None, :, None] - draw(-0.15, 0.15)
     turn, radius = draw(-0.35, 0.35), draw(0.55, 0.8)
     u = (np.cos(turn) * x + np.sin(turn) * y) / radius  # the shape's own coordinates, its outline about ±1
     v = (np.cos(turn) * y - np.sin(turn) * x) / radius
     edge = np.float32(2.0 / size) / radius  # a pixel, for an edge that is not jagged
     mask = np.clip(0.5 - inside(u, v) / edge, 0, 1)[:, None]  # (count, 1, size, size): 1 within the shape
-    texture = 0.12 * np.sin(draw(4, 12) * x + draw(4, 12) * y + draw(0, 6))[:, None]  # faint waves on both colours
+    texture = 0.12 * np.sin(draw(4, 12) * x + draw(4, 12) * y + draw(0, 6))[:, None]  # faint waves
     # Light on dark, each with tints of its own; the mean of all images is about mid-gray, as photographs have it.
     front, back = (
         lightness + random.uniform(-0.2, 0.2, (count, 3, 1, 1)).astype(np.float32) for lightness in (0.80, 0.35)
@@ -85,7 +85,7 @@ def draw_digits(size: int = 28, seed: int = 0) -> Splits:
     """Draw the ten digits in the fonts that Matplotlib ships, each moved, turned, sheared, scaled and blurred.
 
     Returns ((train images, train labels, test images, test labels), class names): images uint8 (n, 1, size, size),
-    light on black as in MNIST, labels int64 (n,), the classes in random order and equal in number.
+    light on black as in MNIST, labels int64 (n,), as many of each class, in random order.
     """
     glyphs = _glyphs()  # (fonts, 10, height, width) in [0, 1]
     random = np.random.default_rng(seed)
@@ -93,14 +93,14 @@ def draw_digits(size: int = 28, seed: int = 0) -> Splits:
     labels = random.permutation(np.arange(count) % 10)
     fonts = random.integers(len(glyphs), size=count)
     images = np.empty((count, 1, size, size), dtype=np.uint8)
-    for start in range(0, count, 2000):  # in parts, for the memory's sake
+    for start in range(0, count, 2000):  # in parts, to need less memory
         here = slice(start, min(start + 2000, count))
         images[here, 0] = _place(glyphs[fonts[here], labels[here]], size, random)
     return _split(images, labels), tuple("0123456789")
 
 
 def _glyphs(box: int = 40) -> np.ndarray:
-    """The ten digits in each font, (fonts, 10, box, box) float32 in [0, 1], 28 pixels high and centred."""
+    """The ten digits in each font, (fonts, 10, box, box) float32 in [0, 1], 28 pixels high and centered."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 

@@ -1,7 +1,7 @@
 """The project's networks, and `build_model`, the one way to make any of them from a run's config.
 
-Nothing here knows of data, flags or files. A config may come out of a checkpoint that a stranger made, so every value
-in it is checked before any memory is taken.
+A network is a file of its own here and a line of NETWORKS. Nothing in this folder knows of data, flags or files. A
+config may come out of a checkpoint that a stranger made, so every value in it is checked before any memory is taken.
 """
 
 import math
@@ -9,35 +9,24 @@ import math
 import torch
 from torch import nn
 
-from models.lenet import FC_ACTIVATIONS, LeNet5
-from models.recurrent import CELLS, RecurrentClassifier
+from models.lenet import LeNet5
+from models.recurrent import RecurrentClassifier
 
 MAX_PARAMETERS = 200_000_000  # 800 MB in fp32; the report's largest network has 4.3 million
 
-_NETWORKS = {"LeNet5": LeNet5, "RecurrentClassifier": RecurrentClassifier}
-
-# For each network: each key its config must have, with the choices or the range (smallest, largest) allowed.
-_ALLOWED = {
-    "LeNet5": {
-        "channels": (1, 64),
-        "image_size": (4, 1024),
-        "classes": (2, 10_000),
-        "fc_activation": tuple(FC_ACTIVATIONS),
-    },
-    "RecurrentClassifier": {
-        "cell": tuple(CELLS),
-        "input_size": (1, 4096),
-        "hidden_size": (1, 16_384),
-        "classes": (2, 10_000),
-    },
+# By the name in a run's config. Each class has SIZES: its keyword arguments, each with the range (smallest, largest) or
+# the choices that are allowed.
+NETWORKS: dict[str, type[nn.Module]] = {
+    "LeNet5": LeNet5,
+    "RecurrentClassifier": RecurrentClassifier,
 }
 
 
 def build_model(config: dict, *, seed: int | None = None) -> nn.Module:
     """Build the network that `config["model"]` describes, initialised from `seed`.
 
-    `config["model"]` holds `name` ("LeNet5" or "RecurrentClassifier") and that network's keyword arguments, as every
-    run's config.json and checkpoint have it. Without `seed` the parameters are left unset, for a state to be loaded.
+    `config["model"]` holds `name` (a key of NETWORKS) and that network's keyword arguments, as every run's config.json
+    and checkpoint have it. Without `seed` the parameters are left unset, for a state to be loaded.
 
     Raises ValueError, naming the key, if a key is missing, unknown, of another type or out of range, or if the whole
     network would have more than MAX_PARAMETERS parameters; nothing has been allocated by then.
@@ -47,11 +36,11 @@ def build_model(config: dict, *, seed: int | None = None) -> nn.Module:
         raise ValueError("the config has no `model` entry")
     sizes = dict(description)
     name = sizes.pop("name", None)
-    if not isinstance(name, str) or name not in _NETWORKS:
-        raise ValueError(f"model name {name!r} is none of {', '.join(_NETWORKS)}")
-    _check_sizes(name, sizes)
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise ValueError(f"model name {name!r} is none of {', '.join(NETWORKS)}")
+    _check_sizes(name, sizes, NETWORKS[name].SIZES)
     with torch.device("meta"):  # shapes only: nothing is allocated until the parameter count is known
-        model = _NETWORKS[name](**sizes)
+        model = NETWORKS[name](**sizes)
     count = sum(parameter.numel() for parameter in model.parameters())
     if count > MAX_PARAMETERS:
         raise ValueError(f"{name} with {sizes} would have {count:,} parameters; the limit is {MAX_PARAMETERS:,}")
@@ -79,21 +68,22 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
             bound = 1 / math.sqrt(module.weight[0].numel())  # fan_in
         elif isinstance(module, nn.RNNBase):
             bound = 1 / math.sqrt(module.hidden_size)
-        else:
+        elif next(module.parameters(recurse=False), None) is None:
             continue
+        else:  # what is drawn by nobody would be whatever lay in the memory
+            raise NotImplementedError(f"initialise does not say how a {type(module).__name__}'s first values are drawn")
         for parameter in module.parameters(recurse=False):
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 
-def _check_sizes(name: str, sizes: dict) -> None:
-    allowed = _ALLOWED[name]
+def _check_sizes(name: str, sizes: dict, allowed: dict[str, tuple]) -> None:
     if set(sizes) != set(allowed):
         raise ValueError(f"{name} takes {', '.join(allowed)}; the config has {', '.join(map(str, sizes)) or 'nothing'}")
     for key, value in sizes.items():
-        if isinstance(allowed[key][0], str):
+        if isinstance(allowed[key][0], str):  # choices
             if value not in allowed[key]:
                 raise ValueError(f"{name} {key} {value!r} is none of {', '.join(allowed[key])}")
             continue
         smallest, largest = allowed[key]
-        if type(value) is not int or not smallest <= value <= largest:
+        if type(value) is not int or not smallest <= value <= largest:  # type: a bool or a tensor is no int here
             raise ValueError(f"{name} {key} {value!r} is not a whole number from {smallest} to {largest:,}")

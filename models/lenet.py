@@ -4,6 +4,7 @@ Build it through `models.build_model`, which checks the sizes first.
 """
 
 from collections import OrderedDict
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,6 +18,13 @@ class LeNet5(nn.Module):
     The layout follows LeCun et al., "Gradient-Based Learning Applied to Document Recognition" (1998), section II.B,
     with the layer sizes of the assignment that the report answers.
     """
+
+    SIZES: ClassVar = {  # what build_model allows: a range, smallest and largest, or choices
+        "channels": (1, 64),
+        "image_size": (4, 1024),
+        "classes": (2, 10_000),
+        "fc_activation": tuple(FC_ACTIVATIONS),
+    }
 
     def __init__(self, *, channels: int, image_size: int, classes: int, fc_activation: str) -> None:
         """`channels` and `image_size` (pixels a side, at least 4) of the input; `fc_activation` is "tanh" or "relu"."""

@@ -3,6 +3,8 @@
 Build it through `models.build_model`, which checks the sizes first.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,13 @@ class RecurrentClassifier(nn.Module):
     The cells are PyTorch's: Elman (1990) for `rnn`, Hochreiter & Schmidhuber (1997) with forget gates for `lstm`,
     Cho et al. (2014) for `gru`, with the reset gate applied after the product with the state, not before.
     """
+
+    SIZES: ClassVar = {  # what build_model allows: a range, smallest and largest, or choices
+        "cell": tuple(CELLS),
+        "input_size": (1, 4096),
+        "hidden_size": (1, 16_384),
+        "classes": (2, 10_000),
+    }
 
     def __init__(self, *, cell: str, input_size: int, hidden_size: int, classes: int) -> None:
         """`cell` is "rnn", "lstm" or "gru"; `input_size` is the number of pixels in a row."""

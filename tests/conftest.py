@@ -1,7 +1,9 @@
 """What several tests share: the project on the path, one thread, and the scripts run in this process or their own."""
 
 import argparse
+import importlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,25 +42,13 @@ def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def read_flags(monkeypatch: pytest.MonkeyPatch) -> Callable[..., argparse.Namespace]:
+def read_flags() -> Callable[..., argparse.Namespace]:
     """The flags that a script reads from a command line, without running it: read_flags("rnn_mnist", "--lr", 1)."""
 
-    class Read(Exception):
-        pass
-
     def call(script: str, *argv: object) -> argparse.Namespace:
-        import importlib
-
         from harness.flags import parse_flags
 
-        def stop(parser: argparse.ArgumentParser, words: list[str]) -> None:
-            raise Read(parse_flags(parser, words))
-
-        module = importlib.import_module(script)
-        with monkeypatch.context() as patch, pytest.raises(Read) as read:
-            patch.setattr(module, "parse_flags", stop)
-            module.main([str(word) for word in argv])
-        return read.value.args[0]
+        return parse_flags(importlib.import_module(script).make_parser(), [str(word) for word in argv])
 
     return call
 
@@ -68,9 +58,6 @@ def run_main(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
     """Call a script's main in this process: run_main("rnn_mnist", "--epochs", "1") -> (exit code, stdout, stderr)."""
 
     def call(script: str, *argv: object) -> tuple[int, str, str]:
-        import importlib
-        import signal
-
         from harness.cli import run_script
 
         before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}

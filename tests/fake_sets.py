@@ -1,8 +1,8 @@
 """Tiny image sets in the published files' own formats, for tests: same names, same pickles and IDX headers, few images.
 
-`make_cifar10(data_dir)` and `make_mnist(data_dir)` write a set and return the MD5 table to put in place of the
-published one, for example `monkeypatch.setattr("harness.data.CIFAR10_MD5", make_cifar10(data_dir))`. A class is a
-bright bar at a height of its own, so that networks can learn these sets.
+`make_cifar10(data_dir)` and `make_mnist(data_dir)` write a set and return its entry, with these files' checksums, to be
+put into the table: `monkeypatch.setitem(IMAGE_SETS, "mnist", make_mnist(data_dir))`. A class is a bright bar at a
+height of its own, so that networks can learn these sets.
 """
 
 import gzip
@@ -11,66 +11,88 @@ import io
 import pickle
 import struct
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-CIFAR10_FILES = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
-CLASS_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+from harness.image_sets import IMAGE_SETS, Archive, ImageSetEntry
 
 
 def md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def make_cifar10(data_dir: Path, per_file: int = 20, seed: int = 0) -> dict[str, str]:
-    """Write `data_dir`/cifar-10-batches-py with `per_file` images in each of the six batches; return {path: MD5}.
+def make_cifar10(data_dir: Path, per_file: int = 20, seed: int = 0) -> ImageSetEntry:
+    """Write `data_dir`/cifar-10-batches-py with `per_file` images in each of the six batches.
 
-    batches.meta is written too, as in the published archive, but is not in the table: we do not need it to load.
+    batches.meta is written too, as in the published archive: torchvision's class needs it, our reader does not.
     """
     random = np.random.default_rng(seed)
-    table = {}
-    for name in CIFAR10_FILES:
+    entry = IMAGE_SETS["cifar10"]
+    folder = data_dir / entry.folder
+    for name in (*entry.train, *entry.test):
         images, labels = _bars(per_file, (3, 32, 32), random)
-        content = _python2_pickle(
-            {
-                "batch_label": f"testing {name}",
-                "labels": labels.tolist(),
-                "data": images.reshape(per_file, 3 * 32 * 32),
-                "filenames": [f"image_{index}.png" for index in range(per_file)],
-            }
-        )
-        table[f"cifar-10-batches-py/{name}"] = _write(data_dir / "cifar-10-batches-py" / name, content)
-    meta = {"num_cases_per_batch": per_file, "label_names": CLASS_NAMES, "num_vis": 3072}
-    _write(data_dir / "cifar-10-batches-py" / "batches.meta", _python2_pickle(meta))
-    return table
+        content = {
+            "batch_label": f"testing {name}",
+            "labels": labels.tolist(),
+            "data": images.reshape(per_file, 3 * 32 * 32),
+            "filenames": [f"image_{index}.png" for index in range(per_file)],
+        }
+        _write(folder / name, _python2_pickle(content))
+    meta = {"num_cases_per_batch": per_file, "label_names": list(entry.classes), "num_vis": 3072}
+    _write(folder / "batches.meta", _python2_pickle(meta))
+    return entry_of_files("cifar10", data_dir)
 
 
-def make_mnist(data_dir: Path, train: int = 60, test: int = 20, seed: int = 0) -> dict[str, str]:
-    """Write the four files of `data_dir`/MNIST/raw with so many images; return {path: MD5}."""
+def make_mnist(data_dir: Path, train: int = 60, test: int = 20, seed: int = 0) -> ImageSetEntry:
+    """Write the four files of `data_dir`/MNIST/raw with so many images."""
     random = np.random.default_rng(seed)
-    table = {}
     for prefix, count in (("train", train), ("t10k", test)):
         images, labels = _bars(count, (28, 28), random)
         for kind, array in (("images-idx3", images), ("labels-idx1", labels.astype(np.uint8))):
             header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-            file = f"MNIST/raw/{prefix}-{kind}-ubyte"
-            table[file] = _write(data_dir / file, header + array.tobytes())
-    return table
+            _write(data_dir / f"MNIST/raw/{prefix}-{kind}-ubyte", header + array.tobytes())
+    return entry_of_files("mnist", data_dir)
 
 
-def cifar10_archive(data_dir: Path) -> bytes:
-    """The .tar.gz of `data_dir`/cifar-10-batches-py, a folder and its regular files, as published."""
+def entry_of_files(name: str, data_dir: Path) -> ImageSetEntry:
+    """The set's entry with the checksums of the files that lie in `data_dir`."""
+    entry = IMAGE_SETS[name]
+    train, test = (
+        {file: md5((data_dir / entry.folder / file).read_bytes()) for file in split}
+        for split in (entry.train, entry.test)
+    )
+    return replace(entry, train=train, test=test)
+
+
+def archives_of(name: str, data_dir: Path) -> dict[str, bytes]:
+    """Name to content of the archives, as published, that hold the set's files in `data_dir`."""
+    folder = data_dir / IMAGE_SETS[name].folder
+    if IMAGE_SETS[name].format == "idx":
+        return {f"{path.name}.gz": gzip.compress(path.read_bytes(), mtime=0) for path in sorted(folder.iterdir())}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        tar.add(data_dir / "cifar-10-batches-py", arcname="cifar-10-batches-py")
-    return buffer.getvalue()
+        tar.add(folder, arcname=folder.name)
+    return {IMAGE_SETS[name].archives[0].name: buffer.getvalue()}
 
 
-def mnist_archives(data_dir: Path) -> dict[str, bytes]:
-    """Name to content of the four .gz files, as published: gzip of each file in `data_dir`/MNIST/raw."""
-    raw = data_dir / "MNIST" / "raw"
-    return {f"{path.name}.gz": gzip.compress(path.read_bytes(), mtime=0) for path in sorted(raw.glob("*-ubyte"))}
+def publish(monkeypatch: pytest.MonkeyPatch, name: str, data_dir: Path, *archives: Archive) -> None:
+    """Make the set that lies in `data_dir`, with these archives, the published one: for us and for torchvision."""
+    from torchvision import datasets
+
+    entry = replace(entry_of_files(name, data_dir), archives=archives)
+    monkeypatch.setitem(IMAGE_SETS, name, entry)
+    known = getattr(datasets, entry.torchvision)
+    if entry.format == "idx":
+        monkeypatch.setattr(known, "resources", [(archive.name, archive.md5) for archive in archives])
+        return
+    monkeypatch.setattr(known, "tgz_md5", archives[0].md5)
+    monkeypatch.setattr(known, "train_list", list(entry.train.items()))
+    monkeypatch.setattr(known, "test_list", list(entry.test.items()))
+    meta = (data_dir / entry.folder / known.meta["filename"]).read_bytes()
+    monkeypatch.setattr(known, "meta", known.meta | {"md5": md5(meta)})
 
 
 def _bars(count: int, shape: tuple[int, ...], random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -81,10 +103,9 @@ def _bars(count: int, shape: tuple[int, ...], random: np.random.Generator) -> tu
     return images, labels
 
 
-def _write(path: Path, content: bytes) -> str:
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    return md5(content)
 
 
 class _Python2Pickler(pickle._Pickler):

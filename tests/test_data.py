@@ -1,39 +1,41 @@
 """The image sets: verified before they are read, and every whole-batch operation against a plain one in NumPy."""
 
 import pickle
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fake_sets import make_cifar10, make_mnist
+from fake_sets import entry_of_files, make_cifar10, make_mnist
 from PIL import Image
 
-from harness import data, download
+from harness import data, image_sets
 from harness.data import MAX_SHIFT, EpochOrder, ImageSet, Split, augment, load_images, to_gray, train_batches
 from harness.errors import UserError
+from harness.image_sets import IMAGE_SETS, Archive, ImageSetEntry, published_checksum
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], dict[str, str]]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, ImageSetEntry]]:
     folder = tmp_path_factory.mktemp("made")
-    return folder, make_cifar10(folder), make_mnist(folder)
+    return folder, {"cifar10": make_cifar10(folder), "mnist": make_mnist(folder)}
 
 
 @pytest.fixture
-def data_dir(made: tuple[Path, dict, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder of its own with both sets, small, whose checksums stand in the tables; no source is reachable."""
-    folder, cifar10_md5, mnist_md5 = made
-    for file in [*cifar10_md5, *mnist_md5]:
-        (tmp_path / "data" / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data" / file).write_bytes((folder / file).read_bytes())
-    monkeypatch.setattr(data, "CIFAR10_MD5", cifar10_md5)
-    monkeypatch.setattr(data, "MNIST_MD5", mnist_md5)
-    monkeypatch.setattr(download, "CIFAR10_ARCHIVE", download.Archive("cifar.gz", 1, "", ("http://127.0.0.1:9/c",)))
-    unreachable = (download.Archive("train-images-idx3-ubyte.gz", 1, "", ("http://127.0.0.1:9/m",)),)
-    monkeypatch.setattr(download, "MNIST_ARCHIVES", unreachable)
+def data_dir(made: tuple[Path, dict[str, ImageSetEntry]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder of its own with both sets, small, whose checksums stand in the table; no source is reachable."""
+    folder, entries = made
+    shutil.copytree(folder, tmp_path / "data")
+    for name, entry in entries.items():
+        unreachable = Archive(f"{name}.gz", 1, "", ("http://127.0.0.1:9/it",))
+        monkeypatch.setitem(IMAGE_SETS, name, replace(entry, archives=(unreachable,)))
     monkeypatch.setenv("no_proxy", "*")
     return tmp_path / "data"
 
@@ -75,24 +77,99 @@ def test_mnist_is_read_in_order_with_its_labels(data_dir: Path) -> None:
         assert split.labels.tolist() == labels.tolist()
 
 
-def test_gray_cifar10_is_the_luma_of_the_colour_set(data_dir: Path) -> None:
-    colour = load_images("cifar10", data_dir=data_dir, channels="rgb").test.images
+def test_gray_cifar10_is_the_luma_of_the_color_set(data_dir: Path) -> None:
+    color = load_images("cifar10", data_dir=data_dir, channels="rgb").test.images
     gray = load_images("cifar10", data_dir=data_dir, channels="gray").test.images
     assert gray.shape == (20, 1, 32, 32)
-    for image, expected in zip(gray, colour, strict=True):
+    for image, expected in zip(gray, color, strict=True):
         expected = Image.fromarray(expected.permute(1, 2, 0).numpy()).convert("L")
         np.testing.assert_array_equal(image[0].numpy(), np.asarray(expected))
 
 
 def test_the_checksum_tells_sets_apart(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = load_images("mnist", data_dir=data_dir).checksum
-    monkeypatch.setattr(data, "MNIST_MD5", make_mnist(tmp_path / "other", seed=1))
+    monkeypatch.setitem(IMAGE_SETS, "mnist", make_mnist(tmp_path / "other", seed=1))
     assert load_images("mnist", data_dir=tmp_path / "other").checksum != before
 
 
 def test_an_unknown_set_is_a_bug_and_not_cifar10(data_dir: Path) -> None:
-    with pytest.raises(ValueError, match="cifar100"):
-        load_images("cifar100", data_dir=data_dir)
+    with pytest.raises(KeyError, match="cifar1000"):
+        load_images("cifar1000", data_dir=data_dir)
+
+
+def test_a_set_that_lies_there_is_read_without_torchvision(data_dir: Path) -> None:
+    """Importing it takes longer than reading the set."""
+    program = (
+        "import sys; from pathlib import Path; import fake_sets; from harness.image_sets import IMAGE_SETS\n"
+        f"data_dir = Path({str(data_dir)!r}); from harness.data import load_images\n"
+        "for name in ('cifar10', 'mnist'):\n"
+        "    IMAGE_SETS[name] = fake_sets.entry_of_files(name, data_dir)\n"
+        "    load_images(name, data_dir=data_dir)\n"
+        "assert 'torchvision' not in sys.modules"
+    )
+    path = f"import sys; sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / 'tests')!r}]\n"
+    subprocess.run([sys.executable, "-c", path + program], check=True)
+
+
+def test_what_numpy_says_of_the_pickles_is_not_shown(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = pickle.loads
+
+    def loads(*given: object, **named: object) -> object:
+        warnings.warn("dtype(): align should be passed as Python or NumPy boolean but got `align=0`.", stacklevel=1)
+        return real(*given, **named)
+
+    monkeypatch.setattr(pickle, "loads", loads)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_images("cifar10", data_dir=data_dir)
+
+
+def test_cifar100_and_fashion_mnist_would_cost_an_entry(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = data_dir / "cifar-100-python"
+    folder.mkdir()
+    for name, content in (("train", {b"data": [[7] * 3072] * 4}), ("test", {b"data": [[9] * 3072] * 2})):
+        labels = list(range(97, 97 + len(content[b"data"])))
+        (folder / name).write_bytes(pickle.dumps(content | {b"coarse_labels": [0] * 4, b"fine_labels": labels}))
+    entry = replace(IMAGE_SETS["cifar10"], folder="cifar-100-python", train={"train": ""}, test={"test": ""})
+    monkeypatch.setitem(IMAGE_SETS, "cifar100", entry)
+    monkeypatch.setitem(IMAGE_SETS, "cifar100", entry_of_files("cifar100", data_dir))
+    images = load_images("cifar100", data_dir=data_dir, channels="rgb")
+    assert images.train.labels.tolist() == [97, 98, 99, 100] and images.train.labels.dtype == torch.int64
+    assert images.train.images.shape == (4, 3, 32, 32) and images.test.images.unique().tolist() == [9]
+
+    shutil.copytree(data_dir / "MNIST", data_dir / "FashionMNIST")
+    monkeypatch.setitem(IMAGE_SETS, "fashion-mnist", replace(IMAGE_SETS["mnist"], folder="FashionMNIST/raw"))
+    images = load_images("fashion-mnist", data_dir=data_dir)
+    assert (images.name, len(images.train)) == ("fashion-mnist", 60)
+
+
+# The table.
+
+
+def test_what_data_may_name_and_what_it_stands_for() -> None:
+    """Further sets may stand in the table, too."""
+    for script, sets in (
+        ("cnn_cifar10", {"cifar10": "cifar10", "mnist": "mnist", "synthetic": "synthetic-shapes"}),
+        ("rnn_mnist", {"mnist": "mnist", "synthetic": "synthetic-digits"}),
+    ):
+        assert sets.items() <= image_sets.sets_for(script).items()
+        assert next(iter(image_sets.sets_for(script))) == next(iter(sets))  # the default
+    assert "cifar10" not in image_sets.sets_for("rnn_mnist")
+    titles = {"cifar10": "CIFAR10", "mnist": "MNIST", "synthetic": "synthetic images"}
+    assert titles.items() <= image_sets.titles().items()
+
+
+def test_the_table_is_read_without_torch() -> None:
+    program = "import sys, harness.image_sets; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT)
+
+
+def test_published_checksums_are_those_that_runs_have_recorded() -> None:
+    assert published_checksum("cifar10") == "3e7f702b20246354ed5e48a0be410009"
+    assert published_checksum("mnist") == "f85aa589f05f099f408a1805d8a18637"
+    assert published_checksum("synthetic-digits") is published_checksum("unknown") is None
 
 
 # Verifying.

@@ -23,18 +23,21 @@ from killed_runs import SMALL, make_runs_small, metrics_of, weights_of
 from harness.data import EpochOrder, ImageSet, Split
 from harness.errors import UserError
 from harness.flags import command_line, program
+from harness.image_sets import IMAGE_SETS
 from harness.ranks import ALONE, Ranks, launcher
 from harness.train import evaluate, train_epoch
 
 # Trains a script on a few images. The rank that the variable KILL names sends itself SIGKILL as epoch 2 begins.
 RANK_SCRIPT = f"""
-import importlib, json, os, signal, sys
+import importlib, os, signal, sys
 sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
-import harness.data, killed_runs
+import fake_sets, killed_runs
+from pathlib import Path
 from harness.data import EpochOrder
+from harness.image_sets import IMAGE_SETS
 from harness.cli import run_script
 killed_runs.make_runs_small()
-harness.data.MNIST_MD5 = json.loads(os.environ["MNIST_MD5"])
+IMAGE_SETS["mnist"] = fake_sets.entry_of_files("mnist", Path("data"))
 draw, epochs = EpochOrder.draw, []
 def draw_or_die(*given, **named):
     epochs.append(1)
@@ -65,9 +68,7 @@ needs_gloo = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def small_runs(monkeypatch: pytest.MonkeyPatch, in_project: Path) -> None:
     make_runs_small(monkeypatch.setattr)
-    table = make_mnist(in_project / "data", *SMALL)
-    monkeypatch.setattr("harness.data.MNIST_MD5", table)
-    monkeypatch.setenv("MNIST_MD5", json.dumps(table))
+    monkeypatch.setitem(IMAGE_SETS, "mnist", make_mnist(in_project / "data", *SMALL))
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
 
 

@@ -1,13 +1,13 @@
 """Downloads against a server on 127.0.0.1 that misbehaves in the ways real ones do; the checks run as in real use."""
 
 import contextlib
+import errno
 import hashlib
 import http.server
-import io
+import math
 import signal
 import subprocess
 import sys
-import tarfile
 import textwrap
 import threading
 import time
@@ -16,17 +16,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_sets import cifar10_archive, make_cifar10, make_mnist, md5, mnist_archives
+from fake_sets import archives_of, make_cifar10, make_mnist, md5, publish
 
 from harness import data, download
-from harness.download import Archive, Patience, SourceFailed, fetch_cifar10, fetch_mnist
+from harness.download import Patience, SourceFailed
 from harness.errors import UserError
+from harness.files import is_locked
+from harness.image_sets import IMAGE_SETS, Archive
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONTENT = b"\x1f\x8b" + bytes(range(251)) * 800  # 200,802 bytes that begin as every .gz does
 OTHER = b"\x1f\x8b" + bytes(reversed(range(251))) * 800  # as long, and another file
 HALF = 100_000
-QUICK = Patience(timeout=0.3, slowest=0, window=0.1)
+CALM = Patience(timeout=60, slowest=0)  # a machine under load is no slow source
+IMPATIENT = Patience(timeout=60, slowest=math.inf, window=-1)  # every source is too slow after its first bytes
 CLOSED = "http://127.0.0.1:9/"  # nobody listens there
 
 
@@ -98,13 +101,6 @@ def stalls(handler: http.server.BaseHTTPRequestHandler, content: bytes, site: Si
     site.closing.wait(20)
 
 
-def crawls(handler: http.server.BaseHTTPRequestHandler, content: bytes, site: Site) -> None:
-    remaining = _head(handler, content)
-    while remaining and not site.closing.wait(0.02):
-        handler.wfile.write(remaining[:8000])
-        remaining = remaining[8000:]
-
-
 def ignores_ranges(handler: http.server.BaseHTTPRequestHandler, content: bytes, site: Site) -> None:
     del handler.headers["Range"]
     honest(handler, content, site)
@@ -135,7 +131,7 @@ def has_another_total(handler: http.server.BaseHTTPRequestHandler, content: byte
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(download, "PATIENCE", QUICK)
+    monkeypatch.setattr(download, "PATIENCE", CALM)
     site = Site()
     yield site
     site.close()
@@ -152,31 +148,31 @@ ARCHIVE = archive_of(CONTENT)
 
 
 def test_an_honest_source_gives_the_published_bytes(site: Site, tmp_path: Path) -> None:
-    download.download(site.serve("a", honest), tmp_path / "part", ARCHIVE, QUICK)
+    download.download(site.serve("a", honest), tmp_path / "part", ARCHIVE, CALM)
     assert (tmp_path / "part").read_bytes() == CONTENT
     assert site.ranges("a") == [None]
 
 
 @pytest.mark.parametrize(
     ("behaviour", "why"),
-    [(drops, "the connection ended after 100,000 of 200,802 bytes"), (stalls, "nothing came for 0.3 s")],
+    [(drops, "the connection ended after 100,000 of 200,802 bytes"), (stalls, "nothing came for 1 s")],
 )
 def test_what_a_breaking_source_sent_is_kept_and_continued_elsewhere(
     site: Site, tmp_path: Path, behaviour: Callable, why: str
 ) -> None:
     part = tmp_path / "part"
     with pytest.raises(SourceFailed, match=why) as failure:
-        download.download(site.serve("a", behaviour), part, ARCHIVE, QUICK)
+        download.download(site.serve("a", behaviour), part, ARCHIVE, replace(CALM, timeout=1))
     assert failure.value.again
     assert part.read_bytes() == CONTENT[:HALF]
-    download.download(site.serve("b", honest), part, ARCHIVE, QUICK)
+    download.download(site.serve("b", honest), part, ARCHIVE, CALM)
     assert part.read_bytes() == CONTENT
     assert site.ranges("b") == [f"bytes={HALF}-"]
 
 
 def test_a_crawling_source_is_left(site: Site, tmp_path: Path) -> None:
     with pytest.raises(SourceFailed, match=r"only \d+ kB/s") as failure:
-        download.download(site.serve("a", crawls), tmp_path / "part", ARCHIVE, replace(QUICK, slowest=1e9))
+        download.download(site.serve("a", honest), tmp_path / "part", ARCHIVE, IMPATIENT)
     assert failure.value.again
     kept = (tmp_path / "part").read_bytes()
     assert kept
@@ -185,14 +181,14 @@ def test_a_crawling_source_is_left(site: Site, tmp_path: Path) -> None:
 
 def test_a_source_that_ignores_the_range_is_read_from_its_start(site: Site, tmp_path: Path) -> None:
     (tmp_path / "part").write_bytes(CONTENT[:HALF])
-    download.download(site.serve("a", ignores_ranges), tmp_path / "part", ARCHIVE, QUICK)
+    download.download(site.serve("a", ignores_ranges), tmp_path / "part", ARCHIVE, CALM)
     assert (tmp_path / "part").read_bytes() == CONTENT
 
 
 def test_a_source_that_ignores_the_range_and_breaks_off_costs_nothing(site: Site, tmp_path: Path) -> None:
     (tmp_path / "part").write_bytes(CONTENT[:HALF])
     with pytest.raises(SourceFailed, match="connection ended") as failure:
-        download.download(site.serve("a", ignores_ranges_and_drops), tmp_path / "part", ARCHIVE, QUICK)
+        download.download(site.serve("a", ignores_ranges_and_drops), tmp_path / "part", ARCHIVE, CALM)
     assert not failure.value.again
     assert (tmp_path / "part").read_bytes() == CONTENT[:HALF]
 
@@ -202,20 +198,20 @@ def test_a_source_that_ignores_the_range_and_breaks_off_costs_nothing(site: Site
 )
 def test_a_left_over_of_another_file_is_not_held_against_the_source(site: Site, tmp_path: Path, left: bytes) -> None:
     (tmp_path / "part").write_bytes(left)
-    download.download(site.serve("a", honest), tmp_path / "part", ARCHIVE, QUICK)
+    download.download(site.serve("a", honest), tmp_path / "part", ARCHIVE, CALM)
     assert (tmp_path / "part").read_bytes() == CONTENT
     assert site.ranges("a")[-1] is None
 
 
 def test_a_complete_download_that_was_never_unpacked_is_not_fetched_again(site: Site, tmp_path: Path) -> None:
     (tmp_path / "part").write_bytes(CONTENT)
-    download.download(site.serve("a", honest), tmp_path / "part", ARCHIVE, QUICK)
+    download.download(site.serve("a", honest), tmp_path / "part", ARCHIVE, CALM)
     assert site.requests == []
 
 
 def test_a_wrong_file_of_the_right_size_is_refused_and_deleted(site: Site, tmp_path: Path) -> None:
     with pytest.raises(SourceFailed, match="checksum is not the published one") as failure:
-        download.download(site.serve("a", honest, OTHER), tmp_path / "part", ARCHIVE, QUICK)
+        download.download(site.serve("a", honest, OTHER), tmp_path / "part", ARCHIVE, CALM)
     assert not failure.value.again
     assert not (tmp_path / "part").exists()
 
@@ -224,7 +220,7 @@ def test_a_wrong_file_of_the_right_size_is_refused_and_deleted(site: Site, tmp_p
 def test_both_checksums_of_an_archive_must_agree(site: Site, tmp_path: Path, field: str) -> None:
     archive = replace(ARCHIVE, **{field: getattr(archive_of(OTHER), field)})
     with pytest.raises(SourceFailed, match="checksum"):
-        download.download(site.serve("a", honest), tmp_path / "part", archive, QUICK)
+        download.download(site.serve("a", honest), tmp_path / "part", archive, CALM)
 
 
 @pytest.mark.parametrize(
@@ -243,13 +239,13 @@ def test_an_answer_that_cannot_be_right_leaves_the_left_over_untouched(
 ) -> None:
     (tmp_path / "part").write_bytes(CONTENT[:HALF])
     with pytest.raises(SourceFailed, match=why):
-        download.download(site.serve("a", behaviour, content), tmp_path / "part", ARCHIVE, QUICK)
+        download.download(site.serve("a", behaviour, content), tmp_path / "part", ARCHIVE, CALM)
     assert (tmp_path / "part").read_bytes() == CONTENT[:HALF]
 
 
 def test_a_source_that_sends_without_end_is_left(site: Site, tmp_path: Path) -> None:
     with pytest.raises(SourceFailed, match="more than the published size"):
-        download.download(site.serve("a", names_no_length, CONTENT * 20), tmp_path / "part", ARCHIVE, QUICK)
+        download.download(site.serve("a", names_no_length, CONTENT * 20), tmp_path / "part", ARCHIVE, CALM)
     assert (tmp_path / "part").stat().st_size <= len(CONTENT)
 
 
@@ -258,7 +254,7 @@ def test_a_source_that_sends_without_end_is_left(site: Site, tmp_path: Path) -> 
 )
 def test_a_source_that_cannot_be_reached_fails_in_a_few_words(site: Site, tmp_path: Path, url: str) -> None:
     with pytest.raises(SourceFailed) as failure:
-        download.download(url, tmp_path / "part", ARCHIVE, QUICK)
+        download.download(url, tmp_path / "part", ARCHIVE, CALM)
     assert 5 < len(str(failure.value)) < 80
 
 
@@ -268,7 +264,7 @@ def test_a_full_disk_stops_with_one_sentence(site: Site, tmp_path: Path, size: i
     (tmp_path / "part").symlink_to("/dev/full")
     archive = archive_of(CONTENT[:size])
     with pytest.raises(UserError, match=r"cannot write .*part: No space left on device; .* run again"):
-        download.download(site.serve("a", honest, CONTENT[:size]), tmp_path / "part", archive, QUICK)
+        download.download(site.serve("a", honest, CONTENT[:size]), tmp_path / "part", archive, CALM)
 
 
 # Whole sets: the order of the sources, mirrors, unpacking.
@@ -277,26 +273,20 @@ def test_a_full_disk_stops_with_one_sentence(site: Site, tmp_path: Path, size: i
 @pytest.fixture
 def cifar10(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """A small CIFAR-10 takes the place of the published one in every table; its archive is returned."""
-    table = make_cifar10(tmp_path / "made")
-    content = cifar10_archive(tmp_path / "made")
-    meta = (tmp_path / "made/cifar-10-batches-py/batches.meta").read_bytes()
-    monkeypatch.setattr(data, "CIFAR10_MD5", table)
-    monkeypatch.setattr(data, "CIFAR10_META_MD5", {"cifar-10-batches-py/batches.meta": md5(meta)})
-    archive = archive_of(content, f"{site.root}first", CLOSED, f"{site.root}last", name="cifar-10-python.tar.gz")
-    monkeypatch.setattr(download, "CIFAR10_ARCHIVE", archive)
+    make_cifar10(tmp_path / "made")
+    ((name, content),) = archives_of("cifar10", tmp_path / "made").items()
+    archive = archive_of(content, f"{site.root}first", CLOSED, f"{site.root}last", name=name)
+    publish(monkeypatch, "cifar10", tmp_path / "made", archive)
     return content
 
 
 @pytest.fixture
 def mnist(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """A small MNIST takes the place of the published one in every table; its archives are returned."""
-    monkeypatch.setattr(data, "MNIST_MD5", make_mnist(tmp_path / "made"))
-    archives = mnist_archives(tmp_path / "made")
-    table = tuple(
-        replace(archive_of(content, f"{site.root}known/{name}", name=name), sha256=None)
-        for name, content in archives.items()
-    )
-    monkeypatch.setattr(download, "MNIST_ARCHIVES", table)
+    make_mnist(tmp_path / "made")
+    archives = archives_of("mnist", tmp_path / "made")
+    known = (archive_of(content, f"{site.root}known/{name}", name=name) for name, content in archives.items())
+    publish(monkeypatch, "mnist", tmp_path / "made", *known)
     return archives
 
 
@@ -309,41 +299,38 @@ def assert_same_files(folder: Path, expected: Path) -> None:
 
 def test_cifar10_arrives_over_broken_sources(site: Site, tmp_path: Path, cifar10: bytes) -> None:
     assert len(cifar10) > HALF
-    site.serve("first", stalls, cifar10)
+    site.serve("first", drops, cifar10)
     site.serve("last", honest, cifar10)
     images = data.load_images("cifar10", data_dir=tmp_path / "data")
     assert len(images.train) == 100
     assert site.requests == [("first", None), ("last", f"bytes={HALF}-")]
     assert_same_files(tmp_path / "data/cifar-10-batches-py", tmp_path / "made/cifar-10-batches-py")
-    assert {path.name for path in (tmp_path / "data").iterdir()} == {"cifar-10-batches-py", ".download.lock"}
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"cifar-10-batches-py", ".lock"}
 
 
-def test_mnist_arrives_and_only_the_missing_files_are_fetched(
-    site: Site, tmp_path: Path, mnist: dict[str, bytes]
-) -> None:
+def test_mnist_arrives_and_a_file_that_is_lost_comes_again(site: Site, tmp_path: Path, mnist: dict[str, bytes]) -> None:
     for name, content in mnist.items():
         site.serve(f"known/{name}", honest, content)
     data.load_images("mnist", data_dir=tmp_path / "data")
     assert_same_files(tmp_path / "data/MNIST/raw", tmp_path / "made/MNIST/raw")
     (tmp_path / "data/MNIST/raw/t10k-labels-idx1-ubyte").unlink()
-    site.requests.clear()
     images = data.load_images("mnist", data_dir=tmp_path / "data")
     assert len(images.test) == 20
-    assert site.requests == [("known/t10k-labels-idx1-ubyte.gz", None)]
+    assert_same_files(tmp_path / "data/MNIST/raw", tmp_path / "made/MNIST/raw")
 
 
 def test_files_that_are_there_are_not_fetched(site: Site, tmp_path: Path, cifar10: bytes) -> None:
     images = data.load_images("cifar10", data_dir=tmp_path / "made", mirror=site.root)
     assert len(images.train) == 100
     assert site.requests == []
-    assert not (tmp_path / "made/.download.lock").exists()
+    assert not (tmp_path / "made/.lock").exists()
 
 
 def test_when_every_source_crawls_one_that_keeps_sending_will_do(
     site: Site, tmp_path: Path, cifar10: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "PATIENCE", replace(QUICK, slowest=1e9))
-    site.serve("first", crawls, cifar10)
+    monkeypatch.setattr(download, "PATIENCE", IMPATIENT)
+    site.serve("first", honest, cifar10)
     data.load_images("cifar10", data_dir=tmp_path / "data")
     (first, _), (other, continued), (again, also_continued) = site.requests
     assert (first, other, again) == ("first", "last", "first")  # "last" answers 404
@@ -392,7 +379,7 @@ def test_the_mirror_of_mnist_comes_first(site: Site, tmp_path: Path, mnist: dict
         "archive path": str(folder / "t10k-images-idx3-ubyte.gz"),
     }[form]
     data.load_images("mnist", data_dir=tmp_path / "data", mirror=mirror)
-    expected = [f"mine/{archive.name}" for archive in download.MNIST_ARCHIVES] if "URL" in form else []
+    expected = [f"mine/{archive.name}" for archive in IMAGE_SETS["mnist"].archives] if "URL" in form else []
     assert [asked for asked, _ in site.requests] == expected
     assert {path.name for path in folder.iterdir()} == set(mnist)
 
@@ -450,83 +437,73 @@ def test_a_data_folder_that_cannot_be_made_is_named(site: Site, tmp_path: Path, 
         data.load_images("cifar10", data_dir=tmp_path / "data")
 
 
-def test_an_archive_writes_its_named_regular_files_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_process_waits_for_another_that_downloads(
+    site: Site, tmp_path: Path, cifar10: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every trick here is in an archive whose checksum we were made to trust."""
-    good, file = b"good", "cifar-10-batches-py/data_batch_1"
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, kind, target in (
-            ("../evil", tarfile.REGTYPE, ""),
-            (str(tmp_path / "evil"), tarfile.REGTYPE, ""),
-            ("cifar-10-batches-py", tarfile.SYMTYPE, str(tmp_path / "elsewhere")),
-            (file, tarfile.SYMTYPE, "../../evil"),
-            (file, tarfile.REGTYPE, ""),
-        ):
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = kind, target
-            member.size = len(good) if kind == tarfile.REGTYPE else 0
-            tar.addfile(member, io.BytesIO(good))
-    (tmp_path / "set.tar.gz").write_bytes(buffer.getvalue())
-    monkeypatch.setattr(download, "CIFAR10_ARCHIVE", archive_of(buffer.getvalue()))
-    fetch_cifar10(tmp_path / "data", {file: md5(good)}, str(tmp_path / "set.tar.gz"))
-    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert written == {"set.tar.gz", "data/.download.lock", f"data/{file}"}
-    assert (tmp_path / "data" / file).read_bytes() == good
+    program = "import sys; from pathlib import Path; from harness.files import lock_folder\n"
+    program += f"with lock_folder(Path({str(tmp_path / 'made')!r})): print('held', flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    other = subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, **pipes)
+    assert other.stdout.readline() == "held\n"
+
+    def look(folder: Path) -> bool:
+        locked = is_locked(folder)
+        other.stdin.close()  # the other one ends
+        return locked
+
+    monkeypatch.setattr(download, "is_locked", look)
+    download.fetch("cifar10", tmp_path / "made")
+    assert other.wait() == 0
+    assert capsys.readouterr().out == f"waiting for another process that downloads into {tmp_path / 'made'}\n"
+    assert site.requests == []  # the other one brought the files
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.DIRTYPE, None], ids=["link", "folder", "absent"])
-def test_an_archive_without_the_regular_file_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: bytes | None
+def test_what_ends_while_it_unpacks_leaves_no_half_of_a_file_and_loses_no_download(
+    site: Site, tmp_path: Path, cifar10: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        if kind:
-            member = tarfile.TarInfo("cifar-10-batches-py/test_batch")
-            member.type, member.linkname = kind, "set.tar.gz"
-            tar.addfile(member)
-    (tmp_path / "set.tar.gz").write_bytes(buffer.getvalue())
-    monkeypatch.setattr(download, "CIFAR10_ARCHIVE", archive_of(buffer.getvalue()))
-    with pytest.raises(UserError, match="does not hold cifar-10-batches-py/test_batch as regular files"):
-        fetch_cifar10(tmp_path / "data", {"cifar-10-batches-py/test_batch": md5(b"")}, str(tmp_path / "set.tar.gz"))
+    from torchvision import datasets
 
+    def unpack(root: Path, download: bool) -> None:
+        assert download and (root / "cifar-10-python.tar.gz").read_bytes() == cifar10
+        (root / "cifar-10-batches-py").mkdir()
+        (root / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-def test_an_unpacked_file_must_have_its_own_published_checksum(tmp_path: Path, cifar10: bytes) -> None:
-    (tmp_path / "set.tar.gz").write_bytes(cifar10)
-    table = data.CIFAR10_MD5 | {"cifar-10-batches-py/test_batch": md5(b"something else")}
-    with pytest.raises(UserError, match="test_batch is not the published file"):
-        fetch_cifar10(tmp_path / "data", table, str(tmp_path / "set.tar.gz"))
-    assert not (tmp_path / "data/cifar-10-batches-py/test_batch").exists()
-
-
-def test_an_unpacked_mnist_file_must_have_its_own_published_checksum(tmp_path: Path, mnist: dict[str, bytes]) -> None:
-    for name, content in mnist.items():
-        (tmp_path / name).write_bytes(content)
-    table = data.MNIST_MD5 | {"MNIST/raw/train-labels-idx1-ubyte": md5(b"something else")}
-    with pytest.raises(UserError, match="train-labels-idx1-ubyte is not the published file"):
-        fetch_mnist(tmp_path / "data", table, str(tmp_path))
+    site.serve("first", honest, cifar10)
+    left = tmp_path / "data/.unpacking/cifar-10-batches-py"
+    left.mkdir(parents=True)
+    (left / "test_batch").write_bytes(b"left by a kill")
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"cannot unpack into .*: No space"):
+        patch.setattr(datasets, "CIFAR10", unpack)
+        data.load_images("cifar10", data_dir=tmp_path / "data")
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"cifar-10-python.tar.gz.part", ".lock"}
+    data.load_images("cifar10", data_dir=tmp_path / "data")
+    assert site.requests == [("first", None)]
+    assert_same_files(tmp_path / "data/cifar-10-batches-py", tmp_path / "made/cifar-10-batches-py")
 
 
 def test_what_was_downloaded_survives_an_interruption(site: Site, tmp_path: Path) -> None:
     url = site.serve("set.gz", stalls)
     program = f"""
         import sys
+        from dataclasses import replace
         from pathlib import Path
-        from harness import download
         from harness.cli import run_script
-        download.CIFAR10_ARCHIVE = download.Archive("set.gz", {len(CONTENT)}, "{md5(CONTENT)}", ("{url}",))
-        sys.exit(run_script(lambda: download.fetch_cifar10(Path({str(tmp_path)!r}), {{"x": ""}})))
+        from harness.download import fetch
+        from harness.image_sets import IMAGE_SETS, Archive
+        archive = Archive("set.gz", {len(CONTENT)}, "{md5(CONTENT)}", ("{url}",))
+        IMAGE_SETS["cifar10"] = replace(IMAGE_SETS["cifar10"], archives=(archive,))
+        sys.exit(run_script(lambda: fetch("cifar10", Path({str(tmp_path)!r}))))
     """
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     part = tmp_path / "set.gz.part"
-    deadline = time.monotonic() + 20
-    while not (part.exists() and part.stat().st_size == HALF) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    while not (part.exists() and part.stat().st_size == HALF):
+        assert child.poll() is None
+        time.sleep(0.01)
     child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=20)
+    _, errors = child.communicate()
     assert child.returncode == 130
     assert errors.decode().strip() == "interrupted; the same command continues the download"
     assert part.read_bytes() == CONTENT[:HALF]
@@ -536,24 +513,35 @@ def test_what_was_downloaded_survives_an_interruption(site: Site, tmp_path: Path
 
 
 def test_published_tables_equal_those_of_torchvision() -> None:
-    from torchvision.datasets import CIFAR10, MNIST
+    from torchvision import datasets
 
-    assert download.CIFAR10_ARCHIVE.md5 == CIFAR10.tgz_md5
-    assert download.CIFAR10_ARCHIVE.sources[-1] == CIFAR10.url
-    batches = {f"{CIFAR10.base_folder}/{name}": checksum for name, checksum in CIFAR10.train_list + CIFAR10.test_list}
-    assert batches == data.CIFAR10_MD5
-    assert {f"{CIFAR10.base_folder}/{CIFAR10.meta['filename']}": CIFAR10.meta["md5"]} == data.CIFAR10_META_MD5
-    assert [(archive.name, archive.md5) for archive in download.MNIST_ARCHIVES] == MNIST.resources
-    for archive in download.MNIST_ARCHIVES:
-        mirrors = [mirror + archive.name for mirror in MNIST.mirrors]  # in another order in torchvision 0.21
-        assert sorted(archive.sources) == sorted(mirrors)
+    for name, entry in IMAGE_SETS.items():
+        if entry.format == "drawn":
+            continue
+        known = getattr(datasets, entry.torchvision)
+        if entry.format == "idx":
+            assert [(archive.name, archive.md5) for archive in entry.archives] == known.resources
+            assert [f"{file}.gz" for file in (*entry.train, *entry.test)] == [file for file, _ in known.resources]
+            assert entry.folder == entry.archive_folder == f"{entry.torchvision}/raw"
+            for archive in entry.archives:  # torchvision 0.21 has them in another order
+                assert {mirror + archive.name for mirror in known.mirrors} <= set(archive.sources), name
+        else:
+            (archive,) = entry.archives
+            assert (archive.name, archive.md5) == (known.filename, known.tgz_md5)
+            assert archive.sources[-1] == known.url
+            assert (entry.folder, entry.archive_folder) == (known.base_folder, ".")
+            assert [list(entry.train.items()), list(entry.test.items())] == [
+                list(map(tuple, known.train_list)),
+                list(map(tuple, known.test_list)),
+            ]
 
 
 def test_published_sizes_and_sha256() -> None:
     """CIFAR-10: the archive's published SHA-256; MNIST: the sizes on the page of the set's authors."""
-    assert download.CIFAR10_ARCHIVE.sha256 == "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
-    assert download.CIFAR10_ARCHIVE.size == 170498071
-    assert [archive.size for archive in download.MNIST_ARCHIVES] == [9912422, 28881, 1648877, 4542]
+    (archive,) = IMAGE_SETS["cifar10"].archives
+    assert archive.sha256 == "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+    assert archive.size == 170498071
+    assert [archive.size for archive in IMAGE_SETS["mnist"].archives] == [9912422, 28881, 1648877, 4542]
 
 
 class Slowly:

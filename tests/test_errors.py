@@ -23,7 +23,7 @@ def allocations():
 
 
 @pytest.mark.parametrize("library", allocations())
-def test_failed_allocation_is_recognised(library):
+def test_failed_allocation_is_recognized(library):
     with pytest.raises((MemoryError, RuntimeError)) as caught:
         allocations()[library]()
     assert is_out_of_memory(caught.value)
@@ -50,7 +50,7 @@ def test_other_errors_are_not_taken_for_it():
         "std::bad_alloc",
     ],
 )
-def test_error_of_another_library_or_device_is_recognised(text):
+def test_error_of_another_library_or_device_is_recognized(text):
     assert is_out_of_memory(RuntimeError(text))
 
 
@@ -59,8 +59,8 @@ def test_want_of_memory_is_one_sentence_in_any_script_and_in_a_dry_run(run_main,
         return torch.ones(TOO_LARGE, dtype=torch.uint8)
 
     make_runs_small(monkeypatch.setattr)
+    monkeypatch.setattr("harness.train.evaluate", allocate)  # imports all that has names of its own for the next
     monkeypatch.setattr("harness.checkpoint.load_checkpoint", allocate)
-    monkeypatch.setattr("harness.train.evaluate", allocate)
     for script, *flags in (("visualize", "best.pt"), ("rnn_mnist", "--data", "synthetic", "--dry-run")):
         code, _, err = run_main(script, *flags)
         assert code == 2 and err.startswith("error: there is not enough memory for this") and err.count("\n") == 1

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,10 +10,15 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
+from harness.cli import command_line, program
 from harness.errors import UserError
 from harness.flags import (
-    command_line,
-    program,
+    Parser,
+    add_flags,
+    flag_label,
+    flag_words,
+    hparams,
+    parse_row_flags,
     recorded_flags,
     resume_command,
     resumed_flags,
@@ -189,8 +193,8 @@ WRONG = [
     ("cnn_cifar10", "--threads 99999999999", "--threads: 99999999999 is not"),
     ("cnn_cifar10", "--precision fp16", "--precision: invalid choice: 'fp16'"),
     ("cnn_cifar10", "--device tpu", "--device: invalid choice: 'tpu'"),
-    ("cnn_cifar10", "--snapshot-epochs 1,x", "--snapshot-epochs: invalid list of epochs value: '1,x'"),
-    ("cnn_cifar10", "--snapshot-epochs 1,,2", "--snapshot-epochs: invalid list of epochs value: '1,,2'"),
+    ("cnn_cifar10", "--snapshot-epochs 1,x", "--snapshot-epochs: 1,x is not a list of epochs such as 1,2,5"),
+    ("cnn_cifar10", "--snapshot-epochs 1,,2", "--snapshot-epochs: 1,,2 is not a list of epochs"),
     ("cnn_cifar10", "--snapshot-epochs 0", "--snapshot-epochs: 0 is not a list of epochs"),
     ("cnn_cifar10", "--resume --overwrite", "not allowed with argument --resume"),
     ("cnn_cifar10", "--resume --dry-run", "not allowed with argument --resume"),
@@ -309,52 +313,105 @@ def test_resume_command_repeats_the_flags_and_asks_to_resume_once(read_flags: Ca
         assert resume_command(flags).endswith(f" {command_line(['--runs-dir', 'my runs'])} --lr 0.5 --resume")
 
 
-def environment(folder: Path) -> Path:
-    """The Python of a stand-in for a virtual environment, with TensorBoard."""
-    folder.mkdir(parents=True)
-    ending = ".exe" if os.name == "nt" else ""
-    for name in ("python", "tensorboard"):
-        path = folder / f"{name}{ending}"
-        path.touch()
-        path.chmod(0o755)
-    return folder / f"python{ending}"
+# -- what else is derived from the table -------------------------------------------------------------------------------
 
 
-def test_printed_commands_name_a_program_by_its_path_unless_its_environment_is_active(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    ours, other = environment(tmp_path / "ours" / "bin"), environment(tmp_path / "other")
-    monkeypatch.setattr(sys, "executable", str(ours))
-    monkeypatch.chdir(tmp_path)
-    for path in (str(other.parent), str(tmp_path)):  # another one is active, none is
-        monkeypatch.setenv("PATH", path)
-        assert program("python") == str(Path("ours", "bin", "python"))
-        assert program("tensorboard") == str(Path("ours", "bin", "tensorboard"))
-        assert program("torchrun") == "torchrun"  # which the environment lacks
-    monkeypatch.chdir(other.parent)
-    assert program("python") == str(ours.parent / "python")
-    monkeypatch.setattr(sys, "executable", "")
-    assert program("tensorboard") == "tensorboard"
-    monkeypatch.setattr(sys, "executable", str(ours))
-    monkeypatch.setenv("PATH", os.pathsep.join([str(ours.parent), str(other.parent)]))
-    assert (program("python"), program("tensorboard")) == ("python", "tensorboard")
+def test_every_committed_run_lies_in_the_folder_that_its_flags_name(read_flags: Callable) -> None:
+    configs = [*PROJECT.glob("runs/*/*/config.json"), *PROJECT.glob("report/runs/*/*/config.json")]
+    assert len(configs) >= 60
+    for config in configs:
+        recorded = json.loads(config.read_text())["flags"]
+        script = {"cnn": "cnn_cifar10", "rnn": "rnn_mnist"}[config.parent.parent.name[:3]]
+        flags = resumed_flags(read_flags(script, "--resume"), recorded)
+        assert config.parent.name == recorded["name"] or config.parent.name == run_name(flags)
 
 
-def test_commands_are_quoted_for_the_systems_own_shell() -> None:
-    words = ["python", r".\rnn_mnist.py", "--runs-dir", "my runs"]
-    assert command_line(words, windows=True) == r'python .\rnn_mnist.py --runs-dir "my runs"'
-    assert command_line(words, windows=False) == r"python '.\rnn_mnist.py' --runs-dir 'my runs'"
+def test_both_scripts_have_the_same_hyper_parameters_and_epochs_is_none_of_them(read_flags: Callable) -> None:
+    cnn, rnn = (hparams(recorded_flags(read_flags(script)), script) for script in SCRIPTS)
+    assert list(cnn) == list(rnn)
+    shared = {"momentum": 0.0, "weight_decay": 0.0, "clip_grad_norm": 0.0, "precision": "fp32", "seed": 0}
+    assert cnn == shared | {
+        **{"experiment": "cnn_cifar10", "data": "cifar10", "optimizer": "adagrad", "lr": 0.01, "batch_size": 256},
+        **{"channels": "gray", "fc_activation": "tanh", "augment": "no", "cell": "-", "hidden_size": 0},
+    }
+    assert rnn == shared | {
+        **{"experiment": "rnn_mnist", "data": "mnist", "optimizer": "adam", "lr": 0.001, "batch_size": 64},
+        **{"channels": "gray", "fc_activation": "-", "augment": "no", "cell": "gru", "hidden_size": 128},
+    }
 
 
-@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell closes the streams")
-def test_closed_streams_and_a_notebooks_drawing_backend_do_not_stop_a_script(tmp_path: Path) -> None:
-    script = f'"{sys.executable}" "{PROJECT / "rnn_mnist.py"}" --data synthetic --cell rnn --hidden-size 4 --dry-run'
-    for closed in (">&-", "2>&-"):
-        done = subprocess.run(
-            ["sh", "-c", f"{script} {closed}"],
-            env=os.environ | {"MPLBACKEND": "module://not_installed"},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
+def test_rows_flags_are_read_by_the_scripts_own_parser(read_flags: Callable) -> None:
+    parser = read_flags("cnn_cifar10").parser
+    row = parse_row_flags(parser, {"lr": 1, "augment": True, "channels": "rgb", "epochs": 3})
+    assert row == {"lr": 1.0, "augment": True, "channels": "rgb", "epochs": 3} and type(row["lr"]) is float
+    assert parse_row_flags(parser, {"augment": False}) == {"augment": False}
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"cell": "gru"}, "cnn_cifar10.py has no flag 'cell'"),
+        ({"seed": 1}, "seed is not a row's business; a row may set optimizer, lr, epochs, channels, "),
+        *(({name: "x"}, f"{name} is not a row's business") for name in ("data", "precision", "device", "runs_dir")),
+        ({"snapshot_epochs": "1"}, "snapshot_epochs is not a row's business"),
+        ({"lr": "0.1"}, "lr must be a number, not '0.1'"),
+        ({"epochs": 2.0}, "epochs must be a whole number, not 2.0"),
+        ({"epochs": True}, "epochs must be a whole number, not True"),
+        ({"augment": 1}, "augment must be true or false, not 1"),
+        ({"channels": "x" * 100}, "argument --channels: invalid choice: 'xxx"),
+        ({"lr": -1}, "argument --lr: -1 is not a number above 0"),
+        ({"momentum": 0.9}, "--momentum is a flag of --optimizer sgd"),
+    ],
+)
+def test_row_with_a_wrong_flag_or_value_is_refused_by_name(row: dict, told: str, read_flags: Callable) -> None:
+    with pytest.raises(UserError) as refusal:
+        parse_row_flags(read_flags("cnn_cifar10").parser, row)
+    assert str(refusal.value).startswith(told)
+    assert "--help" not in str(refusal.value)  # which of report.py's user nobody has typed
+
+
+def test_words_of_a_command_line_are_read_back_as_the_same_flags(read_flags: Callable) -> None:
+    given = {"optimizer": "sgd", "momentum": 0.5, "augment": True, "resume": False, "data_dir": Path("x y")}
+    words = flag_words(given)
+    assert words == ["--optimizer=sgd", "--momentum=0.5", "--augment", "--data-dir=x y"]
+    assert given.items() <= vars(read_flags("cnn_cifar10", *words)).items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "label"),
+    [
+        (("lr",), "learning rate"),
+        (("hidden_size",), "hidden size"),
+        (("clip_grad_norm",), "largest gradient norm"),
+        (("optimizer", "adagrad"), "Adagrad"),
+        (("cell", "gru"), "GRU"),
+        (("data", "synthetic"), "synthetic images"),
+        (("augment", True), "yes"),
+        (("lr", 1e-05), "1e-05"),
+        (("lr", 0.123456789), "0.123456789"),
+        (("lr", None), "default"),
+        (("channels", ["foreign"]), "['foreign']"),
+        (("of_another_version", 3), "3"),
+    ],
+)
+def test_report_calls_flags_and_values_by_their_labels(arguments: tuple, label: str) -> None:
+    assert flag_label(*arguments) == label
+
+
+def test_figures_call_a_flag_with_its_value_by_a_few_letters() -> None:
+    values = {"lr": 0.01, "hidden_size": 64, "optimizer": "adam", "channels": "rgb", "epochs": 20}
+    assert [flag_label(name, value, short=True) for name, value in values.items()] == [
+        *("lr 0.01", "h64", "Adam", "rgb", "20 epochs")
+    ]
+    assert flag_label("epochs", 1, short=True) == "1 epoch"
+    assert flag_label("batch_size", 64, short=True) == "batch size 64"
+
+
+def test_other_scripts_take_flags_of_the_table_with_changes_of_their_own() -> None:
+    parser = Parser(description="another script")
+    add_flags(parser, "data_dir", "device")
+    add_flags(parser, "seed", help="of the choice")
+    assert vars(parser.parse_args(["--seed", "3"])) == {"data_dir": Path("data"), "device": "auto", "seed": 3}
+    assert "of the choice (default: 0)" in parser.format_help()
+    with pytest.raises(UserError, match="--device: invalid choice"):
+        parser.parse_args(["--device", "tpu"])

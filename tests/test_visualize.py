@@ -362,7 +362,7 @@ def test_wrong_flag_is_one_sentence(run: Path, run_main: Callable, monkeypatch, 
     def fetch(*_: object) -> None:
         raise UserError("cannot find or download mnist")
 
-    monkeypatch.setattr("harness.data.fetch_mnist", fetch)
+    monkeypatch.setattr("harness.data.fetch", fetch)
     code, _, err = run_main("visualize", run / "best.pt", "--data-dir", run / "none", *argv)
     assert code == 2 and sentence in err and err.count("\n") == 1, err
     assert not (run / "figures").exists()
