@@ -4,18 +4,18 @@ Repeat the command after any interruption: finished runs are never trained again
 """
 
 import argparse
+import contextlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cnn_cifar10
 import rnn_mnist
-import visualize
-from harness.cli import run_script
+from harness.cli import command_line, program, run_script
 from harness.errors import Interrupted, UserError
-from harness.flags import Help, Parser, command_line, gpu_share, option, program, typed_path, up_to_1024
+from harness.flags import Parser, add_flags, gpu_share, option, up_to_1024
 from harness.ranks import refuse_ranks
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
@@ -30,7 +30,7 @@ a run is missing, failed or diverged; 2 for wrong input; 130 or 143 if interrupt
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__, epilog=EXIT_CODES, formatter_class=Help, allow_abbrev=False)
+    parser = Parser(description=__doc__, epilog=EXIT_CODES)
 
     group = parser.add_argument_group("what to run")
     group.add_argument("--grid", type=Path, help="TOML file of the rows (default: the project's experiments.toml)")
@@ -38,35 +38,25 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--seeds", type=up_to_1024, default=1, help="runs of each row: seeds 0, 1, … below this number")
     group.add_argument("--no-train", action="store_true", help="write the report from what the run folders hold")
     group.add_argument("--data", choices=("real", "synthetic"), default="real", help="CIFAR-10 and MNIST, or drawn")
-    group.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the image sets, filled if empty")
+    add_flags(group, "data_dir")
 
     group = parser.add_argument_group("machine")
-    group.add_argument(
-        "--jobs",
-        type=up_to_1024,
-        help="runs side by side (default: one a core, or what the Ray cluster has room for)",
-    )
-    group.add_argument(
-        "--precision",
-        choices=("auto", "bf16", "fp32"),
-        default="auto",
-        help="auto: bf16 for cnn rows, fp32 for rnn rows",
-    )
-    group.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda, mps or cpu"
-    )
-    group.add_argument("--compile", action="store_true", help="pass --compile to the runs")
+    jobs = "runs side by side (default: one a core, or what the Ray cluster has room for)"
+    group.add_argument("--jobs", type=up_to_1024, help=jobs)
+    precision = "auto: bf16 for cnn rows, fp32 for rnn rows"
+    add_flags(group, "precision", choices=("auto", "bf16", "fp32"), default="auto", help=precision)
+    add_flags(group, "device")
+    add_flags(group, "compile", help="pass --compile to the runs")
 
     group = parser.add_argument_group("other machines")
     group.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: each run is a task of Ray's")
-    group.add_argument(
-        "--address", help="HOST:PORT of a Ray cluster, or auto, this machine's (default: a Ray of its own)"
-    )
+    address = "HOST:PORT of a Ray cluster, or auto, this machine's (default: a Ray of its own)"
+    group.add_argument("--address", help=address)
     group.add_argument("--cpus-per-run", type=up_to_1024, help="CPUs, and threads, of each run on Ray (default: 1)")
     group.add_argument("--gpus-per-run", type=gpu_share, help="of one GPU (default: 0.25 where there are GPUs)")
 
     group = parser.add_argument_group("folders")
-    group.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of all runs")
+    add_flags(group, "runs_dir")
     group.add_argument("--out", type=Path, default=Path("report"), help="folder that the report is written to")
     return parser
 
@@ -75,11 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = make_parser().parse_args(argv)
     refuse_ranks("report.py")
-    command = command_line(["python", sys.argv[0], *argv])
-    flags.grid = flags.grid or default_grid()
     check_engine(flags)
+    flags.grid = flags.grid or default_grid()
     try:
-        return report(flags, command)
+        return report(flags, command=command_line(["python", sys.argv[0], *argv]))
     except Interrupted as interruption:
         typed = command_line([program("python"), sys.argv[0], *argv])
         interruption.message = f"interrupted; nothing is lost, continue with: {typed}"
@@ -103,11 +92,11 @@ def default_grid() -> Path:
     return grid.relative_to(here) if grid.is_relative_to(here) else grid
 
 
-def report(flags: argparse.Namespace, command: str) -> int:
+def report(flags: argparse.Namespace, *, command: str) -> int:
     """Train, unless --no-train, and write the report; returns the exit code."""
     from harness.files import nearest_folder
     from harness.grid.rows import chosen_rows, load_grid
-    from harness.grid.runs import find_runs, problems_of, tell_problems
+    from harness.grid.runs import find_runs, print_problems, problems_of
     from harness.report import check_folder, write_report
     from harness.report.seeds import write_seed_aggregates
 
@@ -123,14 +112,14 @@ def report(flags: argparse.Namespace, command: str) -> int:
 
     data = None if flags.data == "real" else flags.data
     compared = [grid.comparison] if grid.comparison and data is None else []
-    results, failures, beside = find(grid.rows, data), {}, []
+    results, failures, on_mnist_problems = find(grid.rows, data), {}, []
     if not flags.no_train:
         failures = train_missing([each for each in results if each.row in chosen], parsers, flags, data)
         results = find(grid.rows, data, quiet=True)
         if compared and chosen == grid.rows:
             failed = train_missing(find(compared, "mnist"), parsers, flags, "mnist")
             on_mnist = find(compared, "mnist", quiet=True)
-            beside = problems_of(on_mnist, failed)
+            on_mnist_problems = problems_of(on_mnist, failed)
             keep_first_rows_of(on_mnist, results, flags)
         look_inside(results, flags)
     problems = problems_of(results, failures)
@@ -147,14 +136,11 @@ def report(flags: argparse.Namespace, command: str) -> int:
         count_parameters=count_parameters,
         on_mnist=next(iter(find(compared, "mnist", quiet=True)), None),
     )
-    try:
+    with warned("TensorBoard goes without the curves over seeds"):  # of someone else's runs
         write_seed_aggregates(results, flags.runs_dir, synthetic=flags.data == "synthetic")
-    except UserError as error:  # of someone else's runs
-        print(f"warning: TensorBoard goes without the curves over seeds: {error}", file=sys.stderr)
     print(f"the report is in {flags.out}")
-    names = {row.name for row in chosen}
-    wanted = [problem for problem in problems if problem.row in names] + beside
-    tell_problems(wanted, wanted=(len(chosen) + bool(beside)) * flags.seeds)
+    wanted = [problem for problem in problems if problem.row in {row.name for row in chosen}] + on_mnist_problems
+    print_problems(wanted, wanted=(len(chosen) + bool(on_mnist_problems)) * flags.seeds)
     return EXIT_INCOMPLETE if wanted else 0
 
 
@@ -168,18 +154,11 @@ def train_missing(
     from harness.data import load_images
     from harness.device import choose_device, warn_of_slow_bf16
     from harness.files import check_writable, nearest_folder
-    from harness.grid.schedule import Settings, ThisMachine, plan_jobs, train_jobs
+    from harness.grid.local import Settings, ThisMachine
+    from harness.grid.schedule import plan_jobs, train_jobs
 
-    settings = Settings(
-        PROJECT,
-        flags.runs_dir,
-        flags.data_dir,
-        flags.precision,
-        data=data,
-        device=flags.device,
-        compile=flags.compile,
-        jobs=flags.jobs,
-    )
+    same = ("runs_dir", "data_dir", "precision", "device", "compile", "jobs")
+    settings = Settings(PROJECT, data=data, **{name: getattr(flags, name) for name in same})
     jobs = plan_jobs(results, parsers, settings)
     if not jobs:
         return {}
@@ -214,43 +193,50 @@ def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", fl
     if not cnn:
         return
     alike = [cnn.config["flags"][name] for name in ("optimizer", "lr", "epochs")]
-    cells = [
-        run
-        for each in results
-        if each.row.script == rnn_mnist.__name__
-        for run in each.complete[:1]
-        if [run.config["flags"][name] for name in ("optimizer", "lr", "epochs")] == alike
-    ]
+    firsts = [each.complete[0] for each in results if each.row.script == rnn_mnist.__name__ and each.complete]
+    cells = [run for run in firsts if [run.config["flags"][name] for name in ("optimizer", "lr", "epochs")] == alike]
     runs = [run.path for run in (cnn, *cells) if is_outdated(run.path / FILE, run.path / "best.pt")]
-    if runs:
-        images = load_images("mnist", data_dir=flags.data_dir)
-        for run in runs:
-            print(f"testing {run} on the first rows of each image", flush=True)
-            try:
-                keep_first_rows(run, images, build_model)
-            except UserError as error:
-                print(f"warning: the report goes without the first rows of {run}: {error}", file=sys.stderr)
+    images = load_images("mnist", data_dir=flags.data_dir) if runs else None
+    for run in runs:
+        print(f"testing {run} on the first rows of each image", flush=True)
+        with warned(f"the report goes without the first rows of {run}"):
+            keep_first_rows(run, images, build_model)
 
 
 def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
-    """Draw what the report shows of a CNN: visualize.py on the first seed of the row that it chooses."""
-    from harness.report.inside import outdated_analyses, rank
+    """Draw those analyses that the report lacks of a CNN, the first seed of the row that it chooses.
+
+    They are lacking if they are not of the model in best.pt, shown the images that it was trained on.
+    """
+    from harness.analyses import ANALYSES, draw_analyses, read_analyses
+    from harness.checkpoint import load_checkpoint
+    from harness.report.inside import rank
+    from models import build_model
 
     runs = [each.complete[0] for each in results if each.row.script == cnn_cifar10.__name__ and each.complete]
-    if not runs:
+    run = max(runs, key=rank, default=None)
+    checkpoint = run and run.path / "best.pt"
+    if not run or not checkpoint.exists():
         return
-    run = max(runs, key=rank)
-    checkpoint = run.path / "best.pt"
-    try:
-        outdated = outdated_analyses(run)
-        if outdated:
+    with warned(f"cannot draw the pictures that the report lacks of {run.path}"):
+        wanted = load_checkpoint(checkpoint).get("epoch"), run.config["dataset"]
+        drawn = read_analyses(run.path / "figures")
+        current = {name for name, record in drawn.items() if (record["epoch"], record["dataset"]) == wanted}
+        if not any((run.path / "snapshots").glob("epoch-*.pt")):
+            current.add("evolution")  # which cannot be drawn
+        if lacking := [name for name in ANALYSES if name not in current]:
             print(f"looking inside {run.path}", flush=True)
             device = flags.device if flags.engine == "local" else "auto"
-            chosen = [name for name in visualize.ANALYSES if name in outdated]
-            only = [] if {*chosen, "evolution"} == {*visualize.ANALYSES} else ["--only", ",".join(chosen)]
-            visualize.main([typed_path(checkpoint), *only, f"--data-dir={flags.data_dir}", "--device", device])
+            draw_analyses(checkpoint, build_model, names=lacking, data_dir=flags.data_dir, device=device)
+
+
+@contextlib.contextmanager
+def warned(consequence: str) -> Iterator[None]:
+    """Turn a UserError into a warning: the report is worth having without what failed."""
+    try:
+        yield
     except UserError as error:
-        print(f"warning: cannot draw the pictures that the report lacks of {run.path}: {error}", file=sys.stderr)
+        print(f"warning: {consequence}: {error}", file=sys.stderr)
 
 
 def count_parameters(config: dict) -> int:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.analyses import ANALYSES, draw_analyses
-from harness.cli import run_script
-from harness.flags import Help, Parser, command_line, map_numbers, program, seed_number, typed_path, whole_number
+from harness.cli import command_line, program, run_script, typed_path
+from harness.flags import Parser, add_flags, map_numbers, whole_number
+from harness.image_sets import CNN, sets_for
 from harness.ranks import refuse_ranks
 
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__, formatter_class=Help, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="best.pt or last.pt of a run of cnn_cifar10.py")
     group = parser.add_argument_group("what to look at")
     add = group.add_argument
@@ -60,13 +61,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="maps in deconvnet and evolution, of the last convolution or of LAYER (default: random ones)",
     )
     add("--per-filter", action="store_true", help="scale each filter by itself")
-    add("--seed", type=seed_number, default=0, help="of the random choice of images and maps")
-    add = parser.add_argument_group("data").add_argument
-    add("--data", choices=("cifar10", "mnist", "synthetic"), help="test images (default: those of the training)")
-    add("--data-dir", type=Path, default=Path("data"), help="folder of the image sets, filled if empty")
-    add("--mirror", help="URL, or local path, of the archive(s), tried before the known sources")
-    add = parser.add_argument_group("machine").add_argument
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda, mps or cpu")
+    add_flags(group, "seed", help="of the random choice of images and maps")
+    group = parser.add_argument_group("data")
+    shown = "test images (default: those of the training)"
+    add_flags(group, "data", choices=tuple(sets_for(CNN)), default=None, help=shown)
+    add_flags(group, "data_dir", "mirror")
+    add_flags(parser.add_argument_group("machine"), "device")
     add = parser.add_argument_group("output").add_argument
     add("--out", type=Path, help="folder to write to (default: figures/ beside the checkpoint)")
     add("--tensorboard", action="store_true", help="add the figures to the run's Images tab, too")

@@ -13,6 +13,7 @@ tens of milliseconds). Needs Ray and an otherwise idle machine of two cores.
 import argparse
 import contextlib
 import io
+import os
 import sys
 import tempfile
 import time
@@ -48,9 +49,10 @@ def main() -> None:
 
 def measure(flags: argparse.Namespace, folder: Path) -> None:
     import rnn_mnist
+    from harness.grid.local import Settings
     from harness.grid.rows import Row
     from harness.grid.runs import find_runs
-    from harness.grid.schedule import Settings, plan_jobs, train_jobs
+    from harness.grid.schedule import plan_jobs, train_jobs
 
     log = folder / "log"
     command = [str(PROJECT / "rnn_mnist.py")] if flags.epochs else ["-c", ""]
@@ -82,7 +84,7 @@ def measure(flags: argparse.Namespace, folder: Path) -> None:
 
 @contextlib.contextmanager
 def local(settings, count: int) -> Iterator:
-    from harness.grid.schedule import ThisMachine
+    from harness.grid.local import ThisMachine
 
     yield ThisMachine(replace(settings, jobs=settings.jobs or NODES), count)
 
@@ -93,6 +95,7 @@ def cluster(settings, flags: argparse.Namespace) -> Iterator:
 
     from harness.grid.ray_cluster import connect
 
+    os.environ["PYTHONPATH"] = str(PROJECT)  # the scripts' folder, which goes to the nodes, holds nothing else
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         for _ in range(NODES):

@@ -1,25 +1,221 @@
-"""A trained network out of its run folder, with its snapshots and its test images, for whoever looks into it.
+"""Checkpoints: saved, loaded, checked, put back into a network. The only file that touches .pt.
 
-Everything here may come from a stranger: each value is checked before it is used, and what is wrong is a UserError.
+A checkpoint is a dict of tensors and plain values, and may come from a stranger: it is read with `weights_only=True`,
+and each size and shape in it is checked before it is used. `State` is what last.pt holds; `run.py` says which files a
+run has, `train.py` when they are written.
 """
 
+import io
 import os
 import pickletools
+import time
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
 
-from harness.data import ImageSet, load_images
+from harness.data import ImageSet
 from harness.errors import OutOfMemory, UserError, is_out_of_memory
-from harness.metrics import is_metrics
+from harness.files import make_folder, write_atomically
+from harness.metrics import EpochMetrics, is_metrics
 
-DATA_NAMES = {"cifar10": "cifar10", "mnist": "mnist", "synthetic": "synthetic-shapes"}  # by what --data calls them
+CHECKPOINT_FORMAT = 1
+MAX_CHECKPOINT_BYTES = 8 << 30
+DATA_SETS = ("cifar10", "mnist", "synthetic-shapes", "synthetic-digits")  # on which a network may have been trained
+
+# The names that the pickle inside a checkpoint may use. PyTorch's own list is longer and has, for example, bytearray
+# and the old tensor classes, which take any amount of memory when called with a number.
+STORAGES = (f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool"))
+ALLOWED_NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *STORAGES}
+
+
+@dataclass
+class State:
+    """All that changes while a run trains, and so all that last.pt must hold."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator  # of the images' order and augmentation, on the CPU
+    history: list[EpochMetrics] = field(default_factory=list)
+    wall_times: list[float] = field(default_factory=list)  # when each epoch ended, in seconds since 1970
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished so far."""
+        return len(self.history)
+
+
+def save_last(folder: Path, config: dict, state: State) -> None:
+    """Write last.pt, from which the run can be continued to the bit."""
+    training = {"optimizer": state.optimizer.state_dict(), "generator": state.generator.get_state()}
+    training |= {"history": [list(row) for row in state.history], "wall_times": state.wall_times}
+    _save(folder / "last.pt", config, {"model": state.model.state_dict(), "epoch": state.epoch, **training})
+
+
+def save_best(folder: Path, config: dict, state: State) -> None:
+    """Write best.pt: the model as it is, with the metrics of its epoch."""
+    content = {"model": state.model.state_dict(), "epoch": state.epoch, "metrics": state.history[-1]._asdict()}
+    _save(folder / "best.pt", config, content)
+
+
+def save_snapshot(path: Path, config: dict, state: State) -> None:
+    """Write the weights and biases of the convolutions."""
+    convolutions = {name for name, module in state.model.named_modules() if isinstance(module, nn.Conv2d)}
+    weights = {n: value for n, value in state.model.state_dict().items() if n.rpartition(".")[0] in convolutions}
+    _save(path, config, {"weights": weights, "epoch": state.epoch})
+
+
+def _save(path: Path, config: dict, content: dict) -> None:
+    make_folder(path.parent)
+    buffer = io.BytesIO()  # through memory: torch.save to a path hides what the disk said
+    torch.save({"format": CHECKPOINT_FORMAT, "config": config, **content}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def restore(state: State, saved: dict, template: dict, path: Path) -> None:
+    """Put what last.pt holds into a new state. UserError if it belongs to another network or optimizer.
+
+    `template` is what the optimizer's state must look like (optimizers.state_template).
+    """
+    states = saved["optimizer"].get("state")
+    try:
+        if not (_alike(saved["model"], state.model.state_dict()) and _alike(states, template)):
+            raise ValueError("other names, shapes or types")
+        state.generator.set_state(saved["generator"])
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise UserError(f"{path} belongs to another network or optimizer than its flags say") from error
+    state.model.load_state_dict(saved["model"])
+    # Fused optimizers write by position, past the end of a tensor with a stranger's strides: copy them to fresh ones.
+    fresh = {
+        number: {name: torch.empty_like(like, device="cpu").copy_(states[number][name]) for name, like in each.items()}
+        for number, each in template.items()
+    }
+    # The settings (lr, betas, …) stay those of the flags, in the form that this device wants.
+    settings = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": fresh, "param_groups": settings})
+    state.history = [EpochMetrics(*row) for row in saved["history"]]
+    times = saved.get("wall_times")  # which older versions did not record
+    known = isinstance(times, list) and len(times) == state.epoch and all(type(each) is float for each in times)
+    state.wall_times = list(times) if known else [time.time()] * state.epoch
+
+
+def _alike(given: object, expected: dict | Tensor) -> bool:
+    """Whether `given` has the names, shapes and types of `expected`; found out without allocating anything."""
+    if isinstance(expected, dict):
+        same_names = isinstance(given, dict) and given.keys() == expected.keys()
+        return same_names and all(_alike(given[name], like) for name, like in expected.items())
+    return isinstance(given, Tensor) and given.shape == expected.shape and given.dtype == expected.dtype
+
+
+def load_checkpoint(path: Path) -> dict:
+    """A checkpoint of this project, as tensors on the CPU and plain values; nothing in the file is ever run.
+
+    Raises UserError, in one sentence, if the file is missing, truncated, no checkpoint, one of another project, absurd
+    in its sizes, or asks for code to be run.
+    """
+    try:
+        with path.open("rb") as file:
+            _check_archive(file, path)
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        _check_tensors(content, path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # a hostile file can make the reader fail in any way
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"there is not enough memory to read {path}") from error
+        raise UserError(f"{path} is not a checkpoint that can be trusted: it is damaged or holds code") from error
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
+        raise UserError(f"{path} is not a checkpoint of this project")
+    if not is_config(content.get("config")):
+        raise UserError(f"{path} has no config of a run in it")
+    return content
+
+
+def _check_archive(file: BinaryIO, path: Path) -> None:
+    """Refuse a zip that is truncated, would grow when read, or whose pickle uses a name that ours never do."""
+    size = os.fstat(file.fileno()).st_size
+    if size > MAX_CHECKPOINT_BYTES:
+        raise UserError(f"{path} has {size:,} bytes, more than any checkpoint of this project")
+    if file.read(4) != b"PK\x03\x04":  # PyTorch would read anything else in its older formats, which check less
+        raise UserError(f"{path} is no checkpoint, or was written by a very old PyTorch")
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise UserError(f"{path} holds compressed entries, which no checkpoint of this project does")
+        if sum(entry.file_size for entry in entries) > size:
+            raise UserError(f"{path} claims more data than it has bytes")
+        pickles = [entry for entry in entries if "data.pkl" in entry.orig_filename.lower()]
+        if len(pickles) != 1:  # PyTorch might read another one than we check
+            raise UserError(f"{path} is not a checkpoint of this project")
+        content = archive.read(pickles[0])
+    names = {value for operation, value, _ in pickletools.genops(content) if operation.name == "GLOBAL"}
+    if not names <= ALLOWED_NAMES:
+        strange = min(names - ALLOWED_NAMES).replace(" ", ".")
+        raise UserError(f"{path} is not a checkpoint that can be trusted: it asks for {strange!r}")
+
+
+def _check_tensors(content: object, path: Path) -> None:
+    """Refuse a tensor with more elements than the file has for it: copied, a stride of 0 would become terabytes."""
+    seen, waiting = set(), [content]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:  # containers can hold themselves, or one another many times
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, Tensor) and value.nbytes > value.untyped_storage().nbytes():
+            raise UserError(f"{path} has a tensor of {value.numel():,} elements, more than it has data for")
+
+
+def is_config(value: object) -> bool:
+    """Whether it is a run's config: a dict of plain values and of dicts of plain values, among them `flags`.
+
+    Anything deeper could be a tensor, or a list that grows beyond all memory when it is printed.
+    """
+
+    def is_plain(value: object) -> bool:
+        return value is None or type(value) in (str, bool, int, float)
+
+    def is_flat(value: object) -> bool:
+        return isinstance(value, dict) and all(type(key) is str and is_plain(each) for key, each in value.items())
+
+    return (
+        isinstance(value, dict)
+        and is_flat(value.get("flags"))
+        and all(type(key) is str and (is_plain(each) or is_flat(each)) for key, each in value.items())
+    )
+
+
+def check_training_state(content: dict, path: Path) -> None:
+    """Raise UserError unless a checkpoint has the parts of last.pt, each of the right type."""
+    parts = {"model": dict, "optimizer": dict, "generator": Tensor, "epoch": int, "history": list}
+    for name, kind in parts.items():
+        if not isinstance(content.get(name), kind) or content[name] is True:  # True is an int, to Python
+            raise UserError(f"{path} has no {name} to continue from; --overwrite starts the run anew")
+    rows = content["history"]
+    fits = len(rows) == content["epoch"] > 0 and all(is_metrics(row, number) for number, row in enumerate(rows, 1))
+    if not fits:
+        raise UserError(f"{path} has metrics that do not fit its epoch; --overwrite starts the run anew")
+
+
+def metrics_in(path: Path) -> dict | None:
+    """The metrics of the epoch whose model a best.pt holds; None if it is not there or damaged."""
+    try:
+        return load_checkpoint(path).get("metrics") if path.exists() else None
+    except OutOfMemory:
+        raise
+    except UserError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -65,17 +261,18 @@ def load_trained(path: Path, build_model: Callable[[dict], nn.Module]) -> Traine
     if not isinstance(weights, dict) or not isinstance(epoch, int):
         raise UserError(f"{path} holds no whole network; name a run's best.pt or last.pt")
     dataset = config.get("dataset")
-    if not isinstance(dataset, dict) or dataset.get("name") not in (*DATA_NAMES.values(), "synthetic-digits"):
+    if not isinstance(dataset, dict) or dataset.get("name") not in DATA_SETS:
         raise UserError(f"{path} does not say on which images it was trained")
     try:
         model = build_model(config)
-        model.load_state_dict(weights)
-    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be rebuilt: {_first_line(error)}") from error
+    except ValueError as error:
+        raise UserError(f"{path} cannot be rebuilt: {error}") from error
+    if not _alike(weights, model.state_dict()):
+        raise UserError(f"{path} cannot be rebuilt: its weights are not those of the network in its config")
+    model.load_state_dict(weights)
     if not all(value.isfinite().all() for value in model.state_dict().values()):
         raise UserError(f"{path} holds weights that are not finite, of a run that diverged; there is nothing to see")
-    checksum = str(dataset.get("checksum"))
-    return Trained(path, model.eval(), config["model"], dataset["name"], checksum, epoch)
+    return Trained(path, model.eval(), config["model"], dataset["name"], str(dataset.get("checksum")), epoch)
 
 
 def load_snapshots(trained: Trained) -> dict[int, dict[str, Tensor]]:
@@ -83,194 +280,13 @@ def load_snapshots(trained: Trained) -> dict[int, dict[str, Tensor]]:
 
     UserError if one is damaged or of another network.
     """
-    snapshots = {}
-    folder = trained.folder / "snapshots"
-    try:
-        paths = sorted(path for path in folder.iterdir() if fnmatch(path.name, "epoch-*.pt"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UserError(f"cannot read {folder}: {error.strerror}") from error
-    for path in paths:
+    snapshots, own = {}, trained.model.state_dict()
+    for path in trained.folder.glob("snapshots/epoch-*.pt"):
         content = load_checkpoint(path)
         weights, epoch = content.get("weights"), content.get("epoch")
-        own = trained.model.state_dict()
-        if (
-            not isinstance(weights, dict)
-            or not isinstance(epoch, int)
-            or not weights
-            or any(
-                name not in own or not isinstance(value, Tensor) or value.shape != own[name].shape
-                for name, value in weights.items()
-            )
-        ):
+        of_own_names = isinstance(weights, dict) and weights and weights.keys() <= own.keys()
+        if not (isinstance(epoch, int) and of_own_names and _alike(weights, {name: own[name] for name in weights})):
             raise UserError(f"{path} is no snapshot of the network in {trained.path}")
         if all(value.isfinite().all() for value in weights.values()):  # else of an epoch that diverged
             snapshots[epoch] = weights
     return dict(sorted(snapshots.items()))
-
-
-def load_test_images(trained: Trained, data: str | None, *, data_dir: Path, mirror: str | None) -> ImageSet:
-    """The image set that `data` names, by default the one the network was trained on; said if it is another one.
-
-    UserError if it does not fit the network.
-    """
-    name = DATA_NAMES[data] if data else trained.dataset
-    images = load_images(name, data_dir=data_dir, channels=trained.channels, mirror=mirror)
-    wanted = trained.description["channels"], trained.description["image_size"], trained.description["classes"]
-    found = *images.test.images.shape[1:3], len(images.classes)
-    if found != wanted:
-        raise UserError(
-            "{} takes images of {} channels and {} pixels a side in {} classes, and {} has {}, {} and {}; "
-            "choose another --data".format(trained.path, *wanted, name, *found)
-        )
-    if images.name != trained.dataset:
-        print(f"note: trained on {trained.dataset}; a class of {images.name} counts as the one of its number")
-    elif images.checksum != trained.checksum:
-        print(f"note: {images.name} here is not the very set that {trained.path} was trained on")
-    return images
-
-
-def maps_by_layer(asked: Iterable[tuple[str, list[int]]], convolutions: Mapping[str, int]) -> dict[str, list[int]]:
-    """What --maps names, by the convolution's full name; without a layer it is the last convolution.
-
-    `asked` are results of `flags.map_numbers`, `convolutions` the number of maps of each. UserError if there is no such
-    layer or map.
-    """
-    chosen: dict[str, list[int]] = {}
-    for layer, numbers in asked:
-        names = [name for name in convolutions if layer in (name, short(name))] if layer else [list(convolutions)[-1]]
-        if not names:
-            raise UserError(f"--maps: there is no convolution {layer}; there is {', '.join(map(short, convolutions))}")
-        for number in numbers:
-            if not 0 <= number < convolutions[names[0]]:
-                raise UserError(
-                    f"--maps: {short(names[0])} has the maps 0 to {convolutions[names[0]] - 1}, and no {number}"
-                )
-        chosen[names[0]] = list(dict.fromkeys([*chosen.get(names[0], []), *numbers]))
-    return chosen
-
-
-def short(layer: str) -> str:
-    """`features.conv1` as people call it: `conv1`."""
-    return layer.rpartition(".")[2]
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])
-
-
-CHECKPOINT_FORMAT = 1
-
-
-_MAX_CHECKPOINT_BYTES = 8 << 30
-
-
-# The names that the pickle inside a checkpoint may use. PyTorch's own list is longer and has, for example, bytearray
-# and the old tensor classes, which take any amount of memory when called with a number.
-_DTYPES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool")
-_PICKLE_NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {t}Storage" for t in _DTYPES)}
-
-
-def is_config(value: object) -> bool:
-    """Whether it is what `begin` makes: a dict of plain values and of dicts of plain values, among them `flags`.
-
-    Anything deeper could be a tensor, or a list that grows beyond all memory when it is printed.
-    """
-
-    def is_flat(value: object) -> bool:
-        return isinstance(value, dict) and all(type(key) is str and is_plain(each) for key, each in value.items())
-
-    def is_plain(value: object) -> bool:
-        return value is None or type(value) in (str, bool, int, float)
-
-    return (
-        isinstance(value, dict)
-        and is_flat(value.get("flags"))
-        and all(type(key) is str and (is_plain(each) or is_flat(each)) for key, each in value.items())
-    )
-
-
-def load_checkpoint(path: Path) -> dict:
-    """A checkpoint of this project, as tensors on the CPU and plain values; nothing in the file is ever run.
-
-    Raises UserError, in one sentence, if the file is missing, truncated, no checkpoint, one of another project, absurd
-    in its sizes, or asks for code to be run.
-    """
-    try:
-        with path.open("rb") as file:
-            _check_archive(file, path)
-            file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        _check_tensors(content, path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except UserError:
-        raise
-    except Exception as error:  # a hostile file can make the reader fail in any way
-        if is_out_of_memory(error):
-            raise OutOfMemory(f"there is not enough memory to read {path}") from error
-        raise UserError(f"{path} is not a checkpoint that can be trusted: it is damaged or holds code") from error
-    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
-        raise UserError(f"{path} is not a checkpoint of this project")
-    if not is_config(content.get("config")):
-        raise UserError(f"{path} has no config of a run in it")
-    return content
-
-
-def _check_archive(file: BinaryIO, path: Path) -> None:
-    """Refuse a zip that is truncated, would grow when read, or whose pickle uses a name that ours never do."""
-    size = os.fstat(file.fileno()).st_size
-    if size > _MAX_CHECKPOINT_BYTES:
-        raise UserError(f"{path} has {size:,} bytes, more than any checkpoint of this project")
-    if file.read(4) != b"PK\x03\x04":  # PyTorch would read anything else in its older formats, which check less
-        raise UserError(f"{path} is no checkpoint, or was written by a very old PyTorch")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise UserError(f"{path} holds compressed entries, which no checkpoint of this project does")
-            if sum(entry.file_size for entry in entries) > size:
-                raise UserError(f"{path} claims more data than it has bytes")
-            pickles = [entry for entry in entries if "data.pkl" in entry.orig_filename.lower()]
-            if len(pickles) != 1:
-                raise UserError(f"{path} is not a checkpoint of this project")
-            content = archive.read(pickles[0])
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is truncated, or no checkpoint at all") from error
-    names = {value for operation, value, _ in pickletools.genops(content) if operation.name == "GLOBAL"}
-    if not names <= _PICKLE_NAMES:
-        strange = min(names - _PICKLE_NAMES).replace(" ", ".")
-        raise UserError(f"{path} is not a checkpoint that can be trusted: it asks for {strange!r}")
-
-
-def _check_tensors(content: object, path: Path) -> None:
-    """Refuse a tensor with more elements than the file has for it: copied, a stride of 0 would become terabytes."""
-    seen, waiting = set(), [content]
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen:  # containers can hold themselves, or one another many times
-            continue
-        seen.add(id(value))
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list | tuple):
-            waiting += value
-        elif isinstance(value, Tensor) and value.nbytes > value.untyped_storage().nbytes():
-            raise UserError(f"{path} has a tensor of {value.numel():,} elements, more than it has data for")
-
-
-def check_training_state(content: dict, path: Path) -> None:
-    """Raise UserError unless a checkpoint has the parts of last.pt, each of the right type."""
-    parts = {"model": dict, "optimizer": dict, "generator": Tensor, "epoch": int, "history": list}
-    for name, kind in parts.items():
-        if not isinstance(content.get(name), kind) or content[name] is True:  # True is an int, to Python
-            raise UserError(f"{path} has no {name} to continue from; --overwrite starts the run anew")
-    rows = content["history"]
-    if (
-        not rows
-        or len(rows) != content["epoch"]
-        or not all(is_metrics(row, number) for number, row in enumerate(rows, 1))
-    ):
-        raise UserError(f"{path} has metrics that do not fit its epoch; --overwrite starts the run anew")

@@ -1,4 +1,7 @@
-"""The device, its threads, precision and memory."""
+"""The machine that a run trains on: device, CPU threads, precision, memory, and the compiler.
+
+Nothing here knows of networks or data; train.py calls most of it once, before the first epoch.
+"""
 
 import contextlib
 import ctypes
@@ -35,15 +38,15 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_threads(asked: int | None = None, *, processes: int = 1) -> None:
-    """Compute on `asked` CPU threads, or by default on as many as PyTorch would and the machine has cores for us.
+    """Compute on `asked` CPU threads; by default on as many as PyTorch would, but no more than there are cores.
 
-    `processes` is how many compute here, each on so many.
+    `processes` is how many ranks compute on this machine, each on so many threads.
     """
     if asked and asked * processes > max(cores(), processes):
         where = f"{cores()} cores" if cores() > 1 else "one core"
         of_each = f" of each of {processes} ranks" if processes > 1 else ""
         print(f"warning: {asked} threads{of_each} on {where} slow one another down", file=sys.stderr)
-    # Said even if it is what PyTorch chose: only then do a resumed run and one at one go compute in the same way.
+    # Set even if it is PyTorch's own choice: only then does a resumed run compute just as an uninterrupted one.
     torch.set_num_threads(asked or min(torch.get_num_threads(), cores()))
 
 
@@ -105,12 +108,12 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
         print("note: --compile leaves a recurrent network as it is")
         return model
     mode = "reduce-overhead" if device.type == "cuda" else "default"
-    # They warn of CUDA tools without a GPU, and that DistributedDataParallel's name in a profile will be lacking.
+    # These two warn of CUDA tools without a GPU, and of a name that profiles of DistributedDataParallel will lack.
     for name in ("torch.utils.cpp_extension", "torch._dynamo.variables.ctx_manager"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         torch.compile(torch.square, mode=mode)(torch.ones(1, device=device))  # a trial, before anything is written
-    except Exception as error:  # whatever the compiler's many parts raise
+    except Exception as error:  # the compiler has many parts, which raise anything
         raise UserError("--compile: PyTorch finds no working compiler on this machine; train without it") from error
     return torch.compile(model, mode=mode, dynamic=False)  # two shapes: whole batches, and the epoch's last
 
@@ -127,18 +130,14 @@ def cores() -> int:
 def quota_of_cores(control_groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
     """The cores' worth of time that Linux gives this process's control group, or one that it lies in, if limited.
 
-    Read as the kernel's documentation has it: `cpu.max` ("quota period", or "max") of version 2, in each folder on the
-    way to the group; two files in a container of version 1, with a quota of -1 for none.
+    Read as the kernel's documentation of version 2 has it: `cpu.max` ("quota period", or "max period") in each folder
+    on the way to the group. PyTorch alone does not see such a limit.
     """
     quotas = [math.inf]
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (int((control_groups / f"cpu/cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
-        quotas += [quota / period] if quota > 0 else []
-    with contextlib.suppress(OSError, StopIteration, UnicodeDecodeError):
-        path = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
-        group = control_groups / path.strip("/")
+    with contextlib.suppress(OSError, StopIteration):  # no Linux, or no control groups of version 2
+        group = control_groups / next(line[4:] for line in own.read_text().splitlines() if line.startswith("0::/"))
         for folder in (group, *group.parents):
-            with contextlib.suppress(OSError, ValueError):
-                quota, period = map(int, (folder / "cpu.max").read_text().split())
-                quotas.append(quota / period)
+            if (folder / "cpu.max").exists():
+                quota, period = (folder / "cpu.max").read_text().split()
+                quotas += [int(quota) / int(period)] if quota != "max" else []
     return min(quotas)

@@ -1,4 +1,7 @@
-"""One row an epoch: the metrics of a run, their CSV file, and which epoch is the best."""
+"""What is measured after each epoch: the metrics of a run, their CSV file, and which epoch is the best.
+
+`train.py` makes the numbers; `run.py` keeps them in the run folder.
+"""
 
 import csv
 import io
@@ -9,6 +12,7 @@ from typing import NamedTuple
 
 from harness.errors import UserError
 
+METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 METRICS_HEADER = ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy", "seconds")
 
 
@@ -28,8 +32,20 @@ class EpochMetrics(NamedTuple):
 
 
 def best_epoch(history: Sequence[EpochMetrics]) -> EpochMetrics:
-    """The row of the model that best.pt is to hold: the first one of the largest test accuracy with finite losses."""
+    """The epoch whose model best.pt holds: of the largest test accuracy with finite losses, the first of several."""
     return max((row for row in history if row.finite), key=lambda row: row.test_accuracy, default=history[0])
+
+
+def best_values(history: Sequence[EpochMetrics]) -> EpochMetrics:
+    """The best of each metric over the epochs, each by itself: smallest loss, largest accuracy; seconds summed up."""
+    return EpochMetrics(
+        len(history),
+        min(row.train_loss for row in history),
+        max(row.train_accuracy for row in history),
+        min(row.test_loss for row in history),
+        max(row.test_accuracy for row in history),
+        sum(row.seconds for row in history),
+    )
 
 
 def accuracy_at(history: Sequence[EpochMetrics], epoch: int) -> float:
@@ -37,26 +53,13 @@ def accuracy_at(history: Sequence[EpochMetrics], epoch: int) -> float:
     return history[epoch - 1].test_accuracy if 1 <= epoch <= len(history) else -1.0
 
 
-def metrics_csv(history: list[EpochMetrics]) -> bytes:
+def metrics_csv(history: Sequence[EpochMetrics]) -> bytes:
+    """metrics.csv: floats as Python prints them, so that they are read back to the bit."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(METRICS_HEADER)
     writer.writerows(history)
     return text.getvalue().encode()
-
-
-def is_metrics(row: object, epoch: int) -> bool:
-    """Whether it is a list of what EpochMetrics holds, of the given epoch: whatever a damaged file may have instead."""
-    if not isinstance(row, list) or len(row) != len(METRICS_HEADER) or type(row[0]) is not int:
-        return False
-    if not all(type(value) is float for value in row[1:]):
-        return False
-    metrics = EpochMetrics(*row)
-    accuracies = (metrics.train_accuracy, metrics.test_accuracy)
-    return metrics.epoch == epoch and all(0 <= accuracy <= 1 for accuracy in accuracies) and metrics.seconds >= 0
-
-
-METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")  # what a row may have `printed`
 
 
 def read_metrics(file: Path) -> list[EpochMetrics]:
@@ -73,13 +76,12 @@ def read_metrics(file: Path) -> list[EpochMetrics]:
     return [EpochMetrics(*row) for row in rows]
 
 
-def best_values(history: list[EpochMetrics]) -> EpochMetrics:
-    """The best of each figure over the epochs, each by itself: smallest loss, largest accuracy; seconds summed up."""
-    return EpochMetrics(
-        len(history),
-        min(row.train_loss for row in history),
-        max(row.train_accuracy for row in history),
-        min(row.test_loss for row in history),
-        max(row.test_accuracy for row in history),
-        sum(row.seconds for row in history),
-    )
+def is_metrics(row: object, epoch: int) -> bool:
+    """Whether it is a list of what EpochMetrics holds, of this epoch; a damaged file may have anything instead."""
+    if not isinstance(row, list) or len(row) != len(METRICS_HEADER) or type(row[0]) is not int:
+        return False
+    if not all(type(value) is float for value in row[1:]):
+        return False
+    metrics = EpochMetrics(*row)
+    accuracies = (metrics.train_accuracy, metrics.test_accuracy)
+    return metrics.epoch == epoch and all(0 <= accuracy <= 1 for accuracy in accuracies) and metrics.seconds >= 0

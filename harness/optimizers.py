@@ -1,33 +1,75 @@
-"""The optimizers that flags name, all of PyTorch's, and a step of theirs that does its bookkeeping once an epoch."""
+"""The optimizers: one entry each in OPTIMIZERS is all that the project knows of them.
 
+The flags take their choices from the entries and the report its names, so this file imports PyTorch only once an
+optimizer is made. Read on in train.py, which makes one and steps with it.
+"""
+
+import importlib
 import inspect
 from argparse import Namespace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
-from torch.optim.adagrad import adagrad
-from torch.optim.adam import adam
-from torch.optim.adamw import adamw
-from torch.optim.sgd import sgd
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
-KINDS = {"adam": Adam, "adamw": AdamW, "adagrad": Adagrad, "sgd": SGD}
 
-# PyTorch's functional form of each, and the names of a parameter's states in the order that this form takes them.
-FUNCTIONS = {
-    Adam: (adam, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")),
-    AdamW: (adamw, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")),
-    Adagrad: (adagrad, ("sum", "step")),
-    SGD: (sgd, ("momentum_buffer",)),
+@dataclass(frozen=True)
+class Entry:
+    """An optimizer of PyTorch's: the class torch.optim.`title`.
+
+    Its functional form, torch.optim.<name>.<name>, takes a list for each of `states`, in this order. `fused` names the
+    devices for which PyTorch has it as one kernel; `momentum` says whether --momentum applies.
+    """
+
+    title: str
+    states: tuple[str, ...]
+    fused: tuple[str, ...] = ("cpu", "cuda", "mps")
+    momentum: bool = False
+
+
+OPTIMIZERS = {
+    "adam": Entry("Adam", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")),
+    "adagrad": Entry("Adagrad", ("sum", "step"), fused=("cpu",)),
+    "adamw": Entry("AdamW", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")),
+    "sgd": Entry("SGD", ("momentum_buffer",), momentum=True),
 }
 
 
-def make_optimizer(flags: Namespace, model: nn.Module, device: torch.device) -> Optimizer:
+def make_optimizer(flags: Namespace, model: "nn.Module", device: "torch.device") -> "torch.optim.Optimizer":
     """The optimizer that the flags name, in its fused form where PyTorch has one for the device."""
-    extra = {"momentum": flags.momentum} if flags.optimizer == "sgd" else {}
-    if device.type == "cpu" or flags.optimizer != "adagrad":  # Adagrad is fused on the CPU only
+    import torch
+
+    entry = OPTIMIZERS[flags.optimizer]
+    extra = {"momentum": flags.momentum} if entry.momentum else {}
+    if device.type in entry.fused:
         extra["fused"] = True
-    return KINDS[flags.optimizer](model.parameters(), lr=flags.lr, weight_decay=flags.weight_decay, **extra)
+    return getattr(torch.optim, entry.title)(model.parameters(), lr=flags.lr, weight_decay=flags.weight_decay, **extra)
+
+
+def state_template(flags: Namespace, model: "nn.Module") -> "dict[int, dict[str, Tensor]]":
+    """What `optimizer.state_dict()["state"]` looks like after a step: tensors that have a shape and type but no data.
+
+    PyTorch itself is asked which states there are, by a step with a single small parameter.
+    """
+    import torch
+
+    probe = torch.nn.Linear(2, 1, bias=False)
+    probe.weight.grad = torch.zeros_like(probe.weight)
+    optimizer = make_optimizer(flags, probe, torch.device("cpu"))
+    optimizer.step()
+    states = optimizer.state_dict()["state"].get(0, {})  # of the only parameter; SGD without momentum has none
+    if not states:
+        return {}
+    return {
+        number: {
+            # A state has the shape of its parameter, but for the count of the steps.
+            name: torch.empty_like(parameter if state.shape == probe.weight.shape else state, device="meta")
+            for name, state in states.items()
+        }
+        for number, parameter in enumerate(model.parameters())
+    }
 
 
 class QuickStep:
@@ -37,28 +79,31 @@ class QuickStep:
     none of them changes: its first call is the optimizer's own step, later ones call PyTorch's functional form.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: "torch.optim.Optimizer") -> None:
         """`optimizer` is from make_optimizer: one group of parameters, each of which gets a gradient in every step."""
-        self.optimizer = optimizer
-        self.function, self.state_names = FUNCTIONS[type(optimizer)]
+        name = type(optimizer).__name__.lower()
+        self.optimizer, self.entry = optimizer, OPTIMIZERS[name]
+        self.function = getattr(importlib.import_module(f"torch.optim.{name}"), name)
         self.states: list[list[Tensor]] | None = None
 
-    @torch.no_grad()
     def __call__(self) -> None:
+        import torch
+
         if self.states is None:
             self.optimizer.step()
             self._gather()
         else:
             gradients = [parameter.grad for parameter in self.parameters]
-            self.function(self.parameters, gradients, *self.states, **self.settings)
+            with torch.no_grad():
+                self.function(self.parameters, gradients, *self.states, **self.settings)
 
     def _gather(self) -> None:
         (group,) = self.optimizer.param_groups
         self.parameters = group["params"]
-        of_each = [self.optimizer.state.get(parameter, {}) for parameter in self.parameters]
-        self.states = [[states[name] for states in of_each if name in states] for name in self.state_names]
-        settings = {name: value for name, value in group.items() if name != "params"}
+        by_parameter = [self.optimizer.state.get(parameter, {}) for parameter in self.parameters]
+        self.states = [[states[name] for states in by_parameter if name in states] for name in self.entry.states]
+        settings = dict(group)
         if "betas" in settings:
             settings["beta1"], settings["beta2"] = settings["betas"]
-        taken = inspect.signature(self.function).parameters
+        taken = inspect.signature(self.function).parameters.keys() - {"params"}
         self.settings = {name: value for name, value in settings.items() if name in taken}

@@ -126,6 +126,8 @@ class Ranks:
         distributed.broadcast_object_list(values, device=torch.device("cpu"))
         return values[0]
 
+    broadcast = tell
+
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
         """Let the main rank finish the block before the others begin it."""

@@ -1,7 +1,9 @@
-"""The events file, as TensorBoard's readers see it: what is logged, and nothing twice after a resume."""
+"""The events file, as TensorBoard's readers see it: what is logged, nothing twice, and all of it to an open reader."""
 
+import os
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
 
+import harness.train
 from harness.checkpoint import load_checkpoint
 from harness.data import load_images
 from harness.tensorboard import (
@@ -21,9 +24,8 @@ from harness.tensorboard import (
     HPARAMS,
     MISTAKES_TAG,
     EventsFile,
-    is_whole,
+    add_images,
     read_events,
-    write_events,
 )
 from models import build_model
 
@@ -43,19 +45,23 @@ def small_runs(monkeypatch, in_project):
     make_runs_small(monkeypatch.setattr)
 
 
-def die_before_last(monkeypatch, run_main, epoch: int, *flags: object) -> None:
-    """Run rnn_mnist, and let it be killed in this epoch when all is written but last.pt."""
-    import harness.run
+def kill_in_epoch(monkeypatch, run_main, epoch: int, *flags: object, torn: int = 0) -> None:
+    """Run rnn_mnist and let it be killed once this epoch is in last.pt: before its events, or with the last one torn.
 
-    real = harness.run.RunFolder.write_checkpoint
+    `torn` is how many bytes of the events file's end the system had not taken when the kill came.
+    """
+    log = harness.train.log_events
 
-    def write(self, name, content):
-        if name == "last.pt" and content["epoch"] == epoch:
-            raise Killed
-        real(self, name, content)
+    def log_or_die(run, state, *rest, **options):
+        if state.epoch < epoch:
+            return log(run, state, *rest, **options)
+        if torn:
+            log(run, state, *rest, **options)
+            os.truncate(run.events.path, run.events.path.stat().st_size - torn)
+        raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(harness.run.RunFolder, "write_checkpoint", write)
+        patch.setattr(harness.train, "log_events", log_or_die)
         with pytest.raises(Killed):
             run_main("rnn_mnist", *TINY, *flags)
 
@@ -81,7 +87,8 @@ def test_scalars_are_four_an_epoch_and_four_best_ones_with_the_values_of_metrics
     assert run_main("rnn_mnist", *TINY, "--epochs", 3)[0] == 0
     accumulator = event_accumulator.EventAccumulator(str(RUN)).Reload()
     scalars = accumulator.Tags()["scalars"]  # written as TensorFlow 1 did, which every reader knows
-    assert sorted(scalars) == sorted(EPOCH_TAGS + BEST_TAGS)
+    assert sorted(scalars) == sorted([*EPOCH_TAGS, *BEST_TAGS, "epochs"])
+    assert [(event.step, event.value) for event in accumulator.Scalars("epochs")] == [(3, 3.0)]
     columns = list(zip(*metrics_of(RUN), strict=True))
     for tag, column in zip(EPOCH_TAGS, columns[1:], strict=True):
         assert column[0] == tag
@@ -100,7 +107,7 @@ def test_hparams_lie_in_the_same_file_and_are_declared_alike_by_both_scripts(run
     first, second = (hparams_of(run, metadata.EXPERIMENT_TAG) for run in (RUN, cnn))
     for experiment in (first, second):
         assert [info.name for info in experiment.hparam_infos] == list(HPARAMS)
-        assert [info.name.tag for info in experiment.metric_infos] == BEST_TAGS
+        assert [info.name.tag for info in experiment.metric_infos] == [*BEST_TAGS, "epochs"]
     assert [info.type for info in first.hparam_infos] == [info.type for info in second.hparam_infos]
     recorded = hparams_of(RUN, metadata.SESSION_START_INFO_TAG).hparams
     values = {name: getattr(value, value.WhichOneof("kind")) for name, value in recorded.items()}
@@ -163,9 +170,9 @@ def test_confusions_and_mistakes_are_those_of_the_last_epochs_model(run_main, mo
 
 def test_resumed_run_logs_nothing_twice_in_any_loader(monkeypatch, run_main):
     assert run_main("rnn_mnist", *TINY, "--epochs", 4, "--runs-dir", "whole")[0] == 0
-    die_before_last(monkeypatch, run_main, 2, "--epochs", 4)
-    assert (2, "test/loss") in logged_values(RUN)  # it is there, and last.pt knows nothing of it
-    die_before_last(monkeypatch, run_main, 3, "--epochs", 4, "--resume")
+    kill_in_epoch(monkeypatch, run_main, 2, "--epochs", 4)
+    assert (2, "test/loss") not in logged_values(RUN)  # it is in last.pt, and the events file knows nothing of it
+    kill_in_epoch(monkeypatch, run_main, 3, "--epochs", 4, "--resume", torn=9)
     assert run_main("rnn_mnist", *TINY, "--epochs", 4, "--resume")[0] == 0
     once = Counter({(step, tag): 1 for tag in EPOCH_TAGS for step in range(1, 5)})
 
@@ -191,8 +198,57 @@ def test_resumed_run_logs_nothing_twice_in_any_loader(monkeypatch, run_main):
     assert logged_values(RUN) == logged_values(Path("whole/rnn_synthetic/run"))
 
 
-def test_tensorboards_data_server_reads_a_resumed_run_once(monkeypatch, run_main):
-    """The reader that `tensorboard` starts by default, a program of its own."""
+# -- readers that are open over a kill and a resume --------------------------------------------------------------------
+
+
+def legacy_reader() -> Callable[[], list[int]]:
+    """What the accumulator of scalars has of test/loss: its steps, read on at each call."""
+    reader = event_accumulator.EventAccumulator(str(RUN))
+    return lambda: [event.step for event in reader.Reload().Scalars("test/loss")]
+
+
+def plugin_reader() -> Callable[[], list[int]]:
+    """The same of the loader that TensorBoard uses without its data server."""
+    reader = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory("runs")
+    return lambda: [event.step for event in reader.Reload().Tensors("rnn_synthetic/run", "test/loss")]
+
+
+@pytest.mark.parametrize("reader", [legacy_reader, plugin_reader])
+@pytest.mark.parametrize("torn", [0, 1, 9, 100])
+def test_reader_that_was_open_before_a_resume_sees_the_epochs_that_it_adds(monkeypatch, run_main, reader, torn):
+    """Also one that has read a torn record, cut off in its checksum or its data."""
+    kill_in_epoch(monkeypatch, run_main, 2, "--epochs", 4, torn=torn)
+    steps = reader()
+    assert steps() == [1]
+    assert run_main("rnn_mnist", *TINY, "--epochs", 4, "--resume")[0] == 0
+    assert steps() == [1, 2, 3, 4]
+
+
+def test_reader_that_was_open_before_a_run_was_made_longer_sees_both_ends_once(run_main):
+    assert run_main("rnn_mnist", *TINY, "--epochs", 1)[0] == 0
+    reader = event_accumulator.EventAccumulator(str(RUN)).Reload()
+    before = events_file().read_bytes()
+    assert run_main("rnn_mnist", *TINY, "--epochs", 3, "--resume")[0] == 0
+    assert events_file().read_bytes().startswith(before)
+    reader.Reload()
+    assert [event.step for event in reader.Scalars("test/loss")] == [1, 2, 3]
+    assert [(event.step, event.value) for event in reader.Scalars("epochs")] == [(1, 1), (3, 3)]
+    assert [event.step for event in reader.Images(CONFUSION_TAG)] == [1, 3]
+    assert max(Counter(logged_values(RUN)).values()) == 1
+
+
+def test_ending_that_a_kill_tore_is_completed_before_a_longer_run_goes_on(run_main):
+    """A reader that has read half of the last record waits for its other half and for no other bytes."""
+    assert run_main("rnn_mnist", *TINY, "--epochs", 1)[0] == 0
+    whole = events_file().read_bytes()
+    os.truncate(events_file(), len(whole) - 5)
+    assert run_main("rnn_mnist", *TINY, "--epochs", 2, "--resume")[0] == 0
+    assert events_file().read_bytes().startswith(whole)
+
+
+@pytest.fixture
+def data_server() -> Iterator[Callable[[], dict[str, list[int]]]]:
+    """The reader that `tensorboard` starts by default, a program of its own: steps by tag, as far as read."""
     server_ingester = pytest.importorskip("tensorboard.data.server_ingester")
     binary = pytest.importorskip("tensorboard_data_server").server_binary()
     if binary is None:
@@ -201,70 +257,88 @@ def test_tensorboards_data_server_reads_a_resumed_run_once(monkeypatch, run_main
     from tensorboard.data.provider import RunTagFilter
     from tensorboard.util.grpc_util import ChannelCredsType
 
-    die_before_last(monkeypatch, run_main, 2, "--epochs", 3)
-    assert run_main("rnn_mnist", *TINY, "--epochs", 3, "--resume")[0] == 0
     ingester = server_ingester.SubprocessServerDataIngester(
         server_ingester.ServerBinary(binary, version=None),
         str(Path("runs").resolve()),
-        reload_interval=0,
+        reload_interval=1,
         channel_creds_type=ChannelCredsType.LOCAL,
     )
+    wanted = RunTagFilter(runs=["rnn_synthetic/run"], tags=EPOCH_TAGS)
+    asked = {"experiment_id": "", "plugin_name": "scalars", "run_tag_filter": wanted, "downsample": 1000}
+
+    def steps() -> dict[str, list[int]]:
+        answer = ingester.data_provider.read_scalars(RequestContext(), **asked).get("rnn_synthetic/run", {})
+        return {tag: [point.step for point in points] for tag, points in answer.items()}
+
+    Path("runs").mkdir()
     ingester.start()
-    asked = {
-        "experiment_id": "",
-        "plugin_name": "scalars",
-        "run_tag_filter": RunTagFilter(runs=["rnn_synthetic/run"], tags=EPOCH_TAGS),
-    }
-    for _ in range(100):  # it answers before it has read everything
-        answer = ingester.data_provider.read_scalars(RequestContext(), **asked, downsample=1000)
-        if len(answer.get("rnn_synthetic/run", {})) == 4:
-            break
-        time.sleep(0.1)
+    yield steps
     ingester._stdin_handle.close()  # ends the server
-    logged = answer["rnn_synthetic/run"]
-    assert {tag: [point.step for point in logged[tag]] for tag in logged} == {tag: [1, 2, 3] for tag in EPOCH_TAGS}
 
 
-def test_tensorboard_that_watched_the_kill_shows_nothing_twice(monkeypatch, run_main):
-    """A reader that stays open over the kill and the resumption."""
-    die_before_last(monkeypatch, run_main, 2, "--epochs", 4)
-    watching = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory("runs").Reload()
-    assert len(watching.Tensors("rnn_synthetic/run", "test/loss")) == 2
+def wait_for(what: Callable[[], object], wanted: object) -> None:
+    while (seen := what()) != wanted:  # the suite's own limit ends it if it never comes
+        assert max(map(len, (seen or {"": []}).values())) <= 4, seen
+        time.sleep(0.05)
+
+
+def test_tensorboards_data_server_follows_a_run_over_a_kill_and_a_resume(monkeypatch, run_main, data_server):
+    kill_in_epoch(monkeypatch, run_main, 2, "--epochs", 4, torn=30)
+    wait_for(data_server, {tag: [1] for tag in EPOCH_TAGS})
     assert run_main("rnn_mnist", *TINY, "--epochs", 4, "--resume")[0] == 0
-    watching.AddRunsFromDirectory("runs").Reload()
-    assert [event.step for event in watching.Tensors("rnn_synthetic/run", "test/loss")] == [1, 2, 3, 4]
+    wait_for(data_server, {tag: [1, 2, 3, 4] for tag in EPOCH_TAGS})
 
 
-def test_what_a_torn_or_damaged_file_lost_is_written_again_in_order(tmp_path):
-    curves = [(float(epoch),) * 4 for epoch in (1, 2, 3)]
-    events = EventsFile.open(tmp_path, {}, curves=[])
-    for epoch, values in enumerate(curves, 1):
-        events.curves(values, epoch)
-        events.image(FILTERS_TAG, np.zeros((4, 4), dtype=np.uint8), epoch)
-    events.close()
-    file = events_file(tmp_path)
-    whole, logged = file.read_bytes(), logged_values(tmp_path)
-    for damaged in (whole[:-1], whole[:-30], whole[:-5] + b"\xff" + whole[-4:], whole + b"\0" * 11):
+# -- what a resume finds in the file -----------------------------------------------------------------------------------
+
+
+def test_record_that_is_written_again_has_the_same_bytes(monkeypatch, run_main):
+    kill_in_epoch(monkeypatch, run_main, 2, "--epochs", 3, torn=40)
+    half = events_file().read_bytes()
+    assert run_main("rnn_mnist", *TINY, "--epochs", 3, "--resume")[0] == 0
+    assert events_file().read_bytes().startswith(half)
+
+
+def test_what_a_torn_or_damaged_file_lost_is_written_again(run_main):
+    assert run_main("rnn_mnist", *TINY, "--epochs", 3)[0] == 0
+    file = events_file()
+    whole, logged = file.read_bytes(), logged_values(RUN)
+    middle = len(whole) // 2
+    for damaged in (b"", whole[:5], whole[:200], whole[:-1], whole[:-30], whole + b"\0" * 11):
         file.write_bytes(damaged)
-        read = [(event.step, value.tag) for event in read_events(file) for value in event.summary.value]
-        assert read == logged if damaged.startswith(whole) else read == logged[:-1]
-        EventsFile.open(tmp_path, {}, curves=curves).close()
-        assert logged_values(tmp_path) == read
-    for lost in ([1, 3], [2], [3, 1, 2, 2]):  # as an earlier version of this program left it
-        kept = [event for event in read_events(file) if event.step]
-        chosen = [event for epoch in lost for event in kept if event.step == epoch]
-        write_events(file, chosen)
-        EventsFile.open(tmp_path, {}, curves=curves).close()
-        scalars = [step for step, tag in logged_values(tmp_path) if tag == EPOCH_TAGS[0]]
-        assert scalars == [1, 2, 3] and is_whole(tmp_path, 3, ended=False)
-        write_events(file, kept)
+        assert run_main("rnn_mnist", "--data", "synthetic", "--name", "run", "--resume")[0] == 0
+        assert file.read_bytes() == whole
+    for damaged in (whole[:-5] + b"\xff" + whole[-4:], whole[:middle] + b"\xff\xff" + whole[middle + 2 :]):
+        file.write_bytes(damaged)
+        assert len(list(read_events(file))) < len(list(logged))
+        assert run_main("rnn_mnist", "--data", "synthetic", "--name", "run", "--resume")[0] == 0
+        assert logged_values(RUN) == logged
+    file.unlink()
+    assert run_main("rnn_mnist", "--data", "synthetic", "--name", "run", "--resume")[0] == 0
+    assert logged_values(RUN) == logged
 
 
-def test_several_events_files_become_one(tmp_path):
-    EventsFile.open(tmp_path, {}, curves=[]).close()
-    (tmp_path / "events.out.tfevents.9999999999.other").write_bytes(b"")
-    EventsFile.open(tmp_path, {}, curves=[]).close()
-    events_file(tmp_path)  # there is one
+def test_event_of_an_epoch_that_last_pt_does_not_know_is_not_written_twice(run_main):
+    """As the former order of writing left it when a kill came before last.pt."""
+    assert run_main("rnn_mnist", *TINY, "--epochs", 1)[0] == 0
+    last = (RUN / "last.pt").read_bytes()
+    assert run_main("rnn_mnist", *TINY, "--epochs", 3, "--resume")[0] == 0
+    (RUN / "last.pt").write_bytes(last)
+    assert run_main("rnn_mnist", *TINY, "--epochs", 3, "--resume")[0] == 0
+    assert max(Counter(logged_values(RUN)).values()) == 1
+    assert legacy_reader()() == [1, 2, 3]
+
+
+def test_figures_are_appended_and_the_same_one_only_once(run_main):
+    assert run_main("rnn_mnist", *TINY, "--epochs", 1)[0] == 0
+    before, drawn = events_file().read_bytes(), np.full((2, 2), 7, dtype=np.uint8)
+    for _ in range(2):
+        add_images(RUN, {"figures/a": drawn, "figures/b": drawn + 1}, step=1)
+    after = events_file().read_bytes()
+    assert after.startswith(before) and logged_values(RUN)[-2:] == [(1, "figures/a"), (1, "figures/b")]
+    os.truncate(events_file(), len(after) - 3)
+    add_images(RUN, {"figures/a": drawn, "figures/b": drawn + 2}, step=1)
+    assert logged_values(RUN)[-2:] == [(1, "figures/a"), (1, "figures/b")]
 
 
 @pytest.mark.parametrize(
@@ -272,39 +346,38 @@ def test_several_events_files_become_one(tmp_path):
     [(20, []), (21, [21]), (50, [21, 24, 27, 30, 33, 36, 39, 42, 45, 48, 50]), (400, list(range(40, 401, 20)))],
 )
 def test_filters_are_shown_each_epoch_up_to_20_and_then_some_twenty_times(epochs: int, later: list[int]) -> None:
-    from harness.train import _shows_filters
+    from harness.train import shows_filters
 
     class Network:
         features = None
 
-    assert [n for n in range(1, epochs + 1) if _shows_filters(Network, n, epochs)] == [*range(1, 21), *later]
-    assert not _shows_filters(object(), 1, epochs)
+    assert [n for n in range(1, epochs + 1) if shows_filters(Network, n, epochs)] == [*range(1, 21), *later]
+    assert not shows_filters(object(), 1, epochs)
 
 
 def test_events_file_of_a_long_cnn_run_stays_below_300_kilobytes(tmp_path, monkeypatch):
     """20 epochs' filters, the confusion matrix and the sheet of worst images, as the CNN logs them."""
     monkeypatch.undo()
-    import harness.train
     from harness.pictures import confusion_figure, filters_grid, worst_figure
 
     random = np.random.default_rng(0)
-    for epochs in (20, 100, 600):
+    for epochs in (20, 600):
         folder = tmp_path / str(epochs)
         folder.mkdir()
-        events = EventsFile.open(folder, {}, curves=[])
+        events = EventsFile(folder)
 
         class Network:
             features = None
 
         for epoch in range(1, epochs + 1):
-            events.curves([1.0] * 4, epoch)
-            if harness.train._shows_filters(Network, epoch, epochs):
+            events.scalars(dict.fromkeys(EPOCH_TAGS, 1.0), epoch, 0.0)
+            if harness.train.shows_filters(Network, epoch, epochs):
                 filters = random.normal(size=(32, 3, 5, 5)).astype(np.float32)  # in colour: the larger ones
-                events.image("filters/conv1", filters_grid(filters), epoch)
+                events.image("filters/conv1", filters_grid(filters), epoch, 0.0)
         names = tuple("0123456789")
-        events.image("c", confusion_figure(random.integers(0, 999, (10, 10)), names, "t"), epochs)
+        events.image("c", confusion_figure(random.integers(0, 999, (10, 10)), names, "t"), epochs, 0.0)
         photos = random.integers(0, 256, (30, 3, 32, 32), dtype=np.uint8)  # noise: nothing compresses worse
         answers = [0] * 30
-        events.image("w", worst_figure(photos, answers, answers, [0.5] * 30, names, "t"), epochs)
-        events.close()
+        events.image("w", worst_figure(photos, answers, answers, [0.5] * 30, names, "t"), epochs, 0.0)
+        events.flush()
         assert events_file(folder).stat().st_size < 300_000

@@ -3,12 +3,12 @@
 The stand-in needs no PyTorch and starts at once; tests/test_report_run.py does the same with the real scripts.
 """
 
+import contextlib
 import json
 import math
 import os
 import signal
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,17 +17,18 @@ import pytest
 from tqdm.utils import disp_len
 
 import cnn_cifar10
-import harness.grid.local
 import harness.grid.schedule
 import rnn_mnist
-from harness.errors import Interrupted
-from harness.files import FolderLock
+from harness.device import quota_of_cores
+from harness.errors import EXIT_BAD_INPUT, Interrupted
+from harness.files import lock_folder
 from harness.flags import parse_flags, run_name
+from harness.grid.live_table import LiveTable, duration, table_lines, time_left
+from harness.grid.local import Ended, Settings, ThisMachine, command
 from harness.grid.rows import Row
 from harness.grid.runs import find_runs
-from harness.grid.schedule import LOST, Job, Settings, ThisMachine, command, plan_jobs, train_jobs
+from harness.grid.schedule import Job, Schedule, plan_jobs, train_jobs
 from harness.metrics import EpochMetrics, read_metrics
-from harness.progress import LiveTable, duration
 
 PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}
 RNN = Row("small", "rnn_mnist", {"cell": "rnn", "epochs": 2}, "small")
@@ -35,12 +36,12 @@ CNN = Row("cnn-row", "cnn_cifar10", {"epochs": 1, "augment": True}, "cnn")
 
 # Does, by its seed, what a script can do; writes its arguments and environment where the test finds them.
 STAND_IN = """
-import json, os, sys, time
+import json, os, sys
 from pathlib import Path
 words = dict(word[2:].split("=", 1) for word in sys.argv[1:] if "=" in word)
 folder = Path(words["runs-dir"], "rnn_synthetic", words.get("name", "run-" + words["seed"]))
 folder.mkdir(parents=True, exist_ok=True)
-record = {"argv": sys.argv[1:], "omp": os.environ["OMP_NUM_THREADS"], "started": time.monotonic()}
+record = {"argv": sys.argv[1:], "omp": os.environ["OMP_NUM_THREADS"]}
 def write_epochs(last):
     rows = [f"{n},0.5,0.25,{0.5 / n},0.75,1.5" for n in range(1, last + 1)]
     text = "\\n".join(["epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds", *rows, ""])
@@ -58,8 +59,8 @@ if seed == 3:
     os.kill(os.getpid(), 9)
 if seed == 4:
     sys.exit(7)
-if seed == 5 and len(list(folder.glob("started-*"))) == 1:
-    sys.exit(f"error: another process is training in {folder}; wait for it, or choose another --name")
+if seed == 5 and len(list(folder.glob("started-*"))) == 1:  # finds its folder locked
+    sys.exit(2)
 if seed == 7:  # as C's abort() ends a process on Windows
     sys.exit(3)
 if seed == 6:  # trains until its standard input ends
@@ -74,7 +75,7 @@ write_epochs(2)
 @pytest.fixture(autouse=True)
 def quick(in_project, monkeypatch):
     monkeypatch.setattr(harness.grid.schedule, "POLL", 0.02)
-    monkeypatch.setattr(harness.grid.schedule, "cores", lambda: 4)
+    monkeypatch.setattr("harness.device.cores", lambda: 4)
 
 
 @pytest.fixture
@@ -220,7 +221,7 @@ def records(settings: Settings) -> list[dict]:
 
 
 def test_every_way_to_fail_is_told_and_the_others_go_on(settings, capsys):
-    failures = train(named(plan(settings, RNN, seeds=(*range(6), 7))), settings)
+    failures = train(named(plan(settings, RNN, seeds=(*range(5), 7))), settings)
     assert failures.keys() == {("small", 1), ("small", 3), ("small", 4), ("small", 7)}
     assert failures["small", 1] == "the disk is full"
     killed = "killed by signal 9 (Killed, perhaps because the memory ran out)"
@@ -235,36 +236,46 @@ def test_every_way_to_fail_is_told_and_the_others_go_on(settings, capsys):
     assert "small, seed 2: diverged in epoch 1\n" in out
 
 
-def test_run_that_another_process_trains_in_is_tried_again(settings, capsys):
-    failures = train(named(plan(settings, RNN, seeds=(5,))), settings)
-    assert failures == {}
+class LockedTwice:
+    """This machine, but another process takes the folder of the first script as it starts, and keeps it for three looks
+    at the folder after that script has ended."""
+
+    slots = 1
+
+    def __init__(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.machine, self.lock, self.looks = ThisMachine(settings, 1), contextlib.ExitStack(), []
+        real = harness.grid.schedule.is_locked
+
+        def look(folder: Path) -> bool:
+            self.looks.append(real(folder))
+            if self.looks[-3:] == [True, True, True]:
+                self.lock.close()
+            return self.looks[-1]
+
+        monkeypatch.setattr(harness.grid.schedule, "is_locked", look)
+
+    def start(self, job: Job) -> object:
+        if len(self.looks) == 1:
+            job.folder.mkdir(parents=True)
+            self.lock.enter_context(lock_folder(job.folder))
+        return self.machine.start(job)
+
+
+def test_run_that_another_process_trains_in_is_waited_for_and_tried_again(settings, monkeypatch, capsys):
+    engine = LockedTwice(settings, monkeypatch)
+    assert train_jobs(named(plan(settings, RNN, seeds=(5,))), engine) == {}
+    assert engine.looks == [False, True, True, True, False]
     assert len(records(settings)) == 2
-    assert "failed" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "failed" not in out
+    assert out.count("small, seed 5: waiting: another process is training it\n") == 1
 
 
-def test_run_that_another_process_trains_in_is_waited_for(settings, capsys):
-    jobs = named(plan(settings, RNN, seeds=(0,)))
+def test_wrong_input_is_a_failure_where_nobody_else_trains(settings):
+    jobs = named(plan(settings, RNN, seeds=(5,)))
     jobs[0].folder.mkdir(parents=True)
-    lock = FolderLock(jobs[0].folder / ".lock")
-    lock.acquire()
-    looks = []
-
-    def look(folder: Path) -> bool:
-        in_use = real(folder)
-        looks.append(in_use)
-        if len(looks) == 3:
-            lock.release()
-        return in_use
-
-    real, harness.grid.schedule._in_use = harness.grid.schedule._in_use, look
-    try:
-        assert train(jobs, settings) == {}
-    finally:
-        harness.grid.schedule._in_use = real
-        lock.release()
-    assert looks == [True, True, True, False]
-    assert len(records(settings)) == 1
-    assert capsys.readouterr().out.count("small, seed 0: waiting: another process is training it\n") == 1
+    (jobs[0].folder / ".lock").touch()  # as every training leaves it
+    assert train(jobs, settings) == {("small", 5): f"ended with exit code {EXIT_BAD_INPUT}"}
 
 
 @pytest.mark.parametrize("side_by_side, runs, threads", [(4, 4, 1), (2, 3, 2), (4, 1, 4), (8, 3, 1), (1, 2, 4)])
@@ -286,24 +297,19 @@ def test_cores_are_divided_among_the_runs_side_by_side(settings, side_by_side, r
         ({"docker/a/cpu.max": "150000 100000\n"}, 1.5),
         ({"docker/a/cpu.max": "400000 100000\n", "docker/cpu.max": "200000 100000\n"}, 2),
         ({"cpu.max": "50000 100000\n"}, 0.5),  # as it looks from within a container
-        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
     ],
 )
-def test_container_s_quota_of_cores_is_read(tmp_path, monkeypatch, files, quota):
+def test_container_s_quota_of_cores_is_read(tmp_path, files, quota):
     (tmp_path / "own").write_text("1:cpu:/\n0::/docker/a\n")
     for name, text in files.items():
         (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "groups" / name).write_text(text)
-    found = harness.device.quota_of_cores(tmp_path / "groups", tmp_path / "own")
-    assert found == quota
-    monkeypatch.setattr(harness.grid.local, "quota_of_cores", lambda: found)
-    assert harness.device.cores() <= max(1, math.ceil(min(quota, os.cpu_count())))
+    assert quota_of_cores(tmp_path / "groups", tmp_path / "own") == quota
 
 
 def test_no_more_runs_side_by_side_than_asked_for(settings, monkeypatch):
     most = []
-    monkeypatch.setattr(harness.grid.schedule, "_table", lambda running, *_: most.append(len(running)) or [])
+    monkeypatch.setattr(harness.grid.schedule, "table_lines", lambda running, *_: most.append(len(running)) or [])
     train(named(plan(settings, RNN, seeds=(0, 7, 8, 9, 10))), replace(settings, jobs=2))
     assert max(most) == 2
 
@@ -315,24 +321,20 @@ def test_interruption_lets_every_script_stop_by_itself_and_waits_for_it(settings
     def interrupt(*_: object) -> None:
         raise Interrupted(signal.SIGTERM)
 
-    def interrupt_when_trained() -> None:
-        while not jobs[1].history:
-            if stop.wait(0.01):
-                return
-        os.kill(os.getpid(), signal.SIGTERM)
+    def interrupt_once_trained(running: list[Job], *_: object) -> list[str]:
+        if jobs[1].history:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return []
 
-    before, stop = signal.signal(signal.SIGTERM, interrupt), threading.Event()
-    watcher = threading.Thread(target=interrupt_when_trained)
-    watcher.start()
+    monkeypatch.setattr(harness.grid.schedule, "table_lines", interrupt_once_trained)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         with pytest.raises(Interrupted):
             train(jobs, settings)
     finally:
-        stop.set()
-        watcher.join()
         signal.signal(signal.SIGTERM, before)
     assert (jobs[1].folder / "stopped").exists()
-    assert jobs[1].process.returncode == 143
+    assert jobs[1].process.poll() == Ended(143, "ended with exit code 143")
 
 
 class Losing:
@@ -343,28 +345,29 @@ class Losing:
     def __init__(self, *epochs: int) -> None:
         self.epochs, self.starts = list(epochs), []
 
-    def start(self, job: Job) -> "Losing":
+    def start(self, job: Job) -> SimpleNamespace:
         self.starts.append(job.seed)
-        self.started, self.returncode = True, 1
         epochs = self.epochs.pop(0) if self.epochs else None
-        self.end = "" if epochs is None else f"{LOST} (reason)"
+        ended = Ended(0) if epochs is None else Ended(1, "its node was lost (reason)", node_lost=True)
         job.history = read_metrics(make_metrics(job.folder, epochs or 0))
-        return self
-
-    def poll(self) -> int:
-        return self.returncode
-
-    def failure(self) -> str:
-        return self.end
+        return SimpleNamespace(started=True, poll=lambda: ended)
 
 
 def test_run_that_another_process_has_completed_is_told_with_all_its_epochs(settings, capsys):
     (job,) = plan(settings, RNN)
     job.history = read_metrics(make_metrics(job.folder, 1))
     make_metrics(job.folder, 2)
-    process = SimpleNamespace(started=True, returncode=0, poll=lambda: 0, failure=lambda: "")
+    process = SimpleNamespace(started=True, poll=lambda: Ended(0))
     assert train_jobs([job], SimpleNamespace(slots=1, start=lambda job: process)) == {}
     assert "small, seed 0: done, 2 epochs in 3 s" in capsys.readouterr().out
+
+
+def test_script_that_the_system_does_not_start_is_a_failure(settings, monkeypatch):
+    def start(job: Job) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    failures = train_jobs(plan(settings, RNN), SimpleNamespace(slots=1, start=start))
+    assert failures["small", 0].startswith("cannot start rnn_mnist.py: ")
 
 
 def test_run_whose_node_is_lost_comes_first_and_goes_on(settings, capsys):
@@ -389,61 +392,54 @@ def test_run_that_loses_three_nodes_at_one_epoch_fails(settings):
 def test_time_left_is_known_when_an_epoch_of_the_kind_is_measured(settings):
     gru = replace(RNN, name="gru", flags={"cell": "gru", "epochs": 3})
     first, second, other = sorted(plan(settings, RNN, gru, seeds=(0, 1)), key=lambda job: job.row.name != "small")[:3]
-    assert (
-        harness.grid.schedule._time_left([], [first, second, other], [], 1)
-        == "time left not known before an epoch is measured"
-    )
-    first.history = harness.metrics.read_metrics(
+    assert time_left([], [first, second, other], [], 1) == "time left not known before an epoch is measured"
+    first.history = read_metrics(
         make_folder(settings, "x", RNN, status="running", epochs=1) / "metrics.csv"
     )  # 1.5 seconds an epoch: 1 + 2 epochs are left of the two
-    assert harness.grid.schedule._time_left([], [first, second], [], 1) == "about 4 s left"
-    assert harness.grid.schedule._time_left([], [first, second], [], 2) == "about 3 s left"  # the longer of the two
-    assert (
-        harness.grid.schedule._time_left([], [first, other], [], 1)
-        == "about 2 s left, and 1 run of a kind not measured yet"
-    )
-    ended = SimpleNamespace(history=[], beside=4.0, row=other.row, flags=other.flags)  # to start and to end a script
-    assert harness.grid.schedule._time_left([], [first, second], [ended], 1) == "about 12 s left"
+    assert time_left([], [first, second], [], 1) == "about 4 s left"
+    assert time_left([], [first, second], [], 2) == "about 3 s left"  # the longer of the two
+    assert time_left([], [first, other], [], 1) == "about 2 s left, and 1 run of a kind not measured yet"
+    ended = SimpleNamespace(history=[], overhead=4.0, row=other.row, flags=other.flags)  # to start and to end a script
+    assert time_left([], [first, second], [ended], 1) == "about 12 s left"
 
 
-def test_an_ended_run_has_all_its_epochs_and_the_seconds_beside_them(settings, monkeypatch):
+def test_an_ended_run_has_all_its_epochs_and_the_seconds_of_the_rest(settings, monkeypatch):
     (job,) = plan(settings, RNN)
     file = make_folder(settings, "x", RNN, status="running", epochs=1) / "metrics.csv"
-    job.folder, job.history = file.parent, harness.metrics.read_metrics(file)
+    job.folder, job.history = file.parent, read_metrics(file)
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     whole = make_folder(settings, "y", RNN, status="complete", epochs=2) / "metrics.csv"
     file.write_bytes(whole.read_bytes())  # by another process, before this one's script finds the run complete
-    job.start(SimpleNamespace(start=lambda job: SimpleNamespace(returncode=0)))
+    job.start(SimpleNamespace(start=lambda job: None))
     now = 105.0
     assert job.new_epochs() == [] and len(job.history) == 1
-    job.end()
-    assert len(job.history) == 2 and job.beside == 5.0 - 2 * 1.5  # started anew: there is no last.pt
+    job.end(Ended(0))
+    assert len(job.history) == 2 and job.overhead == 5.0 - 2 * 1.5  # started anew: there is no last.pt
     (job.folder / "last.pt").write_bytes(b"")
-    job.start(SimpleNamespace(start=lambda job: SimpleNamespace(returncode=0)))
+    job.start(SimpleNamespace(start=lambda job: None))
     now = 110.0
-    job.end()
-    assert job.beside == 5.0  # nothing was trained
-    assert harness.grid.schedule._end_of(job).startswith("done, 2 epochs in 3 s")
+    job.end(Ended(0))
+    assert job.overhead == 5.0  # nothing was trained
 
 
 def test_the_table_ends_without_a_time_and_leaves_room_for_its_numbers(settings, monkeypatch):
     (job,) = plan(settings, replace(RNN, name="x" * 40, flags=RNN.flags | {"epochs": 20000}))
+    job.process = SimpleNamespace(started=True)
     for columns, width in ((100, 30), (80, 21), (70, 11), (40, 8)):  # the numbers take 58 columns
         monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((columns, 24)))  # noqa: B023
-        header, line, _ = harness.grid.schedule._table([job], [], [], 2)
+        header, line, _ = table_lines([job], [], [], 2)
         assert header.index("  seed") == width == line.index("     0") and "    0/20000  " in line
         assert len(header) == len(line) == width + 58 <= max(columns - 1, 66)
-    job.process = SimpleNamespace(returncode=0)
-    assert harness.grid.schedule._table([], [], [job], 2)[-1] == "1 of 1 runs done"
+    job.ended = Ended(0)
+    assert table_lines([], [], [job], 2)[-1] == "1 of 1 runs done"
 
 
 def test_table_shows_each_run_and_is_redrawn_in_place(settings, monkeypatch, capsys):
     first, second = plan(settings, RNN, seeds=(0, 1))
-    first.history = harness.metrics.read_metrics(
-        make_folder(settings, "x", RNN, status="running", epochs=1) / "metrics.csv"
-    )
-    header, a, b, footer = harness.grid.schedule._table([first], [second], [], 2)
+    first.history = read_metrics(make_folder(settings, "x", RNN, status="running", epochs=1) / "metrics.csv")
+    first.process = SimpleNamespace(started=True)
+    header, a, b, footer = table_lines([first], [second], [], 2)
     assert header.split() == ["seed", "epoch", "test", "loss", "accuracy", "s/epoch", "left"]
     assert a.split()[:7] == ["small", "0", "1/2", "0.5000", "0.7500", "1.5", "0"]
     assert b.startswith("small     1    0/2") and b.endswith("waiting: another process is training it")
@@ -463,16 +459,21 @@ def test_epochs_are_lines_only_where_no_table_is_seen(settings, monkeypatch, cap
     (job,) = plan(settings, RNN)
     epoch = EpochMetrics(1, 0.5, 0.5, 0.25, 0.75, 1.5)
     monkeypatch.setattr(job, "new_epochs", lambda: [epoch])
+    job.process = SimpleNamespace(started=True, poll=lambda: None)
     for terminal, lines in ((False, 1), (True, 0)):
         monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal, raising=False)
-        harness.grid.schedule._log_epochs(LiveTable(), job)
+        schedule = Schedule([], SimpleNamespace(slots=1))
+        schedule.look_at(job)
         assert capsys.readouterr().out.count("epoch 1/2   test loss   0.2500  accuracy 0.7500      1.5 s\n") == lines
 
 
 def test_long_names_leave_room_for_the_numbers_and_wide_letters_are_counted_as_wide(settings, monkeypatch, capsys):
     monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((100, 24)))
     rows = [replace(RNN, name="x" * 200), replace(RNN, name="名" * 20, flags=RNN.flags | {"lr": 0.5})]
-    header, a, b, _ = harness.grid.schedule._table(plan(settings, *rows), [], [], 2)
+    jobs = plan(settings, *rows)
+    for job in jobs:
+        job.process = SimpleNamespace(started=True)
+    header, a, b, _ = table_lines(jobs, [], [], 2)
     assert [disp_len(line[: line.index("0/2")]) for line in (a, b)] == [40, 40]
     assert header.index("  seed") == 30
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)

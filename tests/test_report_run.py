@@ -1,10 +1,12 @@
 """report.py from end to end on a few images: it trains, is killed, continues, and tells what is not complete.
 
-The scripts are the real ones, each in a process of its own, on sets made small; what the report itself looks like is
-tested elsewhere, here its writer only notes what it was given.
+The scripts are the real ones, on sets made small. They run in this process, as starting PyTorch takes longer than all
+they do, but where a report is killed or interrupted: there each is a process of its own. What the report itself looks
+like is tested elsewhere, here its writer only notes what it was given.
 """
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -12,26 +14,25 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import killed_runs
 import numpy as np
 import pytest
 import torch
 from conftest import PROJECT
 
 import report
-import visualize
-from harness.checkpoint import load_checkpoint, load_trained
+from harness.analyses import ANALYSES
+from harness.analyses.findings import Findings, Picture, write_findings
+from harness.checkpoint import load_checkpoint
+from harness.cli import command_line, program, run_script
 from harness.errors import UserError
-from harness.files import FolderLock
-from harness.flags import command_line, program
-from harness.pictures import png_bytes
-from models import build_model
-
-DOT = png_bytes(np.zeros((1, 1), dtype=np.uint8))
+from harness.files import is_locked, lock_folder
+from harness.grid.local import Ended, ThisMachine, _failure, command
+from harness.grid.schedule import Job
 
 SMALL_SCRIPT = f"""
 import sys
@@ -48,7 +49,7 @@ sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
 from pathlib import Path
 import report
 from harness.cli import run_script
-import harness.grid.schedule
+import harness.device
 report.PROJECT, harness.device.cores = Path("scripts").resolve(), lambda: 1
 sys.exit(run_script(report.main))
 """
@@ -68,6 +69,22 @@ def small_project(in_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "harness.device.cores", lambda: 1
     )  # on a busy machine a second thread is waited for, all the time
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts that this process's report starts run in it, each to its end before the next one starts."""
+
+    def start(machine: ThisMachine, job: Job) -> SimpleNamespace:
+        words, errors = command(job, machine.settings, machine.threads)[2:], io.StringIO()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
+            code = run_script(lambda: importlib.import_module(job.row.script).main(words))
+        ended = Ended(code, _failure(code, errors.getvalue().splitlines()))
+        return SimpleNamespace(started=True, poll=lambda: ended)
+
+    killed_runs.make_runs_small(monkeypatch.setattr)
+    monkeypatch.setattr(ThisMachine, "start", start)
+    monkeypatch.setattr("harness.grid.schedule.POLL", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -110,28 +127,18 @@ def state_of(run: Path) -> dict[str, tuple]:
     return {file.name: (file.stat().st_mtime_ns, file.stat().st_ino, file.stat().st_size) for file in files}
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120  # only a broken program gets there
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened for two minutes"
-        time.sleep(0.005)
-
-
 def start_report_and_wait_for_epochs(count: int) -> tuple[subprocess.Popen, Path]:
     """Start report.py as its own process; return it, and the run that it trains, when that has so many epochs."""
-    command = [sys.executable, "-c", SMALL_REPORT, *FLAGS, "--only", "long"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def trained() -> list[Path]:
-        assert process.poll() is None, process.stderr.read()
-        return [run for run in runs() if status_of(run) == "running" and len(metrics_of(run)) >= count]
-
-    wait_until(trained)
-    return process, trained()[0]
+    words = [sys.executable, "-c", SMALL_REPORT, *FLAGS, "--only", "long"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("long, seed 0: epoch ") and int(line.split()[4].partition("/")[0]) >= count:
+            return process, next(run for run in runs() if status_of(run) == "running")
+    pytest.fail(process.stderr.read())
 
 
 @posix
-def test_killed_report_continues_and_finishes_nothing_twice(run_main, written):
+def test_killed_report_continues_and_finishes_nothing_twice(run_main, written, in_process):
     write_grid(short="epochs = 1", long=f"epochs = {LONG}")
     code, out, err = run_main("report", *FLAGS, "--only", "short")
     assert (code, err) == (0, "")
@@ -142,8 +149,7 @@ def test_killed_report_continues_and_finishes_nothing_twice(run_main, written):
     process, long = start_report_and_wait_for_epochs(2)
     process.kill()
     process.communicate()
-    lock = FolderLock(long / ".lock", wait=True)  # its script does not train on without it
-    with lock:
+    with lock_folder(long, wait=True):  # its script does not train on without it
         assert status_of(long) == "interrupted"
         epochs = metrics_of(long)
         assert 2 <= len(epochs) < LONG
@@ -152,8 +158,7 @@ def test_killed_report_continues_and_finishes_nothing_twice(run_main, written):
     code, out, err = run_main("report", *FLAGS)
     assert (code, err) == (0, "")
     assert f"long, seed 0: epoch {len(epochs) + 1:2}/{LONG} " in out
-    # metrics.csv may have been an epoch ahead of the checkpoint, and that epoch is trained again.
-    assert f"epoch {len(epochs) - 1:2}/{LONG} " not in out and "short" not in out
+    assert f"epoch {len(epochs):2}/{LONG} " not in out and "short" not in out
     assert "all 2 runs are complete" in out
     assert state_of(short) == before
     assert runs() == sorted((short, long))
@@ -179,16 +184,23 @@ def test_killed_report_continues_and_finishes_nothing_twice(run_main, written):
     assert runs() == [long] and state_of(long) == after
 
 
-def test_report_is_written_without_pictures_that_cannot_be_drawn(run_main, written, monkeypatch):
+def fake_findings(folder: Path, names: list[str], epoch: int, dataset: dict) -> None:
+    """What draw_analyses leaves, of one dot an analysis."""
+    for name in names:
+        dot = Picture(name, np.zeros((1, 1, 3), dtype=np.uint8), name)
+        write_findings(folder, name, Findings(name, "", [dot], []), {"epoch": epoch, "dataset": dataset})
+
+
+def test_report_is_written_without_pictures_that_cannot_be_drawn(run_main, written, monkeypatch, in_process):
     Path("grid.toml").write_text(
         '[[row]]\nname = "images"\nscript = "cnn_cifar10"\nflags = { epochs = 1, batch_size = 20 }\n'
     )
 
-    def fail(words: list[str]) -> int:
-        assert words[-2:] == ["--device", "cpu"]
+    def fail(checkpoint: Path, _: Callable, *, device: str, **others: object) -> None:
+        assert device == "cpu"
         raise UserError("best.pt is damaged")
 
-    monkeypatch.setattr("visualize.main", fail)
+    monkeypatch.setattr("harness.analyses.draw_analyses", fail)
     code, _, err = run_main("report", *FLAGS)
     assert (code, len(written)) == (0, 1), err
     assert err.startswith("warning: cannot draw the pictures that the report lacks of ") and err.endswith(
@@ -196,73 +208,53 @@ def test_report_is_written_without_pictures_that_cannot_be_drawn(run_main, writt
     )
 
 
-@pytest.mark.usefixtures("written")
-def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_again_once_it_was_trained_on(
-    run_main, monkeypatch, tmp_path
+def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_of_its_best_model(
+    run_main, monkeypatch, in_process
 ):
     table = '[[row]]\nname = "{0}"\nscript = "cnn_cifar10"\nflags = {{ epochs = {1}, batch_size = 20 }}\n'
     Path("grid.toml").write_text(table.format("short", 1) + table.format("long", 2))
-    calls = []
+    folders = []
 
-    def draw(words: list[str], stop: str | None = None, source: str | None = None) -> int:
-        """In place of visualize.py: pictures of a dot, and tables of which only the title is one of its."""
-        trained = load_trained(Path(words[0]), build_model)
-        snapshots = any((trained.folder / "snapshots").glob("*"))
-        only = words[words.index("--only") + 1].split(",") if "--only" in words else list(visualize.ANALYSES)
-        only = [name for name in only if name != "evolution" or snapshots]
-        calls.append((trained.folder, only))
-        (trained.folder / "figures").mkdir(exist_ok=True)
-        for name in only[: only.index(stop) if stop else None]:
-            for suffix in ("_conv1", "_conv2") if name in ("filters", "deconvnet", "evolution") else ("",):
-                (trained.folder / "figures" / f"{name}{suffix}.png").write_bytes(DOT)
-            title = source or trained.source(None, all_epochs=name == "evolution")
-            (trained.folder / "figures" / f"{name}.csv").write_bytes(b"")
-            (trained.folder / "figures" / f"{name}.md").write_text(f"A table, {title}; more\n", encoding="utf-8")
-        return 0
+    def report_again(stop: str | None = None) -> list[str]:
+        """The analyses that are drawn; as if an interruption came before the one named `stop`."""
 
-    def report_again(**how: str) -> list[str]:
-        """The analyses that are drawn."""
-        monkeypatch.setattr("visualize.main", lambda words: draw(words, **how))
-        before = len(calls)
+        def draw(checkpoint: Path, _: Callable, *, names: list[str], **others: object) -> None:
+            drawn.extend(names)
+            folders.append(checkpoint.parent)
+            figures = checkpoint.parent / "figures"
+            figures.mkdir(exist_ok=True)
+            content = load_checkpoint(checkpoint)
+            whole = names[: names.index(stop)] if stop else names
+            fake_findings(figures, whole, content["epoch"], content["config"]["dataset"])
+
+        drawn = []
+        monkeypatch.setattr("harness.analyses.draw_analyses", draw)
         code, _, err = run_main("report", *FLAGS)
         assert (code, err) == (0, "")
-        return [name for _, only in calls[before:] for name in only]
+        return drawn
 
-    assert report_again(stop="invariance") == list(visualize.ANALYSES)  # an interruption ends it here
-    run = calls[0][0]
+    assert report_again(stop="invariance") == list(ANALYSES)
+    run = folders[0]
     assert "e2-" in run.name  # most epochs first, as the report chooses what it shows
     assert report_again() == ["invariance", "occlusion", "correspondence"]
     assert report_again() == []
-    for lost in ("deconvnet_conv2.png", "activations.csv", "occlusion.md"):
-        (run / "figures" / lost).unlink()
-        assert report_again() == [lost.partition(".")[0].partition("_")[0]]
-    for damaged in (b"", DOT.replace(b"IDAT", b"iDAT")):
-        (run / "figures" / "occlusion.png").write_bytes(damaged)
-        assert report_again() == ["occlusion"]
+    (run / "figures" / "activations.png").unlink()
+    (run / "figures" / "occlusion.png").write_bytes(b"")
+    (run / "figures" / "deconvnet.json").write_text("{")
+    assert report_again() == ["activations", "deconvnet", "occlusion"]
 
-    best = load_trained(run / "best.pt", build_model)
-    others = (best.source(SimpleNamespace(name="cifar10")), f"{best.source(None)}0", best.source(None, all_epochs=True))
-    for source in others:  # other images, another epoch's model, and one of no epoch
-        draw([str(run / "best.pt"), "--only", "occlusion"], source=source)
-        assert report_again() == ["occlusion"]
-    now = (run / "figures" / "correspondence.md").stat().st_mtime
-    os.utime(run / "figures" / "filters_conv1.png", (now + 5, now + 5))  # an interruption before the table was replaced
-    os.utime(run / "snapshots" / "epoch-0002.pt", (now + 5, now + 5))
-    assert report_again() == ["filters", "evolution"]
-    for file in (run / "figures" / "filters_conv1.png", run / "snapshots" / "epoch-0002.pt"):
-        os.utime(file, (now - 5, now - 5))
-    assert report_again() == []
+    best = load_checkpoint(run / "best.pt")
+    epoch, dataset = best["epoch"], best["config"]["dataset"]
+    fake_findings(run / "figures", ["occlusion"], epoch, {"name": "cifar10", "checksum": "0"})
+    fake_findings(run / "figures", ["filters"], epoch + 1, dataset)  # of another epoch's model
+    assert report_again() == ["filters", "occlusion"]
 
-    content = load_checkpoint(run / "best.pt")
-    torch.save(content | {"epoch": 3 - content["epoch"]}, run / "best.pt")  # the best was lost, and its file is newer
+    torch.save(best | {"epoch": 3 - epoch}, run / "best.pt")  # another epoch is the best now
     shutil.rmtree(run / "snapshots")
-    assert report_again() == [name for name in visualize.ANALYSES if name != "evolution"]
-    assert report_again() == []
-    (run / "best.pt").write_bytes(b"damaged")
-    os.utime(run / "best.pt", (now - 5, now - 5))
+    assert report_again() == [name for name in ANALYSES if name != "evolution"]
     assert report_again() == []
     (run / "best.pt").unlink()
-    (run / "figures" / "occlusion.md").unlink()
+    (run / "figures" / "occlusion.json").unlink()
     assert report_again() == []
 
 
@@ -323,21 +315,20 @@ def test_comparison_that_failed_is_told_and_in_the_exit_code(run_main, written, 
 
 
 @posix
-@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_report_leaves_runs_that_continue(signum, code):
+def test_interrupted_report_leaves_runs_that_continue():
     write_grid(long="epochs = 5000")
     process, long = start_report_and_wait_for_epochs(2)
-    process.send_signal(signum)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == code
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
     assert err.strip().startswith(f"interrupted; nothing is lost, continue with: {command_line([program('python')])} ")
     assert err.strip().endswith("--only long")
-    with FolderLock(long / ".lock", refusal="the script still trains"):
-        assert status_of(long) == "interrupted"
-        assert (long / "last.pt").exists()
+    assert not is_locked(long)
+    assert status_of(long) == "interrupted"
+    assert (long / "last.pt").exists()
 
 
-def test_failing_and_diverging_runs_are_told_and_the_others_go_on(run_main, written):
+def test_failing_and_diverging_runs_are_told_and_the_others_go_on(run_main, written, in_process):
     write_grid(good="epochs = 1", broken="epochs = 1, lr = 0.5", diverging='epochs = 2, optimizer = "sgd", lr = 1e38')
     code, *_ = run_main("report", *FLAGS, "--only", "good,broken")
     assert code == 0
@@ -354,7 +345,7 @@ def test_failing_and_diverging_runs_are_told_and_the_others_go_on(run_main, writ
     assert problems == [("broken", 0, "failed"), ("diverging", 0, "diverged")]
     first, second, third = err.splitlines()
     assert first == "2 of 3 runs are not complete:"
-    assert second.startswith(f"  broken, seed 0: failed: {broken / 'last.pt'} is truncated, or no checkpoint at all")
+    assert second.startswith(f"  broken, seed 0: failed: {broken / 'last.pt'} is ")
     assert third == "  diverging, seed 0: diverged: the loss became NaN or infinite in epoch 1"
     assert "diverging, seed 0: diverged in epoch 1" in out
     (diverging,) = set(runs()) - {good, broken}
@@ -401,7 +392,7 @@ def test_wrong_input_is_one_sentence_before_anything_is_trained(run_main, writte
     assert not Path("runs").exists() and written == []
 
 
-def test_curves_over_seeds_that_cannot_be_written_are_one_warning(run_main, written, monkeypatch):
+def test_curves_over_seeds_that_cannot_be_written_are_one_warning(run_main, written, monkeypatch, in_process):
     def fail(*_: object, **__: object) -> None:
         raise UserError("cannot make the folder runs/seeds: Permission denied")
 
@@ -413,7 +404,7 @@ def test_curves_over_seeds_that_cannot_be_written_are_one_warning(run_main, writ
 
 
 @posix
-def test_unfinished_run_in_a_renamed_folder_goes_on_there(run_main):
+def test_unfinished_run_in_a_renamed_folder_goes_on_there(run_main, in_process):
     write_grid(good="epochs = 2")
     assert run_main("report", *FLAGS)[0] == 0
     (run,) = runs()
@@ -425,7 +416,7 @@ def test_unfinished_run_in_a_renamed_folder_goes_on_there(run_main):
     assert status_of(run) == "complete"
 
 
-def test_lost_config_is_written_again_and_nothing_is_trained(run_main):
+def test_lost_config_is_written_again_and_nothing_is_trained(run_main, in_process):
     write_grid(good="epochs = 2")
     assert run_main("report", *FLAGS)[0] == 0
     (run,) = runs()
@@ -438,7 +429,7 @@ def test_lost_config_is_written_again_and_nothing_is_trained(run_main):
     assert before | {"wall_seconds": 0} == after | {"wall_seconds": 0}
 
 
-def test_lost_metrics_are_those_of_the_checkpoint(run_main, written):
+def test_lost_metrics_are_those_of_the_checkpoint(run_main, written, in_process):
     write_grid(good="epochs = 2")
     assert run_main("report", *FLAGS)[0] == 0
     (run,) = runs()
@@ -505,7 +496,7 @@ def test_slow_precision_is_warned_of(run_main, monkeypatch):
 def test_help_and_wrong_flags_are_answered_without_importing_torch():
     for argument, code in (("--help", 0), ("--seeds=0", 2)):
         command = [sys.executable, "-X", "importtime", str(PROJECT / "report.py"), argument]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        ended = subprocess.run(command, capture_output=True, text=True)
         assert ended.returncode == code
         imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if "import time:" in line}
         assert "harness.flags" in imported

@@ -15,12 +15,12 @@ from PIL import Image
 
 import interpret
 import visualize
-from harness.analyses import ANALYSES, correspondence, deconvnet, evolution, invariance, read_analyses
+from harness.analyses import ANALYSES, correspondence, deconvnet, draw_analyses, evolution, invariance, read_analyses
 from harness.analyses.base import load_test_images
 from harness.analyses.findings import Findings, Picture, Table, write_findings, write_page
 from harness.checkpoint import load_checkpoint, load_snapshots, load_trained
 from harness.errors import UserError
-from harness.files import FolderLock
+from harness.files import lock_folder
 from harness.tensorboard import read_events
 from models import build_model
 
@@ -339,9 +339,9 @@ def test_tensorboard_figures_survive_a_resumed_training(run: Path, tmp_path: Pat
 
 
 def test_tensorboard_waits_for_no_training(run: Path, run_main: Callable):
-    with FolderLock(run / ".lock"):
+    with lock_folder(run):
         code, _, err = run_main("visualize", run / "best.pt", "--only", "filters", "--tensorboard")
-    assert code == 2 and "a training is writing" in err
+    assert code == 2 and "another process is training in" in err
     assert not (run / "figures").exists()
 
 
@@ -450,7 +450,7 @@ def test_help_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True, capture_output=True, timeout=20)
 
 
-PIXELS = np.zeros((4, 4, 3), dtype=np.uint8)
+PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 OF_MNIST = {"name": "mnist", "checksum": "5"}
 
 
@@ -487,6 +487,14 @@ def test_records_say_what_they_are_of_and_what_there_is_to_see(trained_run: Path
             written = list(csv.reader((drawn / table["file"]).read_text().splitlines()))
             assert written[0] == table["header"]
             assert written[1:] == [["" if value is None else str(value) for value in row] for row in table["rows"]]
+
+
+def test_report_draws_into_the_runs_folder_and_the_record_has_a_command_that_does_the_same(run: Path, capsys):
+    pictures = draw_analyses(run / "best.pt", build_model, names=["filters"], data_dir=Path("nowhere"))
+    assert [picture.name for picture in pictures] == ["filters_conv1", "filters_conv2"]
+    record = read_analyses(run / "figures")["filters"]
+    assert record["command"] == f"python visualize.py {run / 'best.pt'} --only filters"
+    assert capsys.readouterr().out.startswith("filters ")
 
 
 def test_of_other_images_the_record_says_both_sets(run: Path, run_main: Callable, monkeypatch):
@@ -527,7 +535,7 @@ def test_analysis_without_one_of_its_files_is_passed_over(tmp_path: Path, file: 
 def test_analysis_with_a_cut_picture_is_passed_over(tmp_path: Path):
     one_record(tmp_path)
     picture = tmp_path / "filters_conv1.png"
-    picture.write_bytes(picture.read_bytes()[:50])
+    picture.write_bytes(picture.read_bytes()[:-200])
     assert read_analyses(tmp_path) == {}
 
 

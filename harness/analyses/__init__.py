@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from harness.cli import command_line, typed_path
 from harness.errors import Interrupted, UserError
-from harness.flags import command_line, typed_path
 
 if TYPE_CHECKING:  # PyTorch and Matplotlib take seconds to import, and --help asks for the names alone
     from torch import nn
@@ -59,9 +59,8 @@ def draw_analyses(
     """
     from harness.analyses import base
     from harness.checkpoint import load_snapshots, load_trained
-    from harness.files import FolderLock, check_writable, make_folder
-    from harness.tensorboard import find_events
-    from harness.tensorboard import replace_images as add_images
+    from harness.files import check_writable, lock_folder, make_folder
+    from harness.tensorboard import add_images, find_events
 
     trained = load_trained(checkpoint, build_model)
     run = trained.folder
@@ -80,10 +79,9 @@ def draw_analyses(
             modules = {name: module for name, module in modules.items() if name not in lacking}
     if "images" in needs:
         base.show_images(subject, data, data_dir=data_dir, mirror=mirror, device=device)
-    lock = FolderLock(run / ".lock", refusal=f"a training is writing in {run}; wait for it to add to its events")
     if tensorboard:
         find_events(run)
-        with lock:  # early, so that nothing is computed in vain
+        with lock_folder(run):  # early, so that nothing is computed in vain
             pass
     folder = out or run / "figures"
     make_folder(folder)
@@ -92,7 +90,7 @@ def draw_analyses(
     command = command or command_line(["python", "visualize.py", typed_path(checkpoint), *only])
     pictures = _run(modules, subject, folder, command)
     if tensorboard:
-        with lock:
+        with lock_folder(run):
             add_images(run, {f"figures/{picture.name}": picture.pixels for picture in pictures}, trained.epoch)
     return pictures
 

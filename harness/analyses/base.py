@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from harness.checkpoint import DATA_NAMES, Trained
+from harness.checkpoint import Trained
 from harness.data import ImageSet, load_images
 from harness.device import choose_device, choose_threads
 from harness.errors import UserError
+from harness.image_sets import CNN, sets_for
 from interpret import Strongest, convolutions, random_maps, rectified_layers, strongest_activations, varied_images
 
 STRONGEST = 9  # activations shown of a map, as in the paper
@@ -93,7 +94,7 @@ def load_test_images(trained: Trained, data: str | None, *, data_dir: Path, mirr
 
     UserError if it does not fit the network.
     """
-    name = DATA_NAMES[data] if data else trained.dataset
+    name = sets_for(CNN)[data] if data else trained.dataset
     images = load_images(name, data_dir=data_dir, channels=trained.channels, mirror=mirror)
     wanted = trained.description["channels"], trained.description["image_size"], trained.description["classes"]
     found = *images.test.images.shape[1:3], len(images.classes)

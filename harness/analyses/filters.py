@@ -1,7 +1,6 @@
 """The filters of every convolution as pictures, on one scale or on each filter's own (the paper's figure 6)."""
 
 import numpy as np
-from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -80,20 +79,15 @@ def _draw_sheet(pictures: np.ndarray, limit: np.ndarray, title: str) -> np.ndarr
     figure = Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI)
     axes = figure.add_axes(box, frameon=False)
     axes.imshow(sheet, interpolation="nearest", aspect="auto")
-    _number_tiles(axes.xaxis, maps, zoom * (width + 1))
-    _number_tiles(axes.yaxis, inputs, zoom * (height + 1))
+    for axis, count, step in ((axes.xaxis, maps, zoom * (width + 1)), (axes.yaxis, inputs, zoom * (height + 1))):
+        numbered = range(0, count, 1 if count <= 16 else 4)
+        axis.set_ticks([(number + 0.5) * step for number in numbered], numbered)
     axes.set_title(title, fontsize=11)
     axes.set(xlabel="feature map", ylabel="input map")
     axes.tick_params(length=0, labelsize=8)
     right_of_it = (1 - (right - 20) / size[0], bottom / size[1], 16 / size[0], sheet.shape[0] / size[1])
     _draw_scale(figure, limit, "weight", cax=figure.add_axes(right_of_it))
     return render(figure)
-
-
-def _number_tiles(axis: Axis, count: int, step: int) -> None:
-    """Label every tile of a small sheet with its number, every fourth of a large one."""
-    every = 1 if count <= 16 else 4
-    axis.set_ticks([(number + 0.5) * step for number in range(0, count, every)], range(0, count, every))
 
 
 def _draw_scale(figure: Figure, limit: np.ndarray, label: str, **place: object) -> None:

@@ -1,35 +1,102 @@
-"""A training script as a process of its own, and how many cores there are for such processes.
+"""A run's script as a process of this machine: its command line, how it is stopped, and how it ended.
 
-Of this project it needs only constants, because ray_node.py takes the class along to machines without it.
+No script outlives the process that started it, even if that is killed. A node of a Ray cluster starts its scripts in
+the same way (ray_node.py), so nothing here imports PyTorch before it must.
 """
 
-import contextlib
 import os
 import signal
 import subprocess
+import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.errors import EXIT_DIVERGED, STOP_WITH_STDIN
+from harness.errors import EXIT_BAD_INPUT, EXIT_DIVERGED, STOP_WITH_STDIN
+from harness.files import is_locked
+from harness.flags import flag_words
+
+if TYPE_CHECKING:
+    from harness.grid.schedule import Job
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all runs have in common; `data` is what --data says, None the scripts' default; `scripts` their folder."""
+
+    scripts: Path
+    runs_dir: Path
+    data_dir: Path
+    precision: str
+    data: str | None = None
+    device: str = "auto"
+    compile: bool = False
+    jobs: int | None = None  # None: one a core
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a script ended."""
+
+    code: int
+    failure: str = ""  # why it failed, in one sentence; empty if it did not: a run may diverge
+    folder_taken: bool = False  # another process trains in its folder: to be tried again later
+    node_lost: bool = False  # it went down with its node of a cluster: to be continued on another
+
+
+class ThisMachine:
+    """Starts the scripts of `count` jobs as processes that share the cores, as many side by side as settings say."""
+
+    def __init__(self, settings: Settings, count: int) -> None:
+        from harness.device import cores
+
+        self.settings = settings
+        self.slots = max(1, min(settings.jobs or cores(), count))
+        self.threads = max(1, cores() // self.slots)
+
+    def start(self, job: "Job") -> "ScriptProcess":
+        return ScriptProcess(command(job, self.settings, self.threads), self.threads, job.folder)
+
+
+def command(job: "Job", settings: Settings, threads: int) -> list[str]:
+    """The script's command line.
+
+    A run that has begun keeps what its folder records of --compile, and with a checkpoint, for the same bits, of
+    --threads.
+    """
+    flags = job.row.flags | {"seed": job.seed, "precision": job.flags["precision"], "resume": True}
+    flags |= {"runs_dir": settings.runs_dir, "data_dir": settings.data_dir}
+    if settings.data:
+        flags["data"] = settings.data
+    if settings.device != "auto":
+        flags["device"] = settings.device
+    if job.name:
+        flags["name"] = job.name
+    if not job.resumes:
+        flags["threads"] = threads
+    if not job.resumes and not (job.folder / "config.json").exists():
+        flags["compile"] = settings.compile
+    return [sys.executable, str(settings.scripts / f"{job.row.script}.py"), *flag_words(flags)]
 
 
 class ScriptProcess:
-    """A script under way. It stops, as after Ctrl-C, when its standard input ends.
+    """A script under way, which trains in the run folder `folder`. OSError if the system does not let us start it.
 
-    So `stop` ends it in order, and it never outlives the process that started it, even if that is killed. It runs in
-    `folder`, else where this process does. OSError if the system does not let us start it.
+    It stops, as after Ctrl-C, when its standard input ends: when `stop` is called, or when our process dies.
     """
 
     started = True  # a task of Ray's may have to wait for that
 
-    def __init__(self, words: list[str], threads: int, folder: Path | None = None) -> None:
+    def __init__(self, words: list[str], threads: int, folder: Path) -> None:
+        self.ended: Ended | None = None
+        self._folder = folder
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the script has ended
-        alone = {"start_new_session": True}  # Ctrl-C reaches the starting process only, which then stops the scripts
+        alone = {"start_new_session": True}  # Ctrl-C reaches this process only, which then stops the scripts
         if os.name == "nt":
             alone = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         self._process = subprocess.Popen(
             words,
-            cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
@@ -37,18 +104,21 @@ class ScriptProcess:
             **alone,
         )
 
-    @property
-    def returncode(self) -> int | None:
-        return self._process.returncode
-
-    def poll(self) -> int | None:
-        """The exit code, once the script has ended."""
-        return self._process.poll()
+    def poll(self) -> Ended | None:
+        """How the script ended, once it has."""
+        if self.ended is None and self._process.poll() is not None:
+            self.stop()  # closes our end of the pipe
+            with self._errors as file:
+                file.seek(0)
+                lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+            code = self._process.returncode
+            taken = code == EXIT_BAD_INPUT and is_locked(self._folder)
+            self.ended = Ended(code, _failure(code, [line for line in lines if line]), folder_taken=taken)
+        return self.ended
 
     def stop(self) -> None:
         """Ask the script to stop; it keeps the epochs that it has."""
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
+        self._process.stdin.close()
 
     def wait(self, seconds: float) -> None:
         """Wait for the script's end, and enforce it after `seconds`."""
@@ -58,18 +128,23 @@ class ScriptProcess:
             self._process.kill()
             self._process.wait()
 
-    def failure(self) -> str:
-        """Why the script, which has ended, failed: its last sentence on standard error; empty if it did not fail."""
-        code = self.returncode
-        with self._errors as file:
-            file.seek(0)
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
-        lines = [line for line in lines if line and not line.startswith("warning: ")]
-        self.stop()  # closes our end of the pipe
-        # A crash may end with this code, too: it is that of C's abort() on Windows.
-        if code == 0 or (code == EXIT_DIVERGED and any("diverged" in line for line in lines)):
-            return ""
-        if code < 0:
-            why = ", perhaps because the memory ran out" if -code == signal.SIGKILL else ""
-            return f"killed by signal {-code} ({signal.strsignal(-code)}{why})"
-        return lines[-1].removeprefix("error: ") if lines else f"ended with exit code {code}"
+
+def _failure(code: int, errors: list[str]) -> str:
+    """Why a script failed: the last sentence of its standard error; empty if it did not fail."""
+    errors = [line for line in errors if not line.startswith("warning: ")]
+    # A crash may end with the code of a run that diverged, too: it is that of C's abort() on Windows.
+    if code == 0 or (code == EXIT_DIVERGED and any("diverged" in line for line in errors)):
+        return ""
+    if code < 0:
+        why = ", perhaps because the memory ran out" if -code == signal.SIGKILL else ""
+        return f"killed by signal {-code} ({signal.strsignal(-code)}{why})"
+    return errors[-1].removeprefix("error: ") if errors else f"ended with exit code {code}"
+
+
+def file_state(path: Path) -> tuple | None:
+    """What changes when a file is written or replaced; None if there is none."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size

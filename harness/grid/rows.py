@@ -1,12 +1,11 @@
-"""A grid of experiments: its rows, read from a TOML file such as experiments.toml, and their runs, found by config.
+"""A grid of experiments: the rows of a TOML file such as experiments.toml. Which of their runs there are says runs.py.
 
-`report.py` trains what a grid lacks and writes the report from what it finds. A row is one setting, a run one row with
-one seed. `parsers`, which most functions here take, maps the name of each script to its argparse parser.
+A row is one setting, a run one row with one seed. `parsers`, which most functions of harness/grid take, maps the name
+of each script to its argparse parser.
 """
 
 import argparse
 import contextlib
-import math
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -14,17 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.flags import RESULT_FLAGS, folder_name, option, parse_flags
+from harness.files import read_file
+from harness.flags import ROW_FLAGS, is_new_folder_name, parse_row_flags
 from harness.metrics import METRICS
 
 AUTO_PRECISION = {"cnn_cifar10": "bf16", "rnn_mnist": "fp32"}  # what --precision auto means for a script's rows
 SCRIPT_WORDS = {"cnn": "cnn_cifar10", "rnn": "rnn_mnist"}  # what --only calls all rows of a script
 
-
 _ROW_KEYS = {"name": str, "script": str, "flags": dict, "title": str, "printed": dict, "note": str}
 _REQUIRED = ("name", "script", "flags")
-_OF_THE_REPORT = ("data", "precision", "seed")  # these change a run's result too, but are flags of report.py
-ROW_FLAGS = tuple(name for name in RESULT_FLAGS if name not in _OF_THE_REPORT)
 
 Parsers = Mapping[str, argparse.ArgumentParser]
 
@@ -56,9 +53,7 @@ def load_grid(path: Path, parsers: Parsers) -> Grid:
     describes it: what could not be trained must be said before hours of training, not after.
     """
     try:
-        content = tomllib.loads(path.read_bytes().decode())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        content = tomllib.loads(read_file(path).decode())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     for key in content:
@@ -70,12 +65,17 @@ def load_grid(path: Path, parsers: Parsers) -> Grid:
     if not tables:
         raise UserError(f"{path} has no row; each stands under a line [[row]]")
     rows: list[Row] = []
+    names: dict[str, int] = {}  # of the rows so far, for a system that ignores case: their numbers
+    settings: dict[tuple, str] = {}  # and their names
     for number, table in enumerate(tables, start=1):
         name = table.get("name")
-        label = f"row {name!r}" if isinstance(name, str) and name else f"row {number}"
-        with _named(path, label):
+        with _named(path, f"row {name!r}" if isinstance(name, str) and name else f"row {number}"):
             row = _read_row(table, parsers)
-            _check_new(row, rows, parsers)
+            if (first := names.setdefault(row.name.casefold(), number)) != number:
+                raise UserError(f"row {first} has the same name; each row needs its own")
+            setting = wanted_flags(row, parsers, seed=0, precision="fp32", data=None).items()
+            if (same := settings.setdefault((row.script, *setting), row.name)) != row.name:
+                raise UserError(f"it is the same setting as row {same!r}; drop one of the two")
         rows.append(row)
     comparison = None
     if "comparison" in content:
@@ -90,127 +90,10 @@ def chosen_rows(rows: list[Row], only: str | None, grid: Path) -> list[Row]:
         return rows
     words = [word.strip() for word in only.split(",")]
     for word in words:
-        if not any(word in (row.name, _word_of(row)) for row in rows):
+        if not any(word == row.name or SCRIPT_WORDS.get(word) == row.script for row in rows):
             raise UserError(f"--only {word}: {grid} has no such row; it has {', '.join(row.name for row in rows)}")
-    return [row for row in rows if row.name in words or _word_of(row) in words]
-
-
-def _word_of(row: Row) -> str:
-    return next(word for word, script in SCRIPT_WORDS.items() if script == row.script)
-
-
-@contextlib.contextmanager
-def _named(path: Path, label: str) -> Iterator[None]:
-    """Put the file and the row before what is wrong with it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path}, {label}: {error}") from error
-    except ValueError as error:  # Python refuses to print a whole number of thousands of digits
-        raise UserError(f"{path}, {label}: a number in it is absurdly long") from error
-
-
-def _read_comparison(table: object, parsers: Parsers) -> Row:
-    if not isinstance(table, dict) or table.keys() != {"flags"} or not isinstance(table["flags"], dict):
-        raise UserError("it must be a table with one key, flags")
-    script = SCRIPT_WORDS["cnn"]
-    flags = _read_flags(table["flags"], script, parsers[script])
-    if flags.get("channels") == "rgb":
-        raise UserError("channels rgb needs colour images, and MNIST has none")
-    return Row("cnn-mnist", script, flags, "the CNN on MNIST")
-
-
-def _read_row(table: dict, parsers: Parsers) -> Row:
-    for key, value in table.items():
-        if key not in _ROW_KEYS:
-            raise UserError(f"unknown key {key!r}; a row has {', '.join(_ROW_KEYS)}")
-        if not isinstance(value, _ROW_KEYS[key]):
-            kind = "text in quotes" if _ROW_KEYS[key] is str else "a table such as { … }"
-            raise UserError(f"{key} must be {kind}, not {_shown(value)}")
-    for key in _REQUIRED:
-        if key not in table:
-            raise UserError(f"it has no {key}")
-    name, script = table["name"], table["script"]
-    _check_name(name)
-    if script not in parsers:
-        raise UserError(f"script must be one of {', '.join(parsers)}, not {_shown(script)}")
-    title = table.get("title", name)
-    if not title.strip() or not title.isprintable():
-        raise UserError("title must be one line of text")
-    flags = _read_flags(table["flags"], script, parsers[script])
-    return Row(name, script, flags, title, _read_printed(table.get("printed", {})), table.get("note", ""))
-
-
-def _check_name(name: str) -> None:
-    """UserError unless every system takes the name for a folder, and --only can name it too."""
-    try:
-        folder_name(name)
-    except argparse.ArgumentTypeError as error:
-        raise UserError(f"name {error}") from error
-    if name != name.strip() or name[-1] == "." or "," in name or len(name.encode()) > 200:
-        raise UserError("name must be short, without commas, and without a space or dot at its end")
-    if name in SCRIPT_WORDS:
-        raise UserError(f"--only {name} already means all rows of {SCRIPT_WORDS[name]}; choose another name")
-
-
-def _read_flags(given: dict, script: str, parser: argparse.ArgumentParser) -> dict:
-    """The row's flags as the script's parser reads them. UserError for a flag or value that is not a row's."""
-    known = vars(parser.parse_args([]))
-    for name, value in given.items():
-        if name not in known:
-            raise UserError(f"{script}.py has no flag {name!r}")
-        if name not in ROW_FLAGS:
-            raise UserError(f"{name} is not a row's business; a row may set {', '.join(_row_flags(parser))}")
-        default = known[name]
-        if type(value) is not type(default) and not (type(default) is float and type(value) is int):
-            kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
-            raise UserError(f"{name} must be {kinds[type(default)]}, not {_shown(value)}")
-    try:
-        read = parse_flags(parser, flag_words(given))
-    except UserError as error:
-        raise UserError(str(error).removesuffix(" (--help lists every flag)")) from error
-    return {name: getattr(read, name) for name in given}
-
-
-def flag_words(flags: dict) -> list[str]:
-    """Flags by their argparse names as words of a command line."""
-    words = [option(name) if value is True else f"{option(name)}={value}" for name, value in flags.items()]
-    return [word for word, value in zip(words, flags.values(), strict=True) if value is not False]
-
-
-def _read_printed(printed: dict) -> dict[str, float]:
-    for figure, value in printed.items():
-        if figure not in METRICS:
-            raise UserError(f"unknown key {figure!r} in printed; it may have {', '.join(METRICS)}")
-        if type(value) not in (int, float) or math.isnan(value) or abs(value) > sys.float_info.max:
-            raise UserError(f"printed {figure} must be a finite number, not {_shown(value)}")
-        if value < 0 or (figure.endswith("accuracy") and value > 1):
-            raise UserError(f"printed {figure} cannot be {value}: a loss is at least 0, an accuracy from 0 to 1")
-    return {figure: float(value) for figure, value in printed.items()}
-
-
-def _check_new(row: Row, rows: list[Row], parsers: Parsers) -> None:
-    """UserError if an earlier row has the same name (for a system that ignores case) or the same setting."""
-    setting = _setting(row, parsers)
-    for number, other in enumerate(rows, start=1):
-        if other.name.casefold() == row.name.casefold():
-            raise UserError(f"row {number} has the same name; each row needs its own")
-        if other.script == row.script and _setting(other, parsers) == setting:
-            raise UserError(f"it is the same setting as row {other.name!r}; drop one of the two")
-
-
-def _setting(row: Row, parsers: Parsers) -> dict:
-    return wanted_flags(row, parsers, seed=0, precision="fp32", data=None)
-
-
-def _row_flags(parser: argparse.ArgumentParser) -> list[str]:
-    known = vars(parser.parse_args([]))
-    return [name for name in ROW_FLAGS if name in known]
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    scripts = [SCRIPT_WORDS.get(word) for word in words]
+    return [row for row in rows if row.name in words or row.script in scripts]
 
 
 def wanted_flags(row: Row, parsers: Parsers, *, seed: int, precision: str, data: str | None) -> dict:
@@ -221,10 +104,73 @@ def wanted_flags(row: Row, parsers: Parsers, *, seed: int, precision: str, data:
     parser = parsers[row.script]
     if precision == "auto":
         precision = AUTO_PRECISION[row.script]
-    wanted = {name: parser.get_default(name) for name in _row_flags(parser)} | row.flags
-    return wanted | {"data": data or parser.get_default("data"), "precision": precision, "seed": seed}
+    known = vars(parser.parse_args([]))
+    wanted = {name: known[name] for name in ROW_FLAGS if name in known} | row.flags
+    return wanted | {"data": data or known["data"], "precision": precision, "seed": seed}
 
 
 def experiment_of(row: Row, parsers: Parsers, data: str | None) -> str:
     """The folder of runs/ that the row's runs lie in, as the scripts call it: for example `cnn_cifar10`."""
     return f"{row.script.partition('_')[0]}_{data or parsers[row.script].get_default('data')}"
+
+
+@contextlib.contextmanager
+def _named(path: Path, label: str) -> Iterator[None]:
+    """Put the file and the row before what is wrong with it."""
+    try:
+        yield
+    except (UserError, ValueError) as error:  # ValueError: Python prints no whole number of thousands of digits
+        raise UserError(f"{path}, {label}: {error}") from error
+
+
+def _read_comparison(table: object, parsers: Parsers) -> Row:
+    if not isinstance(table, dict) or table.keys() != {"flags"} or not isinstance(table["flags"], dict):
+        raise UserError("it must be a table with one key, flags")
+    script = SCRIPT_WORDS["cnn"]
+    flags = parse_row_flags(parsers[script], table["flags"])
+    if flags.get("channels") == "rgb":
+        raise UserError("channels rgb needs color images, and MNIST has none")
+    return Row("cnn-mnist", script, flags, "the CNN on MNIST")
+
+
+def _read_row(table: dict, parsers: Parsers) -> Row:
+    for key, value in table.items():
+        if key not in _ROW_KEYS:
+            raise UserError(f"unknown key {key!r}; a row has {', '.join(_ROW_KEYS)}")
+        if not isinstance(value, _ROW_KEYS[key]):
+            kind = "text in quotes" if _ROW_KEYS[key] is str else "a table such as { … }"
+            raise UserError(f"{key} must be {kind}, not {value!r:.60}")
+    for key in _REQUIRED:
+        if key not in table:
+            raise UserError(f"it has no {key}")
+    name, script = table["name"], table["script"]
+    _check_name(name)
+    if script not in parsers:
+        raise UserError(f"script must be one of {', '.join(parsers)}, not {script!r:.60}")
+    title = table.get("title", name)
+    if not title.strip() or not title.isprintable():
+        raise UserError("title must be one line of text")
+    flags = parse_row_flags(parsers[script], table["flags"])
+    return Row(name, script, flags, title, _read_printed(table.get("printed", {})), table.get("note", ""))
+
+
+def _check_name(name: str) -> None:
+    """UserError unless every system takes the name for a folder, and --only can name it too."""
+    if not is_new_folder_name(name):
+        raise UserError(f"name {name!r} cannot be the name of a folder")
+    if name != name.strip() or name[-1] == "." or "," in name or len(name.encode()) > 200:
+        raise UserError("name must be short, without commas, and without a space or dot at its end")
+    if name in SCRIPT_WORDS:
+        raise UserError(f"--only {name} already means all rows of {SCRIPT_WORDS[name]}; choose another name")
+
+
+def _read_printed(printed: dict) -> dict[str, float]:
+    for metric, value in printed.items():
+        if metric not in METRICS:
+            raise UserError(f"unknown key {metric!r} in printed; it may have {', '.join(METRICS)}")
+        # A comparison with NaN is never true; what is larger than every float would become infinite.
+        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+            raise UserError(f"printed {metric} must be a finite number, not {value!r:.60}")
+        if value < 0 or (metric.endswith("accuracy") and value > 1):
+            raise UserError(f"printed {metric} cannot be {value}: a loss is at least 0, an accuracy from 0 to 1")
+    return {metric: float(value) for metric, value in printed.items()}

@@ -3,13 +3,17 @@
 The sentences are in templates/, which choose them by these numbers; nothing here presumes how the numbers come out.
 """
 
+import csv
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.flags import RESULT_FLAGS
+from harness.analyses.first_rows import FILE as FIRST_ROWS
+from harness.errors import UserError
+from harness.files import read_file
+from harness.flags import RESULT_FLAGS, flag_label
 from harness.grid.runs import FINISHED, RowRuns, Run, complete_runs
 from harness.metrics import METRICS
 from harness.report.results import (
@@ -21,10 +25,8 @@ from harness.report.results import (
     cell_name,
     compare,
     lasts,
-    read_table,
     sample,
     setting,
-    short_setting,
     sort_key,
     varied_flags,
     worst_drops,
@@ -159,9 +161,9 @@ class Network:
 
     label: str
     runs: list[Run]
-    parameters: int | None = None
-    first_rows: tuple[list[int], list[float]] | None = None  # how many rows were seen, and the test accuracy
-    seed: int | None = None  # of the run with first_rows
+    parameters: int
+    first_rows: tuple[list[int], list[float]] | None  # how many rows were seen, and the test accuracy
+    seed: int | None  # of the run with first_rows
 
     def rows_needed(self, accuracy: float) -> int | None:
         """The fewest rows of an image that this test accuracy takes; None if it is never reached."""
@@ -190,28 +192,31 @@ def networks_on_mnist(
                 rows, key=lambda row: (bool(_first_rows(row.complete)), setting(row, "hidden_size") or 0, len(row.runs))
             )
             size = setting(row, "hidden_size")
-            label = cell_name(cell) + (f", {short_setting('hidden_size', size)}" if size is not None else "")
+            label = cell_name(cell) + (f", {flag_label('hidden_size', size, short=True)}" if size is not None else "")
             found.append((label, row.complete))
     networks = []
     for label, runs in found:
-        tested, table = _first_rows(runs), None
-        if tested:
-            table = read_table(tested[0].path / "figures" / "first_rows.csv", {"rows": int, "accuracy": float})
-        networks.append(
-            Network(
-                label,
-                runs,
-                count_parameters(runs[0].config),
-                tuple(map(list, zip(*table, strict=True))) if table else None,
-                tested[0].seed if tested else None,
-            )
-        )
+        tested = next(iter(_first_rows(runs)), None)
+        first_rows = _read_first_rows(tested.path / FIRST_ROWS) if tested else None
+        networks.append(Network(label, runs, count_parameters(runs[0].config), first_rows, tested and tested.seed))
     return networks
 
 
 def _first_rows(runs: Sequence[Run]) -> list[Run]:
     """The runs of which report.py has kept how much of an image they need."""
-    return [run for run in runs if (run.path / "figures" / "first_rows.csv").is_file()]
+    return [run for run in runs if (run.path / FIRST_ROWS).is_file()]
+
+
+def _read_first_rows(path: Path) -> tuple[list[int], list[float]]:
+    """How many rows of an image were seen, and the test accuracy. UserError if the file does not hold that."""
+    try:
+        lines = list(csv.DictReader(read_file(path).decode().splitlines()))
+        counts, accuracies = [int(line["rows"]) for line in lines], [float(line["accuracy"]) for line in lines]
+        if not lines:
+            raise ValueError("no lines")
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{path} does not hold the columns rows and accuracy; delete it and run report.py") from error
+    return counts, accuracies
 
 
 # -- other runs in the runs folder, found by their config --------------------------------------------------------------
@@ -276,9 +281,8 @@ def variants(rows: Sequence[RowRuns], runs_dir: Path) -> list[tuple[RowRuns, dic
             if _signature(run, *_UNNAMED) == _signature(base, *_UNNAMED):
                 flags, before = run.config["flags"], base.config["flags"]
                 changed = [flag for flag in _UNNAMED[1:] if str(flags.get(flag)) != str(before.get(flag))]
-                by_change.setdefault(", ".join(short_setting(flag, flags.get(flag)) for flag in changed), []).append(
-                    run
-                )
+                change = ", ".join(flag_label(flag, flags.get(flag), short=True) for flag in changed)
+                by_change.setdefault(change, []).append(run)
         if by_change:
             found.append((row, {change: _one_a_seed(runs) for change, runs in sorted(by_change.items())}))
     return found

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from harness.flags import flag_label
 from harness.grid.runs import RowRuns
 from harness.report import charts
 from harness.report.conclusions import Network, Stability
@@ -12,12 +13,10 @@ from harness.report.results import (
     CNN,
     bests,
     cell_name,
-    described,
     epoch_seconds,
     over_epochs,
     row_interval,
     setting,
-    short_setting,
     sort_key,
     varied_flags,
     worst_drops,
@@ -101,8 +100,9 @@ def side_by_side(rows: Sequence[RowRuns], family: str, mark: str) -> SideBySide 
 
     def place(row: RowRuns) -> tuple[str, str]:
         first = sorted(across, key=lambda flag: flag != "optimizer")
-        texts = [short_setting(flag, setting(row, flag)) for flag in first]
-        return described(down, setting(row, down)), ", ".join(texts) or "all rows"
+        texts = [flag_label(flag, setting(row, flag), short=True) for flag in first]
+        value = setting(row, down)
+        return cell_name(value) if down == "cell" else flag_label(down, value), ", ".join(texts) or "all rows"
 
     def epochs(row: RowRuns) -> int:
         return setting(row, "epochs") or 0

@@ -13,9 +13,6 @@ import numpy as np
 from PIL import Image
 
 from harness.analyses import ANALYSES, read_analyses
-from harness.checkpoint import load_checkpoint
-from harness.errors import UserError
-from harness.files import is_outdated
 from harness.grid.runs import RowRuns, Run
 from harness.metrics import accuracy_at, best_epoch
 from harness.pictures import png_bytes
@@ -90,28 +87,3 @@ def _own(run: Run) -> dict[str, dict]:
         for name, record in records.items()
         if all(record["dataset"].get(key) == dataset.get(key) for key in ("name", "checksum"))
     }
-
-
-def outdated_analyses(run: Run) -> set[str]:
-    """Those that are lacking for the model in best.pt, or were made before it; none if there is no best.pt.
-
-    UserError if best.pt, from which they would be made, cannot be read.
-    """
-    checkpoint, folder, records = run.path / "best.pt", run.path / "figures", _own(run)
-    if not checkpoint.exists():
-        return set()
-    snapshots = [*(run.path / "snapshots").glob("epoch-*.pt")]
-    wanted = {name for name in ANALYSES if name != EVOLUTION or snapshots}
-    lacking = wanted - set(records)
-    for name in wanted & set(records):  # a record is written after its figures
-        sources = [checkpoint, *(folder / figure["file"] for figure in records[name]["figures"])]
-        sources += snapshots if name == EVOLUTION else []
-        if any(is_outdated(folder / f"{name}.json", source) for source in sources):
-            lacking.add(name)
-    try:
-        epoch = load_checkpoint(checkpoint).get("epoch")
-    except UserError:
-        if lacking:
-            raise
-        return set()
-    return lacking | {name for name in wanted - {EVOLUTION, *lacking} if records[name]["epoch"] != epoch}

@@ -17,9 +17,10 @@ import jinja2
 import markdown
 from markupsafe import Markup
 
+from harness.cli import command_line, typed_path
 from harness.errors import UserError
-from harness.files import check_writable, make_folder, nearest_folder, write_atomically
-from harness.flags import command_line, typed_path
+from harness.files import check_writable, make_folder, nearest_folder, os_errors_as, read_file, write_atomically
+from harness.flags import flag_label
 from harness.grid.runs import Problem, RowRuns, Run
 from harness.report import conclusions, figures, statistics
 from harness.report import results as metrics
@@ -41,7 +42,7 @@ class Family:
 
     @property
     def title(self) -> str:
-        names = dict.fromkeys(metrics.DATA_NAMES.get(dataset(row), dataset(row)) for row in self.rows)
+        names = dict.fromkeys(flag_label("data", dataset(row)) for row in self.rows)
         return f"{self.kind} with {listed([*names])}"
 
     @property
@@ -157,7 +158,7 @@ def _draw(context: dict, titles: dict[str, str], slugs: dict[str, str]) -> dict[
 def _alike(networks: Sequence[conclusions.Network]) -> str:
     flags = networks[0].runs[0].config["flags"]
     names = ("optimizer", "lr", "epochs")
-    return ", ".join(metrics.short_setting(flag, flags[flag]) for flag in names if flag in flags)
+    return ", ".join(flag_label(flag, flags[flag], short=True) for flag in names if flag in flags)
 
 
 def _visualize_command(run: Run) -> str:
@@ -307,10 +308,7 @@ def _earlier_figures(out: Path) -> set[str]:
         path = out / page
         if not path.exists():
             continue
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        text = read_file(path).decode(errors="replace")
         if f"<!-- {MARKER} -->" not in text[:400]:
             raise UserError(f"{path} was not written by report.py and would be replaced; choose another --out")
         if page == "README.md":
@@ -319,7 +317,5 @@ def _earlier_figures(out: Path) -> set[str]:
 
 
 def delete(path: Path) -> None:
-    try:
+    with os_errors_as(f"cannot delete {path}"):
         path.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot delete {path}: {error.strerror}") from error

@@ -4,17 +4,14 @@ A metric is one of `harness.metrics.METRICS`. Statistics are over a row's comple
 drawn, but counts in no mean. `conclusions` compares rows by what is here.
 """
 
-import csv
 import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 
-from harness.errors import UserError
-from harness.flags import RESULT_FLAGS
+from harness.flags import RESULT_FLAGS, flag_label
 from harness.grid.runs import RowRuns, Run
 from harness.metrics import METRICS
 from harness.report.statistics import Estimate, Sample, prediction_interval
@@ -28,15 +25,6 @@ METRIC_NAMES = {
     "test_loss": "Test, best loss",
     "test_accuracy": "Test, best accuracy",
 }
-FLAG_NAMES = {
-    "lr": "learning rate",
-    "hidden_size": "hidden size",
-    "fc_activation": "activation between the linear layers",
-    "clip_grad_norm": "largest gradient norm",
-    "augment": "augmentation",
-}
-OPTIMIZERS = {"adam": "Adam", "adagrad": "Adagrad", "adamw": "AdamW", "sgd": "SGD"}
-DATA_NAMES = {"cifar10": "CIFAR10", "mnist": "MNIST", "synthetic": "synthetic images"}
 ORIGINAL_FLAGS = ("lr", "hidden_size", "optimizer", "epochs")  # these first, as the original's tables have them
 NOTHING = "–"  # in a table's cell
 
@@ -138,18 +126,6 @@ def compare(row: RowRuns, metric: str) -> Comparison | None:
     return Comparison(metric, printed, ours, interval, inside)
 
 
-def read_table(path: Path, columns: dict[str, Callable[[str], object]]) -> list[list]:
-    """Columns of a CSV file, given by name and type: a list a line. UserError if they are not there."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = [[kind(line[name]) for name, kind in columns.items()] for line in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UserError(f"{path} does not hold the columns {listed([*columns])}; delete it and make it anew") from error
-    if not lines:
-        raise UserError(f"{path} is empty; delete it and make it anew")
-    return lines
-
-
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
@@ -187,7 +163,7 @@ def tried_settings(rows: Sequence[RowRuns]) -> list[list[str]]:
     """The settings that were tried, as the original's table has them: a header, and a line a flag with its values."""
     flags = varied_flags(rows)
     flags += [flag for flag in ORIGINAL_FLAGS if flag not in flags and values_of(rows, flag) not in ([], [None])]
-    lines = [[flag_name(flag), *(described(flag, value) for value in values_of(rows, flag))] for flag in flags]
+    lines = [[flag_label(flag), *(flag_label(flag, value) for value in values_of(rows, flag))] for flag in flags]
     width = max((len(line) for line in lines), default=1)
     header = ["<parameter", *(f"value {number}" for number in range(1, width))]
     return [header, *(line + [""] * (width - len(line)) for line in lines)]
@@ -205,42 +181,11 @@ def sort_key(value: object) -> tuple:
     return (value is None, isinstance(value, str), value if isinstance(value, int | float | str) else 0)
 
 
-def flag_name(flag: str) -> str:
-    return FLAG_NAMES.get(flag, flag.replace("_", " "))
-
-
 def cell_name(cell: object) -> str:
-    return "default cell" if cell is None else str(cell).upper()
-
-
-def described(flag: str, value: object) -> str:
-    """A flag's value as the report writes it."""
-    if flag == "cell":
-        return cell_name(value)
-    if value is None:
-        return "default"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if flag == "optimizer":
-        return OPTIMIZERS.get(str(value), str(value))
-    return number(value) if isinstance(value, int | float) else str(value)
-
-
-def short_setting(flag: str, value: object) -> str:
-    """A flag and its value in a few letters, for a chart: `lr 0.01`, `h128`, `Adam`, `10 epochs`."""
-    text = described(flag, value)
-    if flag == "epochs":
-        return "1 epoch" if value == 1 else f"{text} epochs"
-    before = {"optimizer": "", "channels": "", "hidden_size": "h", "lr": "lr "}.get(flag, f"{flag_name(flag)} ")
-    return before + text
+    return "default cell" if cell is None else flag_label("cell", cell)
 
 
 # -- numbers as text ---------------------------------------------------------------------------------------------------
-
-
-def number(value: float) -> str:
-    """As short as it can be: 0.001, 20."""
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def rounded(value: float, metric: str) -> str:
@@ -307,8 +252,9 @@ def last_text(row: RowRuns, metric: str) -> str:
 
 
 def printed_text(row: RowRuns, metric: str) -> str:
-    """What the original printed of a row."""
-    return number(row.row.printed[metric]) if metric in row.row.printed else NOTHING
+    """What the original printed of a row, as short as it can be."""
+    value = row.row.printed.get(metric)
+    return NOTHING if value is None else f"{value:g}" if float(f"{value:g}") == value else str(value)
 
 
 def printed_texts(row: RowRuns) -> list[str]:

@@ -1,0 +1,138 @@
+"""What the terminal shows while runs train: a table that is redrawn in place below lines that stay, and the time left.
+
+Where standard output is no terminal there is no table, only the lines.
+"""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from tqdm.utils import disp_len, disp_trim
+
+if TYPE_CHECKING:
+    from harness.grid.schedule import Job
+
+_WIDEST_NAME, _NARROWEST_NAME = 30, 8  # columns of the table
+_OF_THE_SPEED = ("cell", "hidden_size", "channels", "augment", "batch_size", "data")  # flags an epoch's time depends on
+
+
+class LiveTable:
+    """Lines at the bottom of the terminal, redrawn in place; `log` prints a line above them that stays."""
+
+    def __init__(self) -> None:
+        self.live = sys.stdout.isatty()
+        self._drawn = 0  # lines of the table that stand on the terminal
+        if self.live and os.name == "nt":
+            os.system("")  # lets an older Windows console understand the codes below
+
+    def log(self, text: str) -> None:
+        """Print a line that stays; the table is back with the next `draw`."""
+        print(f"{self._erasure()}{text}", flush=True)
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Show these lines in place of the last ones, cut to the terminal's size: a wrapped line could not be erased.
+
+        The last line always stays in sight.
+        """
+        if not self.live:
+            return
+        width, height = shutil.get_terminal_size()
+        room = max(1, height - 2)
+        if len(lines) > room:
+            lines = [*lines[: room - 1], lines[-1]]
+        text = "".join(f"{disp_trim(line, width - 1)}\n" for line in lines)
+        print(f"{self._erasure()}{text}", end="", flush=True)
+        self._drawn = len(lines)
+
+    def close(self) -> None:
+        print(self._erasure(), end="", flush=True)
+
+    def _erasure(self) -> str:
+        """What moves the cursor to the table's first line and clears everything from there."""
+        drawn, self._drawn = self._drawn, 0
+        return f"\x1b[{drawn}A\x1b[J" if drawn else ""
+
+
+def table_lines(running: Sequence["Job"], waiting: Sequence["Job"], ended: Sequence["Job"], slots: int) -> list[str]:
+    """A line for each run under way (or waiting for another process), and a footer."""
+    jobs = [*running, *waiting, *ended]
+    paces = _paces(jobs)
+    blocked = waiting if len(running) < slots else []
+    digits = max([3, *(len(str(job.epochs)) for job in jobs)])
+    room = shutil.get_terminal_size().columns - 1 - (48 + 2 * digits)  # what the numbers leave for the names
+    widest = min(_WIDEST_NAME, max(_NARROWEST_NAME, room))
+    names = {name: disp_trim(name, widest) for name in {job.row.name for job in jobs}}
+    width = max(map(disp_len, names.values()), default=0)
+    lines = [f"{'':{width}}  seed  {'epoch':>{2 * digits + 1}}  test loss  accuracy  s/epoch     left"]
+    for job in [*running, *blocked]:
+        name = names[job.row.name]
+        line = f"{name}{'':{width - disp_len(name)}}  {job.seed:4}  {len(job.history):{digits}}/{job.epochs:<{digits}}"
+        if job in blocked:
+            lines.append(f"{line}  waiting: another process is training it")
+            continue
+        if not job.process.started:
+            lines.append(f"{line}  waiting for a free node")
+            continue
+        if job.history:
+            last = job.history[-1]
+            line += f"  {last.test_loss:9.4f}  {last.test_accuracy:8.4f}  {last.seconds:7.1f}"
+        else:
+            line += f"  {'–':>9}  {'–':>8}  {'–':>7}"
+        left = _seconds_left(job, paces, under_way=True)
+        lines.append(f"{line}  {'?' if left is None else duration(left):>7}")
+    failed = sum(bool(job.ended.failure) for job in ended)
+    footer = f"{len(ended)} of {len(jobs)} runs done" + (f" ({failed} failed)" if failed else "")
+    return [*lines, f"{footer}; {time_left(running, waiting, ended, slots)}" if running or waiting else footer]
+
+
+def time_left(running: Sequence["Job"], waiting: Sequence["Job"], ended: Sequence["Job"], slots: int) -> str:
+    """What all that is left takes, by the measured seconds of each kind of run's epochs and of the scripts' rest."""
+    paces = _paces([*running, *waiting, *ended])
+    measured = [job.overhead for job in ended if job.overhead is not None]
+    overhead = fmean(measured) if measured else 0.0
+    left = [(_seconds_left(job, paces, under_way=True), 0.0) for job in running]
+    left += [(_seconds_left(job, paces, under_way=False), overhead) for job in waiting]
+    known = [training + more for training, more in left if training is not None]
+    if not known:
+        return "time left not known before an epoch is measured"
+    # The runs are dealt out as they come, so no slot is idle for long before the end.
+    total = duration(max(*known, sum(known) / slots) if len(known) > 1 else known[0])
+    unmeasured = len(left) - len(known)
+    runs = f"{unmeasured} run{'s' * (unmeasured != 1)}"
+    return f"about {total} left" + (f", and {runs} of a kind not measured yet" if unmeasured else "")
+
+
+def duration(seconds: float) -> str:
+    """`43 s`, `7:39` or `1:07:39`."""
+    whole = round(seconds)
+    minutes, hours = whole // 60, whole // 3600
+    if not minutes:
+        return f"{whole} s"
+    return f"{hours}:{minutes % 60:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def _seconds_left(job: "Job", paces: dict[tuple, float], *, under_way: bool) -> float | None:
+    """The seconds that a run still needs, by its own epochs or else those of runs of its kind; None without any."""
+    pace = fmean(metrics.seconds for metrics in job.history) if job.history else paces.get(_kind(job))
+    if pace is None:
+        return None
+    spent = min(time.monotonic() - job.epoch_began, pace) if under_way else 0.0
+    return max(0.0, (job.epochs - len(job.history)) * pace - spent)
+
+
+def _paces(jobs: Iterable["Job"]) -> dict[tuple, float]:
+    """The mean seconds of an epoch for each kind of run that has any; in one pass, for there may be 10,000 jobs."""
+    seconds: dict[tuple, list[float]] = {}
+    for job in jobs:
+        if job.history:
+            seconds.setdefault(_kind(job), []).extend(metrics.seconds for metrics in job.history)
+    return {kind: fmean(values) for kind, values in seconds.items()}
+
+
+def _kind(job: "Job") -> tuple:
+    """Runs of one kind need about the same time for an epoch."""
+    return job.row.script, *(job.flags.get(name) for name in _OF_THE_SPEED)
