@@ -111,7 +111,7 @@ class Stability:
     diverged: list[tuple[str, int, int]]  # (cell, diverged, finished runs): with any there is no verdict
 
 
-def stability(rows: Sequence[RowRuns]) -> Stability | None:
+def stability_of(rows: Sequence[RowRuns]) -> Stability | None:
     """None if no row has a complete run of several epochs."""
     measured = [row for row in rows if worst_drops(row)]
     if not measured:
@@ -155,6 +155,9 @@ def _diverged(rows: Sequence[RowRuns]) -> list[tuple[str, int, int]]:
 # -- the CNN on MNIST --------------------------------------------------------------------------------------------------
 
 
+ALIKE = ("optimizer", "lr", "epochs")  # flags that the compared networks have in common
+
+
 @dataclass(frozen=True)
 class Network:
     """One of the networks that are compared on MNIST. Accuracy by the first rows of an image is of one run, if any."""
@@ -164,6 +167,12 @@ class Network:
     parameters: int
     first_rows: tuple[list[int], list[float]] | None  # how many rows were seen, and the test accuracy
     seed: int | None  # of the run with first_rows
+
+    @property
+    def settings(self) -> str:
+        """What the compared networks have in common."""
+        flags = self.runs[0].config["flags"]
+        return ", ".join(flag_label(flag, flags[flag], short=True) for flag in ALIKE)
 
     def rows_needed(self, accuracy: float) -> int | None:
         """The fewest rows of an image that this test accuracy takes; None if it is never reached."""
@@ -182,8 +191,8 @@ def networks_on_mnist(
     found = [("CNN", cnn)] if cnn else []
     for cell, rows in by_cell(recurrent).items():
         if cnn:
-            alike = [cnn[0].config["flags"].get(flag) for flag in ("optimizer", "lr", "epochs")]
-            rows = [row for row in rows if [setting(row, flag) for flag in ("optimizer", "lr", "epochs")] == alike]
+            alike = [cnn[0].config["flags"].get(flag) for flag in ALIKE]
+            rows = [row for row in rows if [setting(row, flag) for flag in ALIKE] == alike]
         else:
             rows = [row for row in rows if _first_rows(row.complete)]
         rows = [row for row in rows if row.complete]

@@ -11,6 +11,7 @@ from harness.report.conclusions import Network, Stability
 from harness.report.results import (
     CELLS,
     CNN,
+    Family,
     bests,
     cell_name,
     epoch_seconds,
@@ -52,21 +53,21 @@ def row_curves(row: RowRuns, title: str) -> Figure | None:
     return Figure(f"Loss and accuracy over epochs, train and test: {title}", charts.curve_chart(title, panels))
 
 
-def overview(families: Sequence[tuple[str, Sequence[RowRuns]]], title: str) -> Figure:
-    """Every row's best test accuracy beside the original's, a panel a family (its title, its rows)."""
-    panels, everything = [], [row for _, rows in families for row in rows]
-    for family, rows in families:
+def overview(families: Sequence[Family], title: str) -> Figure:
+    """Every row's best test accuracy beside the original's, a panel a family."""
+    panels, everything = [], [row for family in families for row in family.rows]
+    for family in families:
         lines = []
-        for row in rows:
+        for row in family.rows:
             ours, interval = bests(row, "test_accuracy"), row_interval(row, "test_accuracy")
             if interval:
                 interval = max(interval[0], 0.0), min(interval[1], 1.0)
             mean = ours.mean if ours and ours.n > 1 else None
             printed = row.row.printed.get("test_accuracy")
             lines.append(charts.Dots(row.row.name, ours.values if ours else (), mean, interval, printed))
-        scale = accuracy_scale(rows)
+        scale = accuracy_scale(family.rows)
         label = "best test accuracy" + (" (axis logarithmic in the share of errors)" if scale else "")
-        panels.append(charts.DotPanel(family, tuple(lines), label, scale))
+        panels.append(charts.DotPanel(family.title, tuple(lines), label, scale))
     printed = any("test_accuracy" in row.row.printed for row in everything)
     legend = {"values": "a run of ours" if printed else "a run"}
     if any(len(row.complete) > 1 for row in everything):
@@ -94,7 +95,7 @@ class SideBySide:
 
 
 def side_by_side(rows: Sequence[RowRuns], family: str, mark: str) -> SideBySide | None:
-    """Optimizers or cells from top to bottom, other settings from left to right; None if these are too many."""
+    """Optimizers or cells down, other settings across; None for a single row, or for too many settings."""
     down = "optimizer" if rows[0].row.script == CNN else "cell"
     across = [flag for flag in varied_flags(rows) if flag not in (down, "epochs")]
 
@@ -118,7 +119,7 @@ def side_by_side(rows: Sequence[RowRuns], family: str, mark: str) -> SideBySide 
     shown = sorted((row for row in rows if longer[id(row)] < OVERLAID), key=order)
     overlaid = len({place(row) for row in rows}) < len(rows)
     columns = list(dict.fromkeys(place(row)[1] for row in sorted(rows, key=key)))
-    if len(columns) > COLUMNS or not any(run.history for row in shown for run in row.complete):
+    if len(rows) < 2 or len(columns) > COLUMNS or not any(run.history for row in shown for run in row.complete):
         return None
     figures, scales = {}, {"accuracy": accuracy_scale(rows), "loss": "loss"}
     for metric, ylabel in (("accuracy", "accuracy"), ("loss", "cross-entropy")):

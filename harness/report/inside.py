@@ -16,6 +16,7 @@ from harness.analyses import ANALYSES, read_analyses
 from harness.grid.runs import RowRuns, Run
 from harness.metrics import accuracy_at, best_epoch
 from harness.pictures import png_bytes
+from harness.report.figures import Figure
 from harness.report.results import best
 
 EVOLUTION = "evolution"  # of all epochs, where the run kept snapshots
@@ -43,10 +44,10 @@ class Inside:
         table = self.analyses["activations"]["tables"][0]
         return [dict(zip(table["header"], row, strict=True)) for row in table["rows"]]
 
-    def picture(self, name: str) -> tuple[bytes, int]:
-        """A figure as a smaller PNG of 256 colors, and its width."""
+    def figure(self, name: str, description: str) -> Figure:
+        """One of them, as a smaller PNG of 256 colors."""
         pixels = np.asarray(Image.open(self.run.path / "figures" / f"{name}.png").convert("RGB"))
-        return png_bytes(pixels), pixels.shape[1]
+        return Figure(description, png_bytes(pixels), pixels.shape[1])
 
 
 def look_inside(rows: Sequence[RowRuns]) -> Inside | None:

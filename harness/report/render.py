@@ -10,7 +10,6 @@ import os
 import re
 import urllib.parse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -20,34 +19,17 @@ from markupsafe import Markup
 from harness.cli import command_line, typed_path
 from harness.errors import UserError
 from harness.files import check_writable, make_folder, nearest_folder, os_errors_as, read_file, write_atomically
-from harness.flags import flag_label
 from harness.grid.runs import Problem, RowRuns, Run
 from harness.report import conclusions, figures, statistics
 from harness.report import results as metrics
 from harness.report.figures import Figure
 from harness.report.inside import look_inside
-from harness.report.results import CNN, RECURRENT, dataset, listed
+from harness.report.results import CNN, RECURRENT, Family, dataset
 
 MARKER = "written by report.py: every number here is computed from the run folders; edits are lost"
 PAGE_CSS = Path(__file__).with_name("page.css")  # the look of all of the project's pages
+KINDS = {"CNN": CNN, "RNN": RECURRENT}
 SETTINGS_PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "original-settings.md"
-
-
-@dataclass(frozen=True)
-class Family:
-    """All rows of one script."""
-
-    kind: str  # "CNN" or "RNN"
-    rows: list[RowRuns]
-
-    @property
-    def title(self) -> str:
-        names = dict.fromkeys(flag_label("data", dataset(row)) for row in self.rows)
-        return f"{self.kind} with {listed([*names])}"
-
-    @property
-    def complete(self) -> list[Run]:
-        return [run for row in self.rows for run in row.complete]
 
 
 def write_report(
@@ -73,95 +55,50 @@ def write_report(
     """
     earlier = _earlier_figures(out)
     synthetic = data == "synthetic" or (bool(results) and all(dataset(row) == "synthetic" for row in results))
-    mark = " (synthetic)" if synthetic else ""
-    families = [Family("CNN", [row for row in results if row.row.script == CNN])]
-    families += [Family("RNN", [row for row in results if row.row.script == RECURRENT])]
-    families = [family for family in families if family.rows]
-    rows = {family.kind: family.rows for family in families}
-    measured = not synthetic and rows.get("RNN", [])  # synthetic images are not the same for both scripts
-    networks = conclusions.networks_on_mnist(measured or [], on_mnist if measured else None, count_parameters)
-
+    families = [Family(kind, [row for row in results if row.row.script == script]) for kind, script in KINDS.items()]
     concerned = {problem.row for problem in problems}
-    titles = {row.row.name: _title(row, synthetic) for row in results}
     slugs = _slugs([row.row.name for row in results])
+    shown: dict[str, Figure] = {}
+
+    def show(name: str, figure: Figure) -> Markup:
+        """The figure in the text, which is to be written as figures/`name`."""
+        shown[str(name)] = figure
+        return Markup(f"![{escape(figure.description)}](figures/{name})")
+
     context = {
         "results": results,
-        "problems": problems,
-        "families": families,
+        "families": [family for family in families if family.rows],
         "complete": [run for row in results for run in row.complete],
         "done": sum(run.seed in row.seeds for row in results for run in row.complete),
         "lacking": [row for row in results if len(row.complete) < len(row.seeds) or row.row.name in concerned],
-        "problem_counts": [
-            f"{metrics.counted(number, 'run')} {status}"
-            for status in ("missing", "failed", "diverged")
-            if (number := sum(problem.status == status for problem in problems))
-        ],
+        "problems": problems,
         "printed": any(row.row.printed for row in results),
         "several_seeds": any(len(row.complete) > 1 for row in results),
         "synthetic": synthetic,
-        "mark": mark,
-        "inside": look_inside(rows.get("CNN", [])),
-        "stability": conclusions.stability(rows.get("RNN", [])),
-        "networks": networks,
+        "mark": " (synthetic)" if synthetic else "",
         "on_mnist": on_mnist,
-        "precisions": conclusions.other_precisions(results, runs_dir),
-        "variants": conclusions.variants(results, runs_dir),
-        "multiples": {family.kind: figures.side_by_side(family.rows, family.title, mark) for family in families},
+        "count_parameters": count_parameters,
+        "runs_dir": runs_dir,
         "asked_precision": precision,
         "command": command,
         "grid": grid.as_posix(),
-        "visualize": _visualize_command,
         "settings_page": _settings_page(out),
-        "title": lambda row: titles[row.row.name],
+        "title": lambda row: _title(row, synthetic),
         "slug": lambda row: slugs[row.row.name],
         "link": lambda row: Markup(f"[{escape(row.row.name)}](#{slugs[row.row.name]})"),
+        "show": show,
     }
-    drawn = _draw(context, titles, slugs)
-    text = _environment("md").get_template("report.md.j2").render(context, figures=drawn, MARKER=MARKER)
-    text = unwrap(text)
-    drawn = {name: figure for name, figure in drawn.items() if f"(figures/{name})" in text}
+    text = unwrap(_environment("md").get_template("report.md.j2").render(context))
     make_folder(out / "figures")
-    for name, figure in drawn.items():
+    for name, figure in shown.items():
         write_atomically(out / "figures" / name, figure.content)
-    for name, page in (("README.md", text), ("index.html", page_of(text, drawn))):
+    for name, page in (("README.md", text), ("index.html", page_of(text, shown))):
         write_atomically(out / name, page.encode("utf-8", errors="backslashreplace"))
-    for name in earlier - set(drawn):
+    for name in earlier - set(shown):
         delete(out / "figures" / name)
 
 
-def _draw(context: dict, titles: dict[str, str], slugs: dict[str, str]) -> dict[str, Figure]:
-    """The figures of the report by file name, as far as there is something to be seen in them."""
-    families, mark, networks = context["families"], context["mark"], context["networks"]
-    drawn: dict[str, Figure | None] = {}
-    if families:
-        panels = [(family.title, family.rows) for family in families]
-        drawn["overview.svg"] = figures.overview(panels, f"Best test accuracy of every row{mark}")
-    for family in families:
-        drawn |= {f"{slugs[row.row.name]}.svg": figures.row_curves(row, titles[row.row.name]) for row in family.rows}
-        if multiples := context["multiples"][family.kind]:
-            prefix = "cnn" if family.kind == "CNN" else "recurrent"
-            drawn |= {f"{prefix}-{metric}.svg": figure for metric, figure in multiples.figures.items()}
-        if family.kind == "RNN" and context["stability"]:
-            title = f"Worst drop of test accuracy from one epoch to the next{mark}"
-            drawn["stability.svg"] = figures.drops(family.rows, context["stability"], title)
-    if any(each.first_rows for each in networks):
-        title = "Test accuracy from the first k rows of each MNIST image"
-        drawn["first-rows.svg"] = figures.first_rows(networks, title)
-    if context["on_mnist"] and context["on_mnist"].complete and networks:
-        drawn["versus-cnn.svg"] = figures.costs(networks, f"What accuracy on MNIST costs: {_alike(networks)}")
-    inside = context["inside"]
-    for name in inside.figures if inside else ():  # inside.md.j2 describes them
-        drawn[f"inside-{name.replace('_', '-')}.png"] = Figure("", *inside.picture(name))
-    return {name: figure for name, figure in drawn.items() if figure}
-
-
-def _alike(networks: Sequence[conclusions.Network]) -> str:
-    flags = networks[0].runs[0].config["flags"]
-    names = ("optimizer", "lr", "epochs")
-    return ", ".join(flag_label(flag, flags[flag], short=True) for flag in names if flag in flags)
-
-
-def _visualize_command(run: Run) -> str:
+def visualize_command(run: Run) -> str:
     return command_line(["python", "visualize.py", typed_path((run.path / "best.pt").as_posix())], windows=False)
 
 
@@ -240,7 +177,8 @@ def _environment(kind: str) -> jinja2.Environment:
     )
     for module in (conclusions, statistics, metrics):  # a template may use what these compute
         environment.globals |= {name: value for name, value in vars(module).items() if not name.startswith("_")}
-    environment.globals |= {"code": code, "line": line, "head": head, "alike": _alike, "OVERLAID": figures.OVERLAID}
+    environment.globals |= {"code": code, "line": line, "head": head, "draw": figures, "look_inside": look_inside}
+    environment.globals |= {"visualize": visualize_command, "MARKER": MARKER}
     return environment
 
 
@@ -273,7 +211,6 @@ def page_of(text: str, drawn: dict[str, Figure]) -> str:
         _environment("html")
         .get_template("page.html.j2")
         .render(
-            marker=Markup(MARKER),
             css=Markup(PAGE_CSS.read_text(encoding="utf-8")),
             title=Markup(re.search(r"<h1[^>]*>(.*?)</h1>", body)[1]),
             sections=[(anchor, Markup(title)) for anchor, title in re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', body)],

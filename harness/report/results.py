@@ -143,6 +143,23 @@ def dataset(row: RowRuns) -> str:
     return str(setting(row, "data") or default)
 
 
+@dataclass(frozen=True)
+class Family:
+    """All rows of one script."""
+
+    kind: str  # "CNN" or "RNN"
+    rows: list[RowRuns]
+
+    @property
+    def title(self) -> str:
+        names = dict.fromkeys(flag_label("data", dataset(row)) for row in self.rows)
+        return f"{self.kind} with {listed([*names])}"
+
+    @property
+    def complete(self) -> list[Run]:
+        return [run for row in self.rows for run in row.complete]
+
+
 def varied_flags(rows: Sequence[RowRuns]) -> list[str]:
     """The result-changing flags in which the rows differ, the original's own first."""
     ordered = [*ORIGINAL_FLAGS, *(flag for flag in RESULT_FLAGS if flag not in ORIGINAL_FLAGS)]
