@@ -1,6 +1,7 @@
 """What report.py writes: README.md, index.html and figures/, of whole and of broken grids, in words that fit both."""
 
 import dataclasses
+import html
 import html.parser
 import json
 import os
@@ -269,6 +270,21 @@ def test_names_notes_and_titles_are_text_not_markup(write, quick_charts, tmp_pat
     assert rules
     for block in re.findall(r"(?:^\|.*\n)+", readme, re.MULTILINE):  # every line of a table has the same cells
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.strip().split("\n")}) == 1
+
+
+MARKUP = (
+    *('a]( "x" b', "end \\", "- item", "# head #", "1. x", "&amp; &#36; ~~s~~ **b** __u__", "{{ 7*7 }} {% x %}"),
+    *("![i](j) http://e.org <http://e.org>", "a  b\n\n# c", "[ref]: http://x", "| a |", "x^2^ {#id} {: .c}"),
+)
+
+
+def test_whatever_a_row_is_called_reads_so_on_the_page(write, quick_charts):
+    rows = [cnn_row(f"r{n}", title=text, note=text) for n, text in enumerate(MARKUP)]
+    page = write([row_runs(row, (0,), Path("runs")) for row in rows])[1]
+    for text in (" ".join(text.split()) for text in MARKUP):
+        shown = html.escape(text, quote=False)
+        assert re.search(f'<h3 id="row-r[0-9]+">{re.escape(shown)}</h3>', page), text
+        assert f"Note: {shown}</p>" in page and f'test: {html.escape(text)}"' in page.replace("&#34;", "&quot;")
 
 
 def draw_inside(run: Run, epoch: int, *analyses: str, **dataset: str) -> Path:
