@@ -1,8 +1,8 @@
-# make demo      train both scripts briefly on the built-in synthetic sets, look inside the CNN, write a report: demo/
-# make report    rewrite report/ from the run folders in runs/: no training, no data set, no checkpoints
-# make test      lint, then the whole test suite
-# make test-ray  install Ray, too, and run the tests that need it
-# make clean     remove what the two made, but for the virtual environment
+# make demo      train both networks briefly on the drawn image sets, look inside the CNN, write a report: all in demo/
+# make report    write report/ again from the run folders in runs/; needs no training, data set or checkpoint
+# make test      run the linter, then the whole test suite
+# make test-ray  install Ray and run the tests that need it
+# make clean     remove demo/ and what the tests and the linter left; the virtual environment stays
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	@echo
 	@echo "Both runs are in demo/. To see their curves, filters and confusion matrices:"
 	@echo "    $(VENV)/bin/tensorboard --logdir demo"
-	@echo "What the CNN has learnt: open $(DEMO_CNN)/figures/index.html in a browser."
+	@echo "What the CNN has learned: open $(DEMO_CNN)/figures/index.html in a browser."
 	@echo "Their report: open demo/report/index.html in a browser."
 
 report: $(VENV)/.installed
@@ -36,7 +36,7 @@ clean:
 	rm -rf demo .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-# The virtual environment, made anew only when the requirements change. A missing prerequisite is one sentence.
+# The virtual environment, made again only when the requirements change. If something is missing, one sentence says so.
 $(VENV)/.installed: requirements.txt
 	@command -v python3 >/dev/null || { echo "error: python3 is missing; install Python 3.11 or newer" >&2; exit 2; }
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

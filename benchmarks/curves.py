@@ -2,7 +2,7 @@
 
     python benchmarks/curves.py RUN… --out FILE.png
 
-A column a run (its folder), training and test in one panel. TensorBoard shows the same curves live.
+Each RUN is a run folder and gets a column, train and test in the same panel. TensorBoard shows the same curves live.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python benchmarks/keras_loop.py NETWORK IMAGES.npz OPTIMIZER LR BATCH_SIZE SCALE
 
-Run by peers.py with an interpreter that has Keras and TensorFlow; imports nothing of this project. Prints "ready", then
-for every line on standard input three numbers: the seconds of a pass over SCALE times as many training images, a 0, and
-the seconds of a pass over the test images. What a call of `fit` takes with its first batch is not multiplied.
+peers.py runs it by an interpreter that has Keras and TensorFlow, so it imports nothing of this project. It prints
+`ready`, then three numbers for every line on standard input: the seconds of a pass over SCALE times as many training
+images, a 0 (Keras does not make batches apart from training), and the seconds of a pass over the test images.
 """
 
 import os
@@ -57,7 +57,7 @@ def main() -> None:
     train(), test()  # trace the graphs
     print("ready", flush=True)
     for _ in sys.stdin:
-        call = train(int(batch_size))
+        call = train(int(batch_size))  # what a call of `fit` costs with one batch is paid once, so it is not multiplied
         print(call + (train() - call) * float(scale), 0.0, test(), flush=True)
 
 

@@ -2,80 +2,63 @@
 
     python benchmarks/peers.py --rounds 5 --fraction 0.08 --keras path/to/python
 
-The course's loop: a torchvision dataset with transforms, a DataLoader without workers, PyTorch's own layers in eager
-fp32, a plain optimizer, loss and accuracy read after every step. Keras: `fit` and `evaluate` on arrays in memory
-(keras_loop.py), run by an interpreter that has Keras and TensorFlow. Ours: harness.train's loop, in fp32 and in bf16.
-The network, batch size, optimizer and its settings are the same. An epoch is a pass over the training images and, as
-all three do it for the curves, one over the test images for their loss and accuracy, which ours does in the larger
-batches of harness.train. Each loop is a process of its own, which waits while another is measured; the rounds are
-interleaved, so that what slows the machine for a while slows all of them. The limit is the fastest large matrix
-product, measured in the same rounds. Needs the real image sets, Linux or macOS, and an otherwise idle machine.
+Three loops train the same network with the same batch size, optimizer and settings:
+
+- The course's: a torchvision dataset with transforms, a DataLoader without workers, PyTorch's own layers in eager fp32,
+  a plain optimizer, loss and accuracy read after every step.
+- Keras: `fit` and `evaluate` on arrays in memory (keras_loop.py), run by an interpreter that has Keras and TensorFlow.
+- Ours: harness.train's loop, in fp32 and in bf16.
+
+An epoch is a pass over the training images and one over the test images for their loss and accuracy, since all three
+need it for the curves; ours does it in the larger batches of harness.train. Each loop is a process of its own, which
+waits while another is measured. The rounds are interleaved, so that what slows the machine for a while slows all loops.
+The limit is the fastest large matrix product, measured in the same rounds. Needs the real image sets, Linux or macOS,
+and an otherwise idle machine.
 """
 
 import argparse
-import contextlib
-import datetime
 import itertools
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from common import (
+    BATCH_SIZE,
+    NETWORKS,
+    PROJECT,
+    Loop,
+    Network,
+    answer,
+    argument_parser,
+    machine,
+    our_loop,
+    spread,
+    table,
+    time_of,
+    whole_batches,
+    workers,
+    write_page,
+)
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness.data import ImageSet
-
-# PyTorch and our own modules are imported inside functions: a child process reports its parent's memory as its own peak
-# if that is larger, so the parent must be small while it measures memory. That also keeps --help quick.
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
-
-BATCH_SIZE = 64
+# PyTorch and our own modules are imported inside functions, as common.py says.
 WARM_UP_STEPS = 5
 LOOPS = {"course": "course, fp32", "keras": "Keras, fp32", "fp32": "ours, fp32", "bf16": "ours, bf16"}
 FIRST_BATCH = "first batch"  # what a child process prints when it has one
-
-
-@dataclass(frozen=True)
-class Network:
-    """What is trained: a config for build_model, its image set, its script, and the report's optimizer for it."""
-
-    model: dict
-    images: str
-    script: str
-    optimizer: str
-    lr: float
-
-
-def _recurrent(cell: str) -> Network:
-    model = {"name": "RecurrentClassifier", "cell": cell, "input_size": 28, "hidden_size": 128, "classes": 10}
-    return Network(model, "mnist", "rnn_mnist", "adam", 0.001)
-
-
-LENET = {"name": "LeNet5", "channels": 1, "image_size": 32, "classes": 10, "fc_activation": "tanh"}
-NETWORKS = {"cnn": Network(LENET, "cifar10", "cnn_cifar10", "adagrad", 0.01)} | {
-    cell: _recurrent(cell) for cell in ("lstm", "gru", "rnn")
-}
-
-
-class Loop(NamedTuple):
-    """Two functions over one model: `train` trains it on what it is handed, `test` measures its loss and accuracy."""
-
-    train: Callable
-    test: Callable
+TRAIN_IMAGES = {"cifar10": 50_000, "mnist": 60_000}
 
 
 class Timing(NamedTuple):
-    """Seconds for the training pass of one epoch and for making its batches alone, both extrapolated; its test pass."""
+    """Seconds for an epoch's training pass and for making its batches alone, both extrapolated; for its test pass."""
 
     training: float
     data: float
@@ -102,24 +85,18 @@ def main() -> None:
     if arguments.child:
         run_child(arguments.child, NETWORKS[arguments.networks[0]], arguments.data_dir, arguments.fraction)
         return
-    starts = measure_starts(arguments)
+    starts = measure_starts(arguments)  # first, while this process is small
     with tempfile.TemporaryDirectory() as arguments.scratch:
         measured = {name: measure_network(name, arguments) for name in arguments.networks}
-    text = render(arguments, measured, starts)
-    sys.stdout.reconfigure(errors="backslashreplace")
-    arguments.out.write_text(text, encoding="utf-8")
-    print(f"{text}\nwritten to {arguments.out}")
+    write_page(arguments.out, page(arguments, measured, starts))
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="how often each loop is measured")
     parser.add_argument("--networks", type=_network_list, default="cnn,lstm,gru,rnn", help="which, and in which order")
     parser.add_argument("--fraction", type=float, default=0.08, help="of the training images that a pass is timed over")
-    parser.add_argument("--keras", help="a Python interpreter that has Keras and TensorFlow (default: without Keras)")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the image sets")
+    parser.add_argument("--keras", help="a Python interpreter that has Keras and TensorFlow; without it, no Keras")
     parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks" / "peers.md", help="the table")
     parser.add_argument("--child", choices=("course", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--serve", choices=("course", "fp32", "bf16", "peak"), help=argparse.SUPPRESS)
@@ -140,7 +117,7 @@ def _network_list(text: str) -> list[str]:
 
 
 def course_loader(network: Network, data_dir: Path, *, train: bool = True) -> Iterator:
-    """The DataLoader of a course's notebook, with the normalisation that our loop uses."""
+    """The DataLoader of a course's notebook, with the normalization that our loop uses."""
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms
 
@@ -150,9 +127,7 @@ def course_loader(network: Network, data_dir: Path, *, train: bool = True) -> It
     steps = [transforms.ToTensor(), transforms.Normalize((known.mean,), (known.std,))]
     if network.images == "cifar10":
         steps.insert(0, transforms.Grayscale())
-        dataset = datasets.CIFAR10(data_dir, train=train, transform=transforms.Compose(steps))
-    else:
-        dataset = datasets.MNIST(data_dir, train=train, transform=transforms.Compose(steps))
+    dataset = getattr(datasets, known.torchvision)(data_dir, train=train, transform=transforms.Compose(steps))
     return DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=train)
 
 
@@ -182,7 +157,7 @@ def course_model(network: Network) -> "nn.Module":
 
 
 def course_loop(network: Network) -> Loop:
-    """Training and testing a new model on the batches that they are handed, as a course's notebook does."""
+    """A new model, trained and tested on the batches that it is given, as a course's notebook does it."""
     import torch
     import torch.nn.functional as F
 
@@ -215,10 +190,10 @@ def course_loop(network: Network) -> Loop:
 
 
 def prepare_course(network: Network, arguments: argparse.Namespace) -> Callable[[], Timing]:
-    """A function that times some steps of the course's training, as many batches without it, and a whole test pass."""
+    """A function that times some steps of the course's training, making their batches alone, and a whole test pass."""
     loop, loader = course_loop(network), course_loader(network, arguments.data_dir)
     test_loader = course_loader(network, arguments.data_dir, train=False)
-    steps, scale = steps_of(len(loader.dataset), arguments.fraction)
+    steps, scale = whole_batches(len(loader.dataset), arguments.fraction)
     loop.train(itertools.islice(loader, WARM_UP_STEPS))
     loop.test(itertools.islice(test_loader, WARM_UP_STEPS))
 
@@ -233,53 +208,14 @@ def prepare_course(network: Network, arguments: argparse.Namespace) -> Callable[
 # -- this project's loop -----------------------------------------------------------------------------------------------
 
 
-def our_loop(
-    network: Network, images: "ImageSet", precision: str, batch_size: int = BATCH_SIZE, *, compile: bool = False
-) -> Loop:
-    """Training a new model by harness.train's loop for some steps of a whole batch each, and testing it on all images.
-
-    On the device that the images are on; `compile` is as --compile.
-    """
-    import torch
-
-    from harness.data import EpochOrder
-    from harness.device import compiled, keep_freed_memory
-    from harness.optimizers import make_optimizer
-    from harness.train import evaluate, train_epoch
-    from models import build_model
-
-    keep_freed_memory()  # as harness.train.train does
-    device = images.train.labels.device
-    flags = Namespace(
-        optimizer=network.optimizer,
-        lr=network.lr,
-        momentum=0.0,
-        weight_decay=0.0,
-        clip_grad_norm=0.0,
-        batch_size=batch_size,
-        precision=precision,
-    )
-    model = build_model({"model": network.model}, seed=0).to(device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(flags, model, device)
-    trained = compiled(model, device) if compile else model
-    generator = torch.Generator().manual_seed(0)
-
-    def train(steps: int) -> None:
-        few = images.first(steps * batch_size)
-        order = EpochOrder.draw(len(few.train), generator, augment=False).to(device)
-        train_epoch(trained, optimizer, few, order, flags, show=lambda count, totals: None)
-
-    return Loop(train, lambda: evaluate(trained, images, precision))
-
-
 def prepare_ours(network: Network, arguments: argparse.Namespace, precision: str) -> Callable[[], Timing]:
-    """A function that times the same of harness.train's loop and evaluation."""
+    """A function that times the same for harness.train's loop and evaluation."""
     import torch
 
     from harness.data import EpochOrder, load_images, train_batches
 
     images = load_images(network.images, data_dir=arguments.data_dir)
-    steps, scale = steps_of(len(images.train), arguments.fraction)
+    steps, scale = whole_batches(len(images.train), arguments.fraction)
     loop = our_loop(network, images, precision)
     generator = torch.Generator().manual_seed(0)
 
@@ -296,20 +232,14 @@ def prepare_ours(network: Network, arguments: argparse.Namespace, precision: str
     return measure
 
 
-def steps_of(images: int, fraction: float) -> tuple[int, float]:
-    """Whole batches in this fraction of the images, and how many times as long a pass over all of them takes."""
-    steps = max(1, int(images * fraction) // BATCH_SIZE)
-    return steps, images / (steps * BATCH_SIZE)
-
-
 # -- the limit ---------------------------------------------------------------------------------------------------------
 
 
 def training_flops(model: dict) -> float:
     """Floating-point operations of a training step on one image, a multiply-add counted as two.
 
-    Each layer's product forward, and two as large backward: for its weights' gradient and, except in the first layer,
-    for its inputs'. Elementwise work, which is a hundredth of it, is left out.
+    Each layer has a product forward and two as large backward: one for the gradient of its weights and, except in the
+    first layer, one for that of its inputs. Elementwise work, which is a hundredth of it, is left out.
     """
     if model["name"] == "RecurrentClassifier":
         gates = {"rnn": 1, "gru": 3, "lstm": 4}[model["cell"]]
@@ -349,45 +279,27 @@ def serve(loop: str, network: Network, arguments: argparse.Namespace) -> None:
     """In a process of its own: get ready, then measure once for every line on standard input."""
     if loop == "peak":
         peaks = [prepare_peak(dtype) for dtype in ("fp32", "bf16")]
-        measure = lambda: [peak() for peak in peaks]  # noqa: E731
+        answer(lambda line: " ".join(str(peak()) for peak in peaks))
     else:
-        ready = prepare_course(network, arguments) if loop == "course" else prepare_ours(network, arguments, loop)
-        measure = ready
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        print(*measure(), flush=True)
+        measure = prepare_course(network, arguments) if loop == "course" else prepare_ours(network, arguments, loop)
+        answer(lambda line: " ".join(map(str, measure())))
 
 
 def measure_network(name: str, arguments: argparse.Namespace) -> dict[str, list[list[float]]]:
-    """A list of numbers a round for each of LOOPS (those of Timing) and for "peak" (fp32, bf16)."""
+    """For each of LOOPS the numbers of a Timing, for "peak" those of fp32 and bf16: a list of them each round."""
     common = ["--networks", name, f"--data-dir={arguments.data_dir}", "--fraction", arguments.fraction]
     commands = {loop: [sys.executable, __file__, "--serve", loop, *common] for loop in (*LOOPS, "peak")}
     if arguments.keras:
-        commands["keras"] = [
-            arguments.keras,
-            Path(__file__).with_name("keras_loop.py"),
-            *keras_arguments(name, arguments),
-        ]
+        script = Path(__file__).with_name("keras_loop.py")
+        commands["keras"] = [arguments.keras, script, *keras_arguments(name, arguments)]
     else:
         del commands["keras"]
     measured = {loop: [] for loop in commands}
-    with contextlib.ExitStack() as stack:
-        children = {}
-        for loop, command in commands.items():
-            words = [str(word) for word in command]
-            child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            stack.callback(child.kill)
-            children[loop] = child
-            while "ready" not in (line := child.stdout.readline()):
-                if not line:
-                    sys.exit(f"error: the loop {loop!r} of {name} did not start")
+    with workers(commands) as loops:
         for number in range(1, arguments.rounds + 1):
-            for loop, child in children.items():
-                child.stdin.write("measure\n")
-                child.stdin.flush()
-                if not (line := child.stdout.readline()):
-                    sys.exit(f"error: the loop {loop!r} of {name} ended early")
-                measured[loop].append([float(word) for word in line.split()])
+            for loop, worker in loops.items():
+                worker.send()
+                measured[loop].append([float(word) for word in worker.receive().split()])
             epochs = {loop: Timing(*measured[loop][-1]).epoch for loop in LOOPS if loop in measured}
             seconds = ", ".join(f"{LOOPS[loop]} {epoch:.1f} s" for loop, epoch in epochs.items())
             print(f"{name:4}  round {number}/{arguments.rounds}: {seconds}", flush=True)
@@ -395,17 +307,17 @@ def measure_network(name: str, arguments: argparse.Namespace) -> dict[str, list[
 
 
 def keras_arguments(name: str, arguments: argparse.Namespace) -> list:
-    """What keras_loop.py needs: the network, and a file of normalised images in its layout, in the scratch folder."""
+    """What keras_loop.py needs: the network, and a file of normalized images in its layout, in the scratch folder."""
     import numpy as np
 
     from harness.data import load_images
 
     network = NETWORKS[name]
     images = load_images(network.images, data_dir=arguments.data_dir)
-    steps, scale = steps_of(len(images.train), arguments.fraction)
+    steps, scale = whole_batches(len(images.train), arguments.fraction)
     content = {}
     for which, split in (("train", images.train.first(steps * BATCH_SIZE)), ("test", images.test)):
-        inputs = images.normalise(split.images).numpy()  # (n, 1, height, width)
+        inputs = ((split.images.float() / 255 - images.mean) / images.std).numpy()  # (n, 1, height, width)
         inputs = inputs.transpose(0, 2, 3, 1) if name == "cnn" else inputs[:, 0]
         content |= {f"{which}_inputs": np.ascontiguousarray(inputs), f"{which}_labels": split.labels.numpy()}
     path = Path(arguments.scratch) / f"{name}.npz"
@@ -414,10 +326,11 @@ def keras_arguments(name: str, arguments: argparse.Namespace) -> list:
 
 
 def measure_starts(arguments: argparse.Namespace) -> dict[tuple[str, str], list[Start]]:
-    """Start and peak memory of a whole training process, {(network, loop): one Start a round}; one network a script.
+    """Start and peak memory of a whole training process: {(network, loop): one Start a round}.
 
-    Each process trains one epoch over `--fraction` of the images and tests on the whole test set. Ours is the script
-    itself, with its run folder, checkpoints and TensorBoard pictures, which the course's loop does not have.
+    One network of each script is enough. Each process trains one epoch over `--fraction` of the images and tests on the
+    whole test set. Ours is the script itself, with run folder, checkpoints and TensorBoard pictures; the course's loop
+    has none of them.
     """
     first_of = {NETWORKS[name].script: name for name in reversed(arguments.networks)}
     names = [name for name in arguments.networks if first_of[NETWORKS[name].script] == name]
@@ -445,7 +358,7 @@ def _measure_child(name: str, loop: str, arguments: argparse.Namespace) -> Start
 
 
 def run_child(loop: str, network: Network, data_dir: Path, fraction: float) -> None:
-    """In a process of its own: one short epoch and one test pass, saying when the first batch is there."""
+    """In a process of its own: one short epoch and one test pass. It prints FIRST_BATCH when it has one."""
     if loop == "course":
         _run_course(network, data_dir, fraction)
         return
@@ -458,7 +371,7 @@ def run_child(loop: str, network: Network, data_dir: Path, fraction: float) -> N
 
     def load_part(*args: object, **options: object) -> object:
         images = load_images(*args, **options)
-        steps, _ = steps_of(len(images.train), fraction)
+        steps, _ = whole_batches(len(images.train), fraction)
         return replace(images, train=images.train.first(steps * BATCH_SIZE))
 
     harness.data.load_images = load_part
@@ -473,7 +386,7 @@ def run_child(loop: str, network: Network, data_dir: Path, fraction: float) -> N
 
 def _run_course(network: Network, data_dir: Path, fraction: float) -> None:
     loop, loader = course_loop(network), course_loader(network, data_dir)
-    steps, _ = steps_of(len(loader.dataset), fraction)
+    steps, _ = whole_batches(len(loader.dataset), fraction)
     loop.train(_announced(itertools.islice(loader, steps)))
     loop.test(course_loader(network, data_dir, train=False))
 
@@ -485,28 +398,38 @@ def _announced(batches: Iterator) -> Iterator:
         yield batch
 
 
-def time_of(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def _exhaust(batches: Iterator) -> None:
     for _ in batches:
         pass
 
 
-# -- the table ---------------------------------------------------------------------------------------------------------
+# -- the page ----------------------------------------------------------------------------------------------------------
 
 
-def render(
+def page(
     arguments: argparse.Namespace,
     measured: dict[str, dict[str, list[list[float]]]],
     starts: dict[tuple[str, str], list[Start]],
-) -> str:
-    """The Markdown page: the machine, the epochs' table, the starts' table."""
+) -> list[str]:
+    """The lines of the Markdown page: the machine, the epochs' table, the starts' table."""
     keras = " --keras PYTHON" if arguments.keras else ""
-    lines = [
+    peaks = [peak for loops in measured.values() for peak in loops["peak"]]
+    fp32, bf16 = (statistics.median(peak[which] for peak in peaks) / 1e9 for which in (0, 1))
+    epochs = [
+        row
+        for name, loops in measured.items()
+        for row in (_epoch_row(name, loop, loops) for loop in LOOPS if loop in loops)
+    ]
+    start_rows = [
+        [
+            name,
+            loop,
+            f"{statistics.median(start.seconds for start in rounds):.1f}",
+            f"{statistics.median(start.peak for start in rounds):,.0f}",
+        ]
+        for (name, loop), rounds in starts.items()
+    ]
+    return [
         "# This project's loop beside what one would use instead",
         "",
         f"Written by `benchmarks/peers.py --rounds {arguments.rounds} --networks {','.join(arguments.networks)} "
@@ -515,91 +438,53 @@ def render(
         *machine(arguments.keras),
         "",
         f"Seconds at batch {BATCH_SIZE}, the training pass **extrapolated** from {arguments.fraction:.0%} of the "
-        f"images (whole batches); the median of {arguments.rounds} interleaved rounds. An epoch is its training "
-        "pass and, for the curves, its test pass, which ours makes in larger batches. Times faster: the course's "
-        "loop ÷ this one in the same round, median (smallest to largest). Data: making the batches alone, as a "
-        "share of the training pass. Limit: the operations of that pass's matrix products and convolutions (a "
-        "multiply-add is two) ÷ its seconds, as a share of the fastest large matrix product of the same round in "
-        "the same precision.",
+        f"images (whole batches); the median of {arguments.rounds} interleaved rounds. An epoch is its training pass "
+        "and, for the curves, its test pass, which ours makes in larger batches. Times faster: the course's loop ÷ "
+        "this one in the same round, median (smallest to largest). Data: making the batches alone, as a share of the "
+        "training pass. Limit: the operations of that pass's matrix products and convolutions (a multiply-add is two) "
+        "÷ its seconds, as a share of the fastest large matrix product of the same round in the same precision.",
         "",
-        "| network | loop | training, s | times faster | epoch, s | times faster | data | of the limit |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for name, loops in measured.items():
-        network = NETWORKS[name]
-        operations = training_flops(network.model) * {"cifar10": 50_000, "mnist": 60_000}[network.images]
-        course = [Timing(*numbers) for numbers in loops["course"]]
-        for loop, title in LOOPS.items():
-            if loop not in loops:
-                continue
-            timings = [Timing(*numbers) for numbers in loops[loop]]
-            training, epoch = [timing.training for timing in timings], [timing.epoch for timing in timings]
-            faster = "1", "1"
-            if loop != "course":
-                faster = (
-                    spread([theirs.training / ours for theirs, ours in zip(course, training, strict=True)]),
-                    spread([theirs.epoch / ours for theirs, ours in zip(course, epoch, strict=True)]),
-                )
-            peaks = [peak[loop == "bf16"] for peak in loops["peak"]]
-            limit = statistics.median(operations / mine / peak for mine, peak in zip(training, peaks, strict=True))
-            share = statistics.median(timing.data / timing.training for timing in timings)
-            data = "" if loop == "keras" else f"{share:.1%}"
-            lines.append(
-                f"| {name} | {title} | {statistics.median(training):.1f} | {faster[0]} "
-                f"| {statistics.median(epoch):.1f} | {faster[1]} | {data} | {limit:.0%} |"
-            )
-    peaks = [peak for loops in measured.values() for peak in loops["peak"]]
-    fp32, bf16 = (statistics.median(peak[which] for peak in peaks) / 1e9 for which in (0, 1))
-    lines += ["", f"The fastest large matrix product: {fp32:.0f} GFLOP/s in fp32, {bf16:.0f} in bf16 (medians)."]
-    lines += [
+        *table(
+            ["network", "loop", "training, s", "times faster", "epoch, s", "times faster", "data", "of the limit"],
+            epochs,
+            left=2,
+        ),
+        "",
+        f"The fastest large matrix product: {fp32:.0f} GFLOP/s in fp32, {bf16:.0f} in bf16 (medians).",
         "",
         "A whole process in fp32, with the files in the system's cache: seconds from its start to the first training "
         f"batch, and its peak memory over {arguments.fraction:.0%} of an epoch and the whole test set. Ours is the "
         "script itself, which verifies the files' checksums, and writes checkpoints and TensorBoard pictures besides.",
         "",
-        "| network | loop | s to the first batch | peak memory, MiB |",
-        "|---|---|---:|---:|",
+        *table(["network", "loop", "s to the first batch", "peak memory, MiB"], start_rows, left=2),
     ]
-    for (name, loop), measured in starts.items():
-        seconds = statistics.median(start.seconds for start in measured)
-        peak = statistics.median(start.peak for start in measured)
-        lines.append(f"| {name} | {loop} | {seconds:.1f} | {peak:,.0f} |")
-    return "\n".join(lines) + "\n"
 
 
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def machine(keras_python: str | None = None) -> list[str]:
-    """Lines of Markdown: the date, the processor and the versions of what was measured; Keras' if it has a Python."""
-    import torch
-    import torchvision
-
-    from harness.device import cpu_has_bf16
-
-    bf16 = "with" if cpu_has_bf16() else "without"
-    keras = ""
-    if keras_python:
-        versions = (
-            "import keras, tensorflow; print(f'Keras {keras.__version__} on TensorFlow {tensorflow.__version__}')"
+def _epoch_row(name: str, loop: str, loops: dict[str, list[list[float]]]) -> list[str]:
+    """A loop's row of the epochs' table; `loops` holds the numbers of all loops over the same network."""
+    network = NETWORKS[name]
+    timings, course = ([Timing(*numbers) for numbers in loops[which]] for which in (loop, "course"))
+    training, epoch = [timing.training for timing in timings], [timing.epoch for timing in timings]
+    faster = "1", "1"
+    if loop != "course":
+        faster = (
+            spread([theirs.training / ours for theirs, ours in zip(course, training, strict=True)]),
+            spread([theirs.epoch / ours for theirs, ours in zip(course, epoch, strict=True)]),
         )
-        answer = subprocess.run([keras_python, "-c", versions], capture_output=True, text=True, check=True)
-        keras = f", {answer.stdout.strip()}"
+    operations = training_flops(network.model) * TRAIN_IMAGES[network.images]
+    peaks = [peak[loop == "bf16"] for peak in loops["peak"]]  # operations a second, each round
+    limit = statistics.median(operations / mine / peak for mine, peak in zip(training, peaks, strict=True))
+    data = statistics.median(timing.data / timing.training for timing in timings)
     return [
-        f"- {datetime.date.today().isoformat()}; {_cpu_name()}, {os.cpu_count()} cores, {bf16} bf16 arithmetic; "
-        f"{torch.get_num_threads()} threads",
-        f"- Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}, "
-        f"{platform.system()} {platform.machine()}{keras}",
+        name,
+        LOOPS[loop],
+        f"{statistics.median(training):.1f}",
+        faster[0],
+        f"{statistics.median(epoch):.1f}",
+        faster[1],
+        "" if loop == "keras" else f"{data:.1%}",  # Keras makes its batches within `fit`
+        f"{limit:.0%}",
     ]
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown CPU"
 
 
 if __name__ == "__main__":

@@ -2,28 +2,23 @@
 
     python benchmarks/profile_step.py cnn --precision bf16 --batch-size 256 --threads 1
 
-PyTorch's profiler over some steps, after as many to warm up; times are of the operation itself, without those it calls.
-The profiler makes a step longer: the seconds of a step with and without it stand above the table. Needs the real sets.
+PyTorch's profiler watches some steps, after as many to warm up. Each time is the operation's own, without those that it
+calls. The profiler makes a step longer, so the time of a step without it stands above the table. Needs the real sets.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
-from peers import BATCH_SIZE, NETWORKS, our_loop, time_of
+from common import BATCH_SIZE, NETWORKS, argument_parser, our_loop, time_of
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("network", choices=tuple(NETWORKS))
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the loop")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="images a step")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--steps", type=int, default=20, help="that are measured")
     parser.add_argument("--rows", type=int, default=16, help="of the table")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the image sets")
     arguments = parser.parse_args()
 
     import torch
@@ -31,7 +26,7 @@ def main() -> None:
 
     from harness.data import load_images
 
-    sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal need not know "×"
     torch.set_num_threads(arguments.threads)
     network = NETWORKS[arguments.network]
     images = load_images(network.images, data_dir=arguments.data_dir)
@@ -39,10 +34,9 @@ def main() -> None:
     steps = arguments.steps
     train(steps)
     alone = time_of(lambda: train(steps)) / steps
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
-        train(steps)  # once more to warm up: the first steps under the profiler take memory anew
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
-        watched = time_of(lambda: train(steps)) / steps
+    for _ in range(2):  # the first steps under the profiler allocate memory anew, so the second round counts
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
+            watched = time_of(lambda: train(steps)) / steps
     operations = sorted(profiled.key_averages(group_by_input_shape=True), key=lambda event: -event.self_cpu_time_total)
     print(f"a step takes {alone * 1e3:.2f} ms, under the profiler {watched * 1e3:.2f} ms\n")
     print(f"{'ms a step':>9}  {'share':>6}  {'calls':>5}  operation and the sizes of its first inputs")

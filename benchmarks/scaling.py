@@ -2,14 +2,14 @@
 
     python benchmarks/scaling.py --rounds 3
 
-Four questions: how an epoch's time grows with the batch size, with the hidden size and with the threads, and how many
-epochs a minute several runs side by side come to. The networks and the loop are those of peers.py ("ours"). A process
-serves each thread count, and as many as a point has runs; all of them start at once there, do the same number of steps,
-and the last one's end counts. The rounds are interleaved: each measures every point once. `--draw-only` draws
-scaling.csv again. Needs the real image sets and an otherwise idle machine; takes some five minutes on two cores.
+It answers four questions: how an epoch's time grows with the batch size, with the hidden size and with the threads, and
+how many epochs a minute several runs side by side come to. The networks and the loop are those of common.py. A point
+with several runs is measured by as many processes: all start at once and do the same number of steps, and the end of
+the last one counts. The rounds are interleaved: each measures every point once. `--draw-only` draws scaling.csv again.
+Needs the real image sets and an otherwise idle machine; takes some five minutes on two cores.
 """
 
-import contextlib
+import argparse
 import csv
 import functools
 import io
@@ -17,25 +17,34 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
-import time
-from argparse import SUPPRESS, Namespace
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-import torch
+from common import (
+    BATCH_SIZE,
+    NETWORKS,
+    PROJECT,
+    Network,
+    Worker,
+    answer,
+    argument_parser,
+    count_of,
+    machine,
+    our_loop,
+    table,
+    time_of,
+    workers,
+)
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
-from peers import BATCH_SIZE, NETWORKS, PROJECT, Network, machine, our_loop
 
 from harness.cli import run_script
 from harness.data import load_images
 from harness.errors import UserError
 from harness.files import make_folder, write_atomically
-from harness.flags import Help, Parser, positive_float, positive_int, up_to_1024
 from harness.report import charts
 
 BATCH_SIZES = (16, 32, 64, 128, 256, 512, 1024)
@@ -43,7 +52,7 @@ HIDDEN_SIZES = (32, 64, 128, 256, 512)
 RUNS = (1, 2, 4)  # side by side
 WARM_UP_STEPS = 3
 
-COLOURS = dict(zip(("cnn", "gru", "lstm", "rnn"), charts.SERIES, strict=False))
+COLORS = dict(zip(("cnn", "gru", "lstm", "rnn"), charts.SERIES, strict=False))
 STYLES = {"fp32": "-", "bf16": "--"}
 # Of the panels in the figure: left, bottom, width, height.
 PLACES = ((0.07, 0.58, 0.33, 0.32), (0.575, 0.58, 0.34, 0.32), (0.07, 0.08, 0.33, 0.32), (0.68, 0.08, 0.3, 0.32))
@@ -53,7 +62,7 @@ PLACES = ((0.07, 0.58, 0.33, 0.32), (0.575, 0.58, 0.34, 0.32), (0.07, 0.08, 0.33
 class Point:
     """What is measured: `runs` processes that train the same network at once, each with `threads` threads."""
 
-    network: str  # of peers.NETWORKS
+    network: str  # of common.NETWORKS
     precision: str
     threads: int
     runs: int = 1
@@ -85,7 +94,7 @@ class Panel:
 
 
 def panels(cores: int) -> list[Panel]:
-    """All that is measured on a machine of so many cores; a Point may stand in several panels."""
+    """All that is measured on a machine with so many cores. A Point may stand in several panels."""
     threads = sorted({cores, *(2**power for power in range(cores.bit_length()))})
     sides = [(runs, 1) for runs in RUNS] + [(1, cores), (2, cores)]
     report = {"CNN, bf16": ("cnn", "bf16"), "GRU, fp32": ("gru", "fp32")}  # as the report trains them
@@ -94,7 +103,7 @@ def panels(cores: int) -> list[Panel]:
     return [
         Panel(
             "Batch size",
-            f"images a step; {_counted(cores, 'thread')}",
+            f"images a step; {count_of(cores, 'thread')}",
             {
                 label: {size: Point(*which, cores, batch_size=size) for size in BATCH_SIZES}
                 for label, which in both.items()
@@ -102,7 +111,7 @@ def panels(cores: int) -> list[Panel]:
         ),
         Panel(
             "Hidden size",
-            f"hidden units; batch {BATCH_SIZE}, fp32, {_counted(cores, 'thread')}",
+            f"hidden units; batch {BATCH_SIZE}, fp32, {count_of(cores, 'thread')}",
             {
                 cell.upper(): {size: Point(cell, "fp32", cores, hidden_size=size) for size in HIDDEN_SIZES}
                 for cell in ("lstm", "gru", "rnn")
@@ -125,16 +134,12 @@ def panels(cores: int) -> list[Panel]:
     ]
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
 def _side(runs: int, threads: int) -> str:
-    return f"{_counted(runs, 'run')}, {_counted(threads, 'thread')}{' each' * (runs != 1)}"
+    return f"{count_of(runs, 'run')}, {count_of(threads, 'thread')}{' each' * (runs != 1)}"
 
 
 def _points(questions: Iterable[Panel]) -> list[Point]:
-    """Each once, in the panels' order."""
+    """The points of all panels, each once, in the panels' order."""
     return list(dict.fromkeys(point for panel in questions for line in panel.lines.values() for point in line.values()))
 
 
@@ -148,28 +153,32 @@ def main() -> int:
         seconds = measure(_points(panels(os.cpu_count() or 1)), arguments)
         write_csv(arguments.out / "scaling.csv", seconds)
         write_atomically(arguments.out / "scaling.md", page(arguments, seconds).encode())
-    # From the file, so that --draw-only draws the same.
+    # Drawn from the file, so that --draw-only draws the same.
     write_atomically(arguments.out / "scaling.svg", draw(read_csv(arguments.out / "scaling.csv")))
     print(f"scaling.svg is in {arguments.out}" if arguments.draw_only else f"written to {arguments.out}: scaling.*")
     return 0
 
 
-def parse_arguments() -> Namespace:
-    parser = Parser(description=__doc__.split("\n\n")[0], formatter_class=Help, allow_abbrev=False)
-    parser.add_argument("--rounds", type=positive_int, default=3, help="how often each point is measured")
-    parser.add_argument("--seconds", type=positive_float, default=1.5, help="that measuring a point once takes, about")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the image sets")
+def parse_arguments() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each point is measured")
+    parser.add_argument("--seconds", type=float, default=1.5, help="that measuring a point once takes, about")
     parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks", help="folder of scaling.md, .csv and .svg")
     parser.add_argument("--draw-only", action="store_true", help="draw scaling.csv again, measure nothing")
-    parser.add_argument("--serve", type=up_to_1024, help=SUPPRESS)
-    return parser.parse_args()
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.rounds < 1 or not 0 < arguments.seconds < math.inf:
+        parser.error("--rounds is at least 1, --seconds above 0")
+    return arguments
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
 def serve(threads: int, data_dir: Path) -> None:
-    """In a process of its own: for each line on standard input, a Point and a number of steps, train, then say so."""
+    """In a process of its own: train for each line on standard input, which holds a Point and a number of steps."""
+    import torch
+
     torch.set_num_threads(threads)
     images = {name: load_images(name, data_dir=data_dir) for name in ("cifar10", "mnist")}
 
@@ -178,70 +187,65 @@ def serve(threads: int, data_dir: Path) -> None:
         network = point.description()
         return our_loop(network, images[network.images], point.precision, point.batch_size).train
 
-    for line in sys.stdin:
+    def train(line: str) -> str:
         point, steps = json.loads(line)
         trainer(Point(**point))(steps)
-        print("done", flush=True)
+        return "done"
+
+    answer(train)
 
 
-def measure(points: list[Point], arguments: Namespace) -> Seconds:
+def measure(points: list[Point], arguments: argparse.Namespace) -> Seconds:
     """Start the processes, find out how many steps of each point take `--seconds`, then time them, round by round."""
-    # Here and first, so that missing files are said once.
+    # Loaded here and first, so that files that are missing are reported once, not by every process.
     images = {name: len(load_images(name, data_dir=arguments.data_dir).train) for name in ("cifar10", "mnist")}
     seconds: Seconds = {point: [] for point in points}
-    with contextlib.ExitStack() as stack:
-        processes = start_processes(points, arguments.data_dir, stack)
+    runs = {point.threads: 0 for point in points}  # the most at once with so many threads
+    for point in points:
+        runs[point.threads] = max(runs[point.threads], point.runs)
+    commands = {
+        (threads, number): [sys.executable, __file__, "--serve", threads, f"--data-dir={arguments.data_dir}"]
+        for threads, count in runs.items()
+        for number in range(count)
+    }
+    with workers(commands) as started:
+
+        def seconds_of(point: Point, steps: int) -> float:
+            return train_at_once([started[point.threads, number] for number in range(point.runs)], point, steps)
+
         steps = {}
         for point in points:
-            run_at_once(point, processes, WARM_UP_STEPS)
-            one_step = run_at_once(point, processes, WARM_UP_STEPS) / WARM_UP_STEPS
+            seconds_of(point, WARM_UP_STEPS)
+            one_step = seconds_of(point, WARM_UP_STEPS) / WARM_UP_STEPS
             whole_batches = images[NETWORKS[point.network].images] // point.batch_size
             steps[point] = min(max(1, round(arguments.seconds / one_step)), whole_batches)
         for number in range(1, arguments.rounds + 1):
             for point in points:
-                of_an_epoch = -(-images[NETWORKS[point.network].images] // point.batch_size)
-                taken = run_at_once(point, processes, steps[point])
-                seconds[point].append(round(taken * of_an_epoch / steps[point], 3))
+                steps_an_epoch = math.ceil(images[NETWORKS[point.network].images] / point.batch_size)
+                taken = seconds_of(point, steps[point])
+                seconds[point].append(round(taken * steps_an_epoch / steps[point], 3))
                 print(f"round {number}/{arguments.rounds}  {seconds[point][-1]:8.2f} s an epoch  {point}", flush=True)
     return seconds
 
 
-def start_processes(
-    points: list[Point], data_dir: Path, stack: contextlib.ExitStack
-) -> dict[int, list[subprocess.Popen]]:
-    """As many processes for each thread count as a point needs; they end with the stack, or when this process does."""
-    counts = {point.threads: 0 for point in points}
-    for point in points:
-        counts[point.threads] = max(counts[point.threads], point.runs)
-    processes = {}
-    for threads, count in counts.items():
-        command = [sys.executable, __file__, "--serve", str(threads), f"--data-dir={data_dir}"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        processes[threads] = [subprocess.Popen(command, **pipes, start_new_session=True) for _ in range(count)]
-        for process in processes[threads]:
-            stack.callback(process.kill)
-    return processes
+def train_at_once(chosen: list[Worker], point: Point, steps: int) -> float:
+    """Seconds that the processes take for so many steps each, from the start of all to the end of the last."""
+    order = json.dumps([asdict(point), steps])
 
+    def train() -> None:
+        for worker in chosen:
+            worker.send(order)
+        for worker in chosen:
+            worker.receive()
 
-def run_at_once(point: Point, processes: dict[int, list[subprocess.Popen]], steps: int) -> float:
-    """Seconds that the point's processes take for so many steps each, from the start of all to the end of the last."""
-    chosen = processes[point.threads][: point.runs]
-    order = json.dumps([asdict(point), steps]) + "\n"
-    started = time.perf_counter()
-    for process in chosen:
-        process.stdin.write(order)
-        process.stdin.flush()
-    for process in chosen:
-        if process.stdout.readline() != "done\n":
-            sys.exit(f"error: a process of {point} ended early")
-    return time.perf_counter() - started
+    return time_of(train)
 
 
 # -- the files ---------------------------------------------------------------------------------------------------------
 
 
 def write_csv(path: Path, seconds: Seconds) -> None:
-    """A line a point and round; `seconds` is for an epoch of each run."""
+    """One line for each point and round; `seconds` is for an epoch of each run."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*(field.name for field in fields(Point)), "round", "seconds"])
@@ -252,16 +256,16 @@ def write_csv(path: Path, seconds: Seconds) -> None:
 
 
 def read_csv(path: Path) -> Seconds:
-    """What write_csv wrote. UserError if it cannot be read or lacks a point."""
+    """What write_csv wrote. UserError if it is not there, was not written by this script, or lacks a point."""
+    if not path.is_file():
+        raise UserError(f"cannot read {path}; measure again without --draw-only")
     seconds: Seconds = {}
     try:
-        for row in csv.DictReader(path.read_text().splitlines()):
-            numbers = {name: int(row[name]) for name in ("threads", "runs", "batch_size", "hidden_size")}
-            point = Point(row["network"], row["precision"], **numbers)
-            seconds.setdefault(point, []).append(float(row["seconds"]))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        for line in csv.DictReader(path.read_text().splitlines()):
+            numbers = {name: int(line[name]) for name in ("threads", "runs", "batch_size", "hidden_size")}
+            point = Point(line["network"], line["precision"], **numbers)
+            seconds.setdefault(point, []).append(float(line["seconds"]))
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} was not written by this script; measure again without --draw-only") from error
     if not seconds or not set(_points(panels(_cores(seconds)))) <= set(seconds):
         raise UserError(f"{path} lacks some points; measure again without --draw-only")
@@ -272,8 +276,8 @@ def _cores(seconds: Seconds) -> int:
     return max(point.threads for point in seconds)
 
 
-def page(arguments: Namespace, seconds: Seconds) -> str:
-    """The Markdown page: the machine, then a table a panel."""
+def page(arguments: argparse.Namespace, seconds: Seconds) -> str:
+    """The Markdown page: the machine, then a table for each panel."""
     lines = [
         "# How the training loop scales",
         "",
@@ -290,25 +294,17 @@ def page(arguments: Namespace, seconds: Seconds) -> str:
         "(scaling.svg)",
     ]
     for panel in panels(_cores(seconds)):
-        lines += ["", f"## {panel.title}", "", *_table(panel, seconds)]
+        lines += ["", f"## {panel.title}", "", *_panel_table(panel, seconds)]
     return "\n".join(lines) + "\n"
 
 
-def _table(panel: Panel, seconds: Seconds) -> list[str]:
+def _panel_table(panel: Panel, seconds: Seconds) -> list[str]:
     caption = panel.xlabel if panel.in_epochs else f"seconds an epoch over {panel.xlabel}"
-    table = [
-        f"{caption[0].upper()}{caption[1:]}.",
-        "",
-        f"| | {' | '.join(panel.lines)} |",
-        "|---|" + "---:|" * len(panel.lines),
-    ]
+    rows = []
     for x in next(iter(panel.lines.values())):
-        cells = []
-        for line in panel.lines.values():
-            low, median, high = map(_short, _spread(panel, line[x], seconds))
-            cells.append(f"{median} ({low} to {high})")
-        table.append(f"| {x} | {' | '.join(cells)} |")
-    return table
+        spreads = [map(_short, _spread(panel, line[x], seconds)) for line in panel.lines.values()]
+        rows.append([x, *(f"{median} ({low} to {high})" for low, median, high in spreads)])
+    return [f"{caption[0].upper()}{caption[1:]}.", "", *table(["", *panel.lines], rows)]
 
 
 def _spread(panel: Panel, point: Point, seconds: Seconds) -> tuple[float, float, float]:
@@ -326,10 +322,10 @@ def _short(value: float) -> str:
 
 @charts.in_style
 def draw(seconds: Seconds) -> bytes:
-    """The panels as SVG in the report's look, for light and dark ground; bars at a line's points are min to max."""
+    """The panels as SVG in the report's style, light and dark. Vertical bars go from the smallest to the largest."""
     cores = _cores(seconds)
     figure = Figure(figsize=(8.6, 6.2), dpi=charts.DPI)
-    figure.text(0.01, 0.965, f"An epoch's training pass on {_counted(cores, 'core')}", fontsize=9.5, weight="bold")
+    figure.text(0.01, 0.965, f"An epoch's training pass on {count_of(cores, 'core')}", fontsize=9.5, weight="bold")
     for place, panel in zip(PLACES, panels(cores), strict=True):
         axes = figure.add_axes(place)
         (_draw_bars if panel.in_epochs else _draw_lines)(axes, panel, seconds)
@@ -339,19 +335,19 @@ def draw(seconds: Seconds) -> bytes:
 
 
 def _look(line: dict[int | str, Point]) -> tuple[str, str]:
-    """Colour and precision of a line's points."""
+    """Color and precision of a line's points."""
     point = next(iter(line.values()))
-    return COLOURS[point.network], point.precision
+    return COLORS[point.network], point.precision
 
 
 def _draw_lines(axes: Axes, panel: Panel, seconds: Seconds) -> None:
     ends = {}
     for label, line in panel.lines.items():
-        colour, precision = _look(line)
+        color, precision = _look(line)
         lows, medians, highs = zip(*(_spread(panel, point, seconds) for point in line.values()), strict=True)
-        axes.vlines(list(line), lows, highs, color=colour, lw=4, alpha=0.35)
-        axes.plot(list(line), medians, color=colour, ls=STYLES[precision], marker="o", ms=3.5)
-        ends[label] = (colour, medians[-1])
+        axes.vlines(list(line), lows, highs, color=color, lw=4, alpha=0.35)
+        axes.plot(list(line), medians, color=color, ls=STYLES[precision], marker="o", ms=3.5)
+        ends[label] = (color, medians[-1])
     axes.set(xscale="log", yscale="log", ylabel="seconds an epoch")
     axes.xaxis.set(major_locator=FixedLocator(list(line)), minor_locator=NullLocator())
     axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator())
@@ -364,7 +360,7 @@ def _label_ends(axes: Axes, ends: dict[str, tuple[str, float]]) -> None:
     """Each line's label to the right of its end, moved up or down where two would touch."""
     low, high = axes.get_ylim()
     heights = [math.log(y / low) / math.log(high / low) for _, y in ends.values()]
-    for (label, (colour, _)), height, place in zip(
+    for (label, (color, _)), height, place in zip(
         ends.items(), heights, charts.spread_out(heights, 0.085), strict=True
     ):
         axes.annotate(
@@ -372,7 +368,7 @@ def _label_ends(axes: Axes, ends: dict[str, tuple[str, float]]) -> None:
             (0.96, height),
             (1.02, place),
             xycoords="axes fraction",
-            color=colour,
+            color=color,
             va="center",
             annotation_clip=False,
         )
@@ -381,15 +377,15 @@ def _label_ends(axes: Axes, ends: dict[str, tuple[str, float]]) -> None:
 def _draw_bars(axes: Axes, panel: Panel, seconds: Seconds) -> None:
     thick = 0.8 / len(panel.lines)
     for number, (label, line) in enumerate(panel.lines.items()):
-        colour, _ = _look(line)
+        color, _ = _look(line)
         lows, medians, highs = zip(*(_spread(panel, point, seconds) for point in line.values()), strict=True)
         places = [place + (number - (len(panel.lines) - 1) / 2) * thick for place in range(len(line))]
-        axes.barh(places, medians, height=0.9 * thick, color=colour, alpha=0.8)
+        axes.barh(places, medians, height=0.9 * thick, color=color, alpha=0.8)
         axes.hlines(places, lows, highs, color=charts.INK, lw=1)
         for place, median, high in zip(places, medians, highs, strict=True):
             name = f"  {label}" if place == places[0] else ""
             axes.annotate(
-                f"{_short(median)}{name}", (high, place), (3, 0), textcoords="offset points", va="center", color=colour
+                f"{_short(median)}{name}", (high, place), (3, 0), textcoords="offset points", va="center", color=color
             )
     axes.set_yticks(range(len(line)), list(line))
     axes.invert_yaxis()

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from harness.data import ImageSet
 from harness.errors import OutOfMemory, UserError, is_out_of_memory
 from harness.files import make_folder, write_atomically
+from harness.image_sets import IMAGE_SETS
 from harness.metrics import EpochMetrics, is_metrics
 
 CHECKPOINT_FORMAT = 1
 MAX_CHECKPOINT_BYTES = 8 << 30
-DATA_SETS = ("cifar10", "mnist", "synthetic-shapes", "synthetic-digits")  # on which a network may have been trained
 
 # The names that the pickle inside a checkpoint may use. PyTorch's own list is longer and has, for example, bytearray
 # and the old tensor classes, which take any amount of memory when called with a number.
@@ -117,52 +117,50 @@ def load_checkpoint(path: Path) -> dict:
     Raises UserError, in one sentence, if the file is missing, truncated, no checkpoint, one of another project, absurd
     in its sizes, or asks for code to be run.
     """
+    content = None
     try:
         with path.open("rb") as file:
-            _check_archive(file, path)
-            file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        _check_tensors(content, path)
+            fault = _fault_of_archive(file)
+            if not fault:
+                file.seek(0)
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except UserError:
-        raise
     except Exception as error:  # a hostile file can make the reader fail in any way
         if is_out_of_memory(error):
             raise OutOfMemory(f"there is not enough memory to read {path}") from error
         raise UserError(f"{path} is not a checkpoint that can be trusted: it is damaged or holds code") from error
-    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
-        raise UserError(f"{path} is not a checkpoint of this project")
-    if not is_config(content.get("config")):
-        raise UserError(f"{path} has no config of a run in it")
+    fault = fault or _fault_of_content(content)
+    if fault:
+        raise UserError(f"{path} {fault}")
     return content
 
 
-def _check_archive(file: BinaryIO, path: Path) -> None:
-    """Refuse a zip that is truncated, would grow when read, or whose pickle uses a name that ours never do."""
+def _fault_of_archive(file: BinaryIO) -> str | None:
+    """What is wrong with a zip that is no checkpoint, would grow when read, or whose pickle uses a foreign name."""
     size = os.fstat(file.fileno()).st_size
     if size > MAX_CHECKPOINT_BYTES:
-        raise UserError(f"{path} has {size:,} bytes, more than any checkpoint of this project")
+        return f"has {size:,} bytes, more than any checkpoint of this project"
     if file.read(4) != b"PK\x03\x04":  # PyTorch would read anything else in its older formats, which check less
-        raise UserError(f"{path} is no checkpoint, or was written by a very old PyTorch")
+        return "is no checkpoint, or was written by a very old PyTorch"
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise UserError(f"{path} holds compressed entries, which no checkpoint of this project does")
+            return "holds compressed entries, which no checkpoint of this project does"
         if sum(entry.file_size for entry in entries) > size:
-            raise UserError(f"{path} claims more data than it has bytes")
+            return "claims more data than it has bytes"
         pickles = [entry for entry in entries if "data.pkl" in entry.orig_filename.lower()]
-        if len(pickles) != 1:  # PyTorch might read another one than we check
-            raise UserError(f"{path} is not a checkpoint of this project")
-        content = archive.read(pickles[0])
-    names = {value for operation, value, _ in pickletools.genops(content) if operation.name == "GLOBAL"}
-    if not names <= ALLOWED_NAMES:
-        strange = min(names - ALLOWED_NAMES).replace(" ", ".")
-        raise UserError(f"{path} is not a checkpoint that can be trusted: it asks for {strange!r}")
+        if len(pickles) != 1:  # PyTorch might read another one than is checked here
+            return "is not a checkpoint of this project"
+        operations = list(pickletools.genops(archive.read(pickles[0])))
+    strange = {value for operation, value, _ in operations if operation.name == "GLOBAL"} - ALLOWED_NAMES
+    if strange:
+        return f"is not a checkpoint that can be trusted: it asks for {min(strange).replace(' ', '.')!r}"
+    return None
 
 
-def _check_tensors(content: object, path: Path) -> None:
-    """Refuse a tensor with more elements than the file has for it: copied, a stride of 0 would become terabytes."""
+def _fault_of_content(content: object) -> str | None:
+    """What is wrong with what was read; a tensor must not have more elements than the file has for it."""
     seen, waiting = set(), [content]
     while waiting:
         value = waiting.pop()
@@ -174,7 +172,11 @@ def _check_tensors(content: object, path: Path) -> None:
         elif isinstance(value, list | tuple):
             waiting += value
         elif isinstance(value, Tensor) and value.nbytes > value.untyped_storage().nbytes():
-            raise UserError(f"{path} has a tensor of {value.numel():,} elements, more than it has data for")
+            # One element repeated by a stride of 0: copied, it would become terabytes.
+            return f"has a tensor of {value.numel():,} elements, more than it has data for"
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
+        return "is not a checkpoint of this project"
+    return None if is_config(content.get("config")) else "has no config of a run in it"
 
 
 def is_config(value: object) -> bool:
@@ -211,9 +213,7 @@ def check_training_state(content: dict, path: Path) -> None:
 def metrics_in(path: Path) -> dict | None:
     """The metrics of the epoch whose model a best.pt holds; None if it is not there or damaged."""
     try:
-        return load_checkpoint(path).get("metrics") if path.exists() else None
-    except OutOfMemory:
-        raise
+        return load_checkpoint(path).get("metrics")
     except UserError:
         return None
 
@@ -261,7 +261,7 @@ def load_trained(path: Path, build_model: Callable[[dict], nn.Module]) -> Traine
     if not isinstance(weights, dict) or not isinstance(epoch, int):
         raise UserError(f"{path} holds no whole network; name a run's best.pt or last.pt")
     dataset = config.get("dataset")
-    if not isinstance(dataset, dict) or dataset.get("name") not in DATA_SETS:
+    if not isinstance(dataset, dict) or dataset.get("name") not in IMAGE_SETS:
         raise UserError(f"{path} does not say on which images it was trained")
     try:
         model = build_model(config)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import image_sets
+from harness import image_sets, optimizers
 from harness.cli import command_line, program, typed_path  # noqa: F401 - typed_path until all import it from cli
 from harness.errors import FlagError, UserError
 from harness.ranks import launcher
@@ -23,7 +23,7 @@ from harness.ranks import launcher
 CNN, RNN = "cnn_cifar10", "rnn_mnist"  # the training scripts
 
 # What --optimizer and --data take, and what the report calls it.
-OPTIMIZERS = {"adam": "Adam", "adagrad": "Adagrad", "adamw": "AdamW", "sgd": "SGD"}
+OPTIMIZERS = {name: entry.title for name, entry in optimizers.OPTIMIZERS.items()}
 IMAGE_SETS = image_sets.titles()
 
 
@@ -238,7 +238,7 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = parser.parse_args(argv)
-    if flags.momentum and flags.optimizer != "sgd":
+    if flags.momentum and not optimizers.OPTIMIZERS[flags.optimizer].momentum:
         parser.error("--momentum is a flag of --optimizer sgd")
     ways = [option(name) for name in ("resume", "overwrite", "dry_run") if getattr(flags, name)]
     if len(ways) > 1:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.errors import UserError
+from harness.files import read_file
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 METRICS_HEADER = ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy", "seconds")
@@ -65,10 +66,8 @@ def metrics_csv(history: Sequence[EpochMetrics]) -> bytes:
 def read_metrics(file: Path) -> list[EpochMetrics]:
     """The epochs of a metrics.csv, from 1 on without a gap. UserError if it cannot be read or is something else."""
     try:
-        header, *lines = csv.reader(file.read_text(encoding="utf-8").splitlines())
+        header, *lines = csv.reader(read_file(file).decode().splitlines())
         rows = [[int(line[0]), *map(float, line[1:])] for line in lines]
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, IndexError, csv.Error) as error:
         raise UserError(f"{file} is not the metrics of a run") from error
     if tuple(header) != METRICS_HEADER or not all(is_metrics(row, epoch) for epoch, row in enumerate(rows, start=1)):

@@ -1,44 +1,41 @@
-"""One run on several devices: what a process does when torchrun started it as one rank of several.
+"""One run on several devices: what a process does that torchrun started as one of several ranks.
 
-Every rank runs the same script and the same loop. `Ranks` is all that the others see of it: which part of a batch is
-this rank's, the model whose gradients are averaged, sums over all ranks, and who writes (the main rank, number 0). A
-process that torchrun did not start is `ALONE`, to which everything belongs; PyTorch's part is imported by ranks only.
+Every rank runs the same script and the same loop (train.py). `Ranks` tells the loop which part of a batch is this
+rank's, averages gradients, sums over all ranks, and says who writes: the main rank, number 0. A process that torchrun
+did not start is `ALONE`, to which everything belongs.
 
-The ranks live and die together. Whoever ends early closes its connections, and the others, who wait for it sooner or
-later, then leave without a word and with its exit code, which it has put into torchrun's key-value store.
+torchrun ends all ranks together: when one has ended with an error or by a signal, it sends SIGTERM to the others, and
+SIGKILL 30 seconds later. On the main rank SIGTERM is an Interrupted, as in any run; the others die of it at once.
 """
 
+import atexit
 import contextlib
 import datetime
+import io
 import os
 import signal
-import socket
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import EXIT_BAD_INPUT, Interrupted, OutputLost, UserError, ignore_interruptions, leave
+from harness.errors import UserError, ignore_interruptions
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # PyTorch takes seconds to import, which --help need not wait for
     import torch
     from torch import Tensor, nn
 
 WAIT_FOR_MAIN = datetime.timedelta(hours=2)  # it may be downloading
-GRACE = 5  # seconds
+WAIT_FOR_TORCHRUN = 10  # seconds; it looks ten times a second whether a rank has ended
 
 
 @dataclass(frozen=True)
 class Share:
     """A rank's part of one batch.
 
-    `here` are its positions in the epoch. An empty part has the batch's first image there, because not every layer
-    takes no image at all, but `count`, the images to be counted, is 0. `weight` is count · ranks / batch.
+    `here` are its positions in the epoch, and `count` is the number of images that count. A part may be empty; as not
+    every layer accepts an empty batch, `here` then is the batch's first image. `weight` is count · ranks / batch.
     """
 
     here: slice
@@ -47,10 +44,7 @@ class Share:
 
     def backward(self, loss: "Tensor") -> None:
         """Gradients of this part's mean loss, weighted so that their mean over the ranks is that of the whole batch."""
-        if self.weight == 1:
-            loss.backward()
-        else:
-            loss.backward(loss.new_tensor(self.weight))
+        loss.backward(None if self.weight == 1 else loss.new_tensor(self.weight))
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,6 @@ class Ranks:
     count: int = 1
     local_rank: int = 0
     local_count: int = 1
-    store: Any = None  # torchrun's, which outlives any rank
 
     @property
     def main(self) -> bool:
@@ -84,9 +77,9 @@ class Ranks:
     def sum(self, totals: "Tensor") -> "Tensor":
         """Sums over all ranks, the same bits on each."""
         if self.count > 1:
-            from torch import distributed
+            import torch.distributed
 
-            distributed.all_reduce(totals)
+            torch.distributed.all_reduce(totals)
         return totals
 
     def own_device(self, device: "torch.device") -> "torch.device":
@@ -115,95 +108,42 @@ class Ranks:
 
         return DistributedDataParallel(model)
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The main rank's value (anything that can be pickled), on every rank."""
         if self.count == 1:
             return value
-        import torch
-        from torch import distributed
+        import torch.distributed
 
         values = [value]
-        distributed.broadcast_object_list(values, device=torch.device("cpu"))
+        torch.distributed.broadcast_object_list(values, device=torch.device("cpu"))
         return values[0]
-
-    broadcast = tell
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
         """Let the main rank finish the block before the others begin it."""
         if not self.main:
-            self.tell(None)
+            self.broadcast(None)
         yield
         if self.main:
-            self.tell(None)
+            self.broadcast(None)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """The time within which no rank outlives another.
+        """Train on all ranks in this block. At its end they wait for the main one.
 
-        At its end all ranks wait for the main one. On the main rank the loss of another is an Interrupted, as by the
-        SIGTERM that torchrun sends in this case; the other ranks leave when the main rank has left. Of a UserError the
-        sentence is printed once, by the main rank if it met the error too.
+        Raises Interrupted on the main rank when another rank is lost.
         """
-        if self.count == 1:
-            yield
-            return
-        try:
-            with self._connected():
-                yield
-                self.tell(None)
-                ignore_interruptions()  # all is done, and torchrun ends the rest when the first has left with an error
-                _disconnect()
-        except Interrupted as interruption:
-            self._note_exit(128 + interruption.signum)
-            raise
-        except UserError:
-            if not self._tells_error():
-                leave(EXIT_BAD_INPUT)
-            raise
-        except OutputLost:  # the main rank's, as no other prints
-            self._note_exit(EXIT_BAD_INPUT)
-            raise
-
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:
-            if not _is_lost_connection(error):
-                raise
+            self.broadcast(None)
+        except RuntimeError:
+            # Gloo raises a bare RuntimeError when another rank is gone, as for any fault; but then torchrun's SIGTERM
+            # is on its way. Without one it is a bug, which keeps its traceback.
+            if self.main and self.count > 1:
+                _wait_for_torchrun(WAIT_FOR_TORCHRUN)
+            raise
+        if self.count > 1:  # all is saved, but the first rank to end a diverged run, with code 3, brings SIGTERM
             ignore_interruptions()
-            if self.main:
-                raise Interrupted(signal.SIGTERM) from error
-            leave(self._noted_exit() or 128 + signal.SIGTERM)
-
-    def _note_exit(self, code: int) -> None:
-        with contextlib.suppress(RuntimeError):  # torchrun may be gone
-            self.store.set("exit code", str(code))
-
-    def _noted_exit(self) -> int | None:
-        with contextlib.suppress(RuntimeError):
-            if self.store.check(["exit code"]):
-                return int(self.store.get("exit code"))
-        return None
-
-    def _tells_error(self) -> bool:
-        """Whether this rank is the one to print the sentence of its UserError: only one does, preferably the main."""
-        ignore_interruptions()
-        if self.main:
-            self._note_exit(EXIT_BAD_INPUT)
-            return True
-        deadline = time.monotonic() + 2
-        while time.monotonic() < deadline:
-            if self._noted_exit():
-                return False
-            time.sleep(0.05)
-        with contextlib.suppress(RuntimeError):
-            if self.store.add("errors", 1) > 1:
-                return False
-        self._note_exit(EXIT_BAD_INPUT)
-        sys.stderr = sys.__stderr__
-        return True
 
 
 ALONE = Ranks()
@@ -223,76 +163,49 @@ def launcher() -> list[str]:
 def refuse_ranks(script: str) -> None:
     """UserError if torchrun started this script, whose work is not shared by ranks."""
     if is_rank():
-        if os.environ["RANK"] != "0":
-            time.sleep(GRACE)  # torchrun ends all ranks when one has ended, and the main one is to be heard first
         raise UserError(f"{script} does its work in one process: start it with python; torchrun is for the trainings")
-
-
-def prepare_process() -> None:
-    """At a script's start: leave the talking to the main rank, and see that a signal ends this one whatever it does."""
-    if not is_rank():
-        return
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # C++ would tell of every lost connection
-    if os.environ["RANK"] == "0":
-        _end_even_if_stuck()
-        return
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_DFL)  # there is nothing to tidy up
-    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the rest of the process
-    sys.excepthook = _show_bug
 
 
 def join() -> Ranks:
     """This process's place among the ranks of its job, connected to them; ALONE without torchrun."""
     if not is_rank():
         return ALONE
-    import torch
-    from torch import distributed
+    from torch import cuda, distributed
 
-    nccl = torch.cuda.is_available() and distributed.is_nccl_available()
     store, rank, count = next(distributed.rendezvous("env://"))
-    # The store may be that of an earlier attempt of the job (torchrun --max-restarts), with the addresses of its ranks.
+    # After torchrun --max-restarts the store still holds the addresses of the attempt before.
     store = distributed.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-    ranks = Ranks(rank, count, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), store)
-    with ranks._connected():
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if nccl else "gloo", store=store, rank=rank, world_size=count, timeout=WAIT_FOR_MAIN
-        )
-    if rank and not nccl:  # gloo tells when the main rank has left, which is the time to go, with its exit code
-        ignore_interruptions()
-    return ranks
+    backend = "cpu:gloo,cuda:nccl" if cuda.is_available() and distributed.is_nccl_available() else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=WAIT_FOR_MAIN)
+    return Ranks(rank, count, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
 
 
-def _is_lost_connection(error: RuntimeError) -> bool:
-    """Whether another rank has gone: gloo raises plain RuntimeErrors, which name its source file."""
-    from torch import distributed
-
-    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
-
-
-def _disconnect() -> None:
-    from torch import distributed
-
-    distributed.destroy_process_group()
-
-
-def _show_bug(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-    traceback.print_exception(kind, error, where, file=sys.__stderr__)
+def prepare_process() -> None:
+    """At a script's start: let only the main rank print and tidy up."""
+    if not is_rank():
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else C++ logs every lost connection
+    if os.environ["RANK"] == "0":
+        return
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)  # it ends the process even while PyTorch waits for another rank
+    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+    atexit.register(_print_own_error)
 
 
-def _end_even_if_stuck() -> None:
-    """End the process some seconds after a signal, should it wait in PyTorch for a rank that is no more.
+def _print_own_error() -> None:
+    """Print the error of a rank other than the main one, unless torchrun ends the rank first.
 
-    A handler in Python runs only when the call under way returns; the signal's number is written to a socket at once.
+    It does if the main rank has met the same error, and printed it, or if the error is only that another rank is gone.
+    A rank that succeeds does not come here: `leave` ends it.
     """
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    if error := sys.stderr.getvalue():
+        # One second more from rank to rank: after the first has printed the error and ended, torchrun ends the others.
+        _wait_for_torchrun(WAIT_FOR_TORCHRUN + int(os.environ["LOCAL_RANK"]))
+        sys.__stderr__.write(error)
 
-    def wait() -> None:
-        signum = reader.recv(1)[0]
-        time.sleep(GRACE)
-        writer.close()
-        os._exit(128 + signum)
 
-    threading.Thread(target=wait, daemon=True).start()
+def _wait_for_torchrun(seconds: int) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(0.1)  # short, because a signal that came just before a sleep is handled after it

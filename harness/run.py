@@ -24,12 +24,12 @@ from pathlib import Path
 import torch
 
 from harness.checkpoint import check_training_state, is_config, load_checkpoint
-from harness.errors import Interrupted, OutOfMemory, OutputLost, UserError, memory_errors_told
-from harness.files import FolderLock, make_folder, write_atomically
+from harness.cli import command_line
+from harness.errors import Interrupted, OutOfMemory, OutputLost, UserError, catch_out_of_memory
+from harness.files import lock_folder, make_folder, os_errors_as, read_file, write_atomically
 from harness.flags import (
     RESULT_FLAGS,
     check_new_name,
-    command_line,
     recorded_flags,
     resume_command,
     resumed_flags,
@@ -39,14 +39,10 @@ from harness.metrics import EpochMetrics, metrics_csv
 from harness.ranks import ALONE, Ranks, join
 from harness.tensorboard import EventsFile
 
-LOCKED = "another process is training in"  # so begins the refusal of a folder that is in use
+LOCKED = "another process is training in"  # to be deleted once harness/grid asks for FolderLocked
 
 # What a run consists of; last.pt is deleted first, so that no half of a run can be resumed.
 RUN_FILES = ("last.pt", "snapshots", "figures", "best.pt", "metrics.csv", "events.out.tfevents.*", "config.json")
-
-
-def lock_folder(path: Path) -> FolderLock:
-    return FolderLock(path / ".lock", refusal=f"{LOCKED} {path}; wait for it, or choose another --name")
 
 
 class RunFolder:
@@ -210,7 +206,7 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
         run = RunFolder(path, experiment, flags, ranks)
         stack.enter_context(run.locked)
         try:
-            with ranks.together(), memory_errors_told():
+            with ranks.together(), catch_out_of_memory():
                 if ranks.main:
                     run.find()
                 # What the main rank found is what all ranks train with. (A parser cannot be sent, and is the same.)
@@ -225,19 +221,15 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
 
 def has_run(path: Path) -> bool:
     """Whether the folder holds anything of a run (the lock file alone is nothing)."""
-    try:
+    with os_errors_as(f"cannot read {path}"):
         return path.exists() and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir()))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def read_config(path: Path) -> dict:
     """A run folder's config.json. UserError if it is missing, no JSON, or not of a run."""
     file = path / "config.json"
     try:
-        config = json.loads(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
+        config = json.loads(read_file(file))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON ({error}); --overwrite starts the run anew") from error
     if not is_config(config):
@@ -268,13 +260,11 @@ def _folder_exists(path: Path) -> UserError:
 def _delete(paths: Iterable[Path]) -> None:
     """Delete files, and folders with all that is in them; of a link only itself."""
     for path in paths:
-        try:
+        with os_errors_as(f"cannot delete {path}"):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot delete {error.filename or path}: {error.strerror or error}") from error
 
 
 def _git_commit() -> str | None:

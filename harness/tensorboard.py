@@ -22,42 +22,14 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from harness.errors import UserError
-from harness.files import flush_to_disk, write_atomically
+from harness.files import flush_to_disk, os_errors_as, write_atomically
 
 EPOCH_TAGS = ("train/loss", "train/accuracy", "test/loss", "test/accuracy")
 BEST_TAGS = ("best/train_loss", "best/train_accuracy", "best/test_loss", "best/test_accuracy")
 EPOCHS_TAG = "epochs"  # a metric and no hyper-parameter: the HParams tab keeps the first hyper-parameters that it reads
 CONFUSION_TAG, MISTAKES_TAG, FILTERS_TAG = "test/confusion_matrix", "test/worst_classified", "filters/conv1"
 
-# The HParams tab takes its columns from one run, so every run of either script declares all of these. The value given
-# here stands where a script has no such flag.
-HPARAMS = {
-    "experiment": "",
-    "data": "",
-    "channels": "gray",
-    "fc_activation": "-",
-    "augment": "no",
-    "cell": "-",
-    "hidden_size": 0,
-    "optimizer": "",
-    "lr": 0.0,
-    "momentum": 0.0,
-    "weight_decay": 0.0,
-    "clip_grad_norm": 0.0,
-    "batch_size": 0,
-    "precision": "",
-    "seed": 0,
-}
-
 RECORD_FRAME = 16  # bytes around a record: its length (8), a checksum of the length (4), a checksum of the record (4)
-
-
-def hparams(flags: Mapping, experiment: str) -> dict:
-    """A run's hyper-parameters, the same names for every run, as the HParams tab shows them."""
-    values = {name: flags.get(name, default) for name, default in HPARAMS.items()} | {"experiment": experiment}
-    if isinstance(values["augment"], bool):
-        values["augment"] = "yes" if values["augment"] else "no"  # the tab would show a bool as 0 or 1
-    return values
 
 
 class EventsFile:
@@ -69,30 +41,23 @@ class EventsFile:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the folder's events file, or choose the name of a new one. A record that a kill tore is cut away."""
+        """Read which events the folder's file has, or choose the name of a new one."""
         found = sorted(folder.glob("events.out.tfevents.*"))
         self.path = found[0] if found else folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
         self._written: set[tuple[str, int]] = set()
         self._waiting: list[Event] = []
-        end_of_whole = 0
+        self._end = 0  # where the last whole record ends
         for event, end in _whole_records(self.path) if found else ():
             self._written |= {(value.tag, event.step) for value in event.summary.value}
-            end_of_whole = end
-        self.empty = not end_of_whole
-        try:
-            if found and self.path.stat().st_size > end_of_whole:
-                os.truncate(self.path, end_of_whole)
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+            self._end = end
 
     def __contains__(self, tag_and_step: tuple[str, int]) -> bool:
         return tag_and_step in self._written
 
     def head(self, hyperparameters: dict, wall_time: float) -> None:
         """What a file begins with: its version, and the columns and this run's values of the HParams tab."""
-        if self.empty:
+        if not self._end:
             self._waiting.append(Event(wall_time=wall_time, file_version="brain.Event:2"))
-            self.empty = False
         experiment, session_start, _ = _hparams_summaries(hyperparameters)
         self.add(experiment, 0, wall_time)
         self.add(session_start, 0, wall_time)
@@ -117,16 +82,16 @@ class EventsFile:
             self._written |= keys
 
     def flush(self) -> None:
-        """Append what was taken up; it is on the disk afterwards. UserError if it cannot be written."""
-        if not self._waiting:
-            return
-        try:
-            with self.path.open("ab") as file:
-                file.write(_records(self._waiting))
-                file.flush()
-                flush_to_disk(file.fileno())
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+        """Append what was taken up; it is on the disk afterwards. UserError if it cannot be written.
+
+        A record that a kill tore is cut away before; the file stays the same one, for the readers that have it open.
+        """
+        with os_errors_as(f"cannot write {self.path}"), self.path.open("ab") as file:
+            file.truncate(self._end)
+            file.write(_records(self._waiting))
+            file.flush()
+            flush_to_disk(file.fileno())
+            self._end = file.tell()
         self._waiting = []
 
 

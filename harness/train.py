@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from harness.checkpoint import State, metrics_in, restore, save_best, save_last, save_snapshot
+from harness.cli import command_line, program, typed_path
 from harness.data import EpochOrder, ImageSet, test_batches, train_batches
 from harness.device import autocast, choose_device, choose_threads, compiled, keep_freed_memory, warn_of_slow_bf16
 from harness.errors import EXIT_DIVERGED, UserError
-from harness.flags import command_line, program, recorded_flags, snapshot_epochs, typed_path
+from harness.flags import hparams, recorded_flags, snapshot_epochs
 from harness.metrics import METRICS, EpochMetrics, best_epoch, best_values
 from harness.optimizers import QuickStep, make_optimizer, state_template
 from harness.ranks import ALONE, Ranks
@@ -34,7 +35,6 @@ from harness.tensorboard import (
     FILTERS_TAG,
     MISTAKES_TAG,
     EventsFile,
-    hparams,
 )
 
 # Images a step of evaluation; changes no result, only speed and memory. A convolution's maps take 131 kB an image: on a

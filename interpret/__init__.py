@@ -13,7 +13,7 @@ from interpret.correspondence import Consistency, correspondence
 from interpret.deconvnet import (
     Box,
     Strongest,
-    receptive_field,
+    receptive_fields,
     reconstruct,
     reconstruct_maps,
     strongest_activations,
@@ -42,7 +42,7 @@ __all__ = [
     "invariance",
     "occlusion",
     "random_maps",
-    "receptive_field",
+    "receptive_fields",
     "reconstruct",
     "reconstruct_maps",
     "rectified_layers",

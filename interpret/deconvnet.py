@@ -7,7 +7,7 @@ gradient (Simonyan et al. 2013, arXiv 1312.6034, section 4). Where pooling windo
 their reconstructions add up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -118,19 +118,24 @@ def reconstruct_maps(model: nn.Module, images: Tensor, layer: str, maps: Tensor,
     return _project(model, images, chain, keep_map, batch_size)
 
 
-def receptive_field(model: nn.Module, images: Tensor, layer: str, row: int, column: int) -> Box:
-    """The pixels that the position (row, column) of `layer`'s maps depends on, clipped to the image.
+def receptive_fields(
+    model: nn.Module, images: Tensor, layer: str, places: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], Box]:
+    """For each position (row, column) of `layer`'s maps, the pixels that it depends on, clipped to the image.
 
-    The box is the smallest that holds them; the same for every image and map. Only the size of `images` matters.
+    A box is the smallest that holds them; the same for every image and map. Only the size of `images` matters.
     ValueError as `chain.trace`, or if there is no such position.
     """
     chain = trace(model, images, layer)
     _, height, width = chain[-1].output_size
-    if not (0 <= row < height and 0 <= column < width):
-        raise ValueError(f"there is no position ({row}, {column}) in {layer}, whose maps are {height} × {width}")
-    top, bottom = _extent(chain, row, axis=0)
-    left, right = _extent(chain, column, axis=1)
-    return Box(top, left, bottom, right)
+    boxes = {}
+    for row, column in places:
+        if not (0 <= row < height and 0 <= column < width):
+            raise ValueError(f"there is no position ({row}, {column}) in {layer}, whose maps are {height} × {width}")
+        top, bottom = _extent(chain, row, axis=0)
+        left, right = _extent(chain, column, axis=1)
+        boxes[row, column] = Box(top, left, bottom, right)
+    return boxes
 
 
 def _strongest(layer: str, found: list[tuple[Tensor, Tensor]], width: int, count: int) -> Strongest:

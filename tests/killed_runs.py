@@ -1,11 +1,11 @@
-"""Runs on a few images, killed with SIGKILL just before each of their steps on the disk, and what it takes to compare.
+"""Runs on a few images, killed just before each of their steps on the disk, and what it takes to compare them.
 
-As a script it trains `SCRIPT FLAGS…` once undisturbed into FOLDER/whole, and then again and again, each time killed at
-a later step and resumed; the tests compare what lies in the folders afterwards:
+As a script it trains `SCRIPT FLAGS…` once into FOLDER/whole. Before each of its steps on the disk it copies what lies
+there (what a SIGKILL at that instant leaves) and then resumes from these copies; the tests compare the folders:
 
     python killed_runs.py FOLDER FIRST STRIDE TWICE_AT SCRIPT FLAGS…
 
-FIRST and STRIDE choose the steps; with TWICE_AT above 0 every run is killed at that step first, and FIRST and STRIDE
+FIRST and STRIDE choose the steps; with TWICE_AT above 0 the run is killed at that step first, and FIRST and STRIDE
 count in its resumption. Every training runs in a fork of this process, which itself never computes anything.
 """
 
@@ -13,7 +13,7 @@ import csv
 import importlib
 import itertools
 import os
-import signal
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -90,32 +90,41 @@ def make_runs_small(replace: Callable[[object, str, object], None] = setattr) ->
 _DRAWN: dict[str, object] = {}
 
 
-def kill_before_step(number: int, folder: Path) -> None:
-    """From now on count this process's changes under `folder`, and let SIGKILL come just before the given one.
+def copy_before_steps(steps: range, runs_dir: Path, copies: Path) -> None:
+    """From now on count this process's changes under `runs_dir`, and copy it to copies/<step> before the given ones.
 
     A kill at a flush leaves what was written last torn: the system may not have taken all of it.
     """
-    steps = itertools.count(1)
+    count = itertools.count(1)
+    copying = []
+
+    def step(torn: Path | None = None) -> None:
+        if not copying and (number := next(count)) in steps:
+            copying.append(number)  # the copying itself opens files, too
+            shutil.copytree(runs_dir, copies / str(number))
+            if torn:
+                copy = copies / str(number) / torn.relative_to(runs_dir)
+                os.truncate(copy, max(0, copy.stat().st_size - 7))
+            copying.clear()
 
     def watch(event: str, arguments: tuple) -> None:
         if event not in ("open", "os.rename", "os.remove", "os.mkdir") or not isinstance(arguments[0], str | Path):
             return
         changes = event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if changes and folder in Path(arguments[0]).parents and next(steps) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if changes and runs_dir in Path(arguments[0]).parents:
+            step()
 
     def flush(descriptor: int) -> None:
         file = Path(f"/proc/self/fd/{descriptor}")
-        if file.is_file() and next(steps) == number:  # a folder's flush changes nothing that a kill could spare
-            os.ftruncate(descriptor, max(0, file.stat().st_size - 7))
-            os.kill(os.getpid(), signal.SIGKILL)
+        if file.is_file():  # a folder's flush changes nothing that a kill could spare
+            step(torn=file.readlink())
 
     sys.addaudithook(watch)
     os.fsync = flush
 
 
-def train_in_fork(script: str, flags: list[str], folder: Path, kill_at: int = 0) -> int:
-    """Train with --runs-dir `folder`; the exit code, or -9 if it was killed."""
+def train_in_fork(script: str, flags: list[str], folder: Path, steps: range = range(0), copies: Path = Path()) -> int:
+    """Train with --runs-dir `folder`, copied to `copies` before these steps; the exit code."""
     child = os.fork()
     if not child:
         code = 99
@@ -123,7 +132,8 @@ def train_in_fork(script: str, flags: list[str], folder: Path, kill_at: int = 0)
             from harness.cli import run_script
 
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            kill_before_step(kill_at, folder.resolve())
+            folder.mkdir(exist_ok=True)
+            copy_before_steps(steps, folder.resolve(), copies)
             argv = [*flags, "--runs-dir", str(folder.resolve())]
             code = run_script(lambda: importlib.import_module(script).main(argv))
         finally:
@@ -138,16 +148,18 @@ def main(folder: Path, first: int, stride: int, twice_at: int, script: str, flag
 
     harness.tensorboard._hparams_summaries({})  # imports too
     make_runs_small()
-    assert train_in_fork(script, flags, folder / "whole") == 0
-    for number in itertools.count(first, stride):
-        runs_dir = folder / str(number)
-        if twice_at:
-            assert train_in_fork(script, flags, runs_dir, kill_at=twice_at) == -signal.SIGKILL
-        code = train_in_fork(script, [*flags, "--resume"] if twice_at else flags, runs_dir, kill_at=number)
-        if code == 0:
-            return  # it has no such step: all were tried
-        assert code == -signal.SIGKILL, f"step {number}: exit {code}"
-        assert train_in_fork(script, [*flags, "--resume"], runs_dir) == 0, f"step {number}"
+    folder.mkdir()
+    every = range(first, 10_000, stride)
+    if twice_at:
+        once = folder.with_name("killed once")
+        once.mkdir()
+        assert train_in_fork(script, flags, folder / "whole", range(twice_at, twice_at + 1), once) == 0
+        assert train_in_fork(script, [*flags, "--resume"], once / str(twice_at), every, folder) == 0
+    else:
+        assert train_in_fork(script, flags, folder / "whole", every, folder) == 0
+    for copy in folder.iterdir():
+        if copy.name != "whole":
+            assert train_in_fork(script, [*flags, "--resume"], copy) == 0, f"step {copy.name}"
 
 
 if __name__ == "__main__":

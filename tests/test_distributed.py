@@ -1,6 +1,6 @@
-"""One run on several ranks: torchrun's own launcher on this machine, against the same run in one process.
+"""One run on several ranks, against the same run in one process.
 
-A start of torchrun takes seconds for each rank, so there are few, each on a few images and checked in several ways.
+torchrun itself starts its ranks anew but once, as that takes seconds; the other jobs are forks, see small_ranks.py.
 """
 
 import importlib
@@ -15,46 +15,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_ranks
 import torch
-from conftest import PROJECT
-from fake_sets import make_mnist
-from killed_runs import SMALL, make_runs_small, metrics_of, weights_of
+from killed_runs import SMALL, metrics_of, same_bits, weights_of
+from small_ranks import LONG, forked_torchrun
 
 from harness.data import EpochOrder, ImageSet, Split
 from harness.errors import UserError
 from harness.flags import command_line, program
-from harness.image_sets import IMAGE_SETS
 from harness.ranks import ALONE, Ranks, launcher
 from harness.train import evaluate, train_epoch
-
-# Trains a script on a few images. The rank that the variable KILL names sends itself SIGKILL as epoch 2 begins.
-RANK_SCRIPT = f"""
-import importlib, os, signal, sys
-sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
-import fake_sets, killed_runs
-from pathlib import Path
-from harness.data import EpochOrder
-from harness.image_sets import IMAGE_SETS
-from harness.cli import run_script
-killed_runs.make_runs_small()
-IMAGE_SETS["mnist"] = fake_sets.entry_of_files("mnist", Path("data"))
-draw, epochs = EpochOrder.draw, []
-def draw_or_die(*given, **named):
-    epochs.append(1)
-    if len(epochs) == 2 and os.environ["RANK"] == os.environ.get("KILL"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return draw(*given, **named)
-EpochOrder.draw = draw_or_die
-sys.argv = sys.argv[1:]
-sys.exit(run_script(importlib.import_module(sys.argv[0]).main))
-"""
 
 # 40 train images make batches of 19, 19 and 2; 20 test images. No share is even on 3 ranks, and the last has an empty.
 # SGD, because a first step of Adam or Adagrad is ±lr even where a gradient is nothing but rounding.
 SGD = ("--optimizer", "sgd", "--lr", "0.1", "--momentum", "0.9", "--clip-grad-norm", "0.5")
 # The CNN draws its images, the RNN reads them from files, which every rank does for itself.
 CNN = ("--data", "synthetic", "--batch-size", "19", "--augment", *SGD, "--device", "cpu")
-RNN = ("--hidden-size", "6", "--batch-size", "19", "--device", "cpu")
+RNN = ("--hidden-size", "6", "--batch-size", "19", "--device", "cpu", "--epochs", "2")
 
 # The agent of PyTorch 2.6 may end before it has the exit codes of all ranks; that of 2.14 has been seen to tell all.
 OLD_TORCHRUN = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14)
@@ -63,24 +40,13 @@ needs_gloo = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
     reason="this build of PyTorch has no torch.distributed with gloo",
 )
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork and no SIGKILL")
 
 
 @pytest.fixture(autouse=True)
 def small_runs(monkeypatch: pytest.MonkeyPatch, in_project: Path) -> None:
-    make_runs_small(monkeypatch.setattr)
-    monkeypatch.setitem(IMAGE_SETS, "mnist", make_mnist(in_project / "data", *SMALL))
+    small_ranks.make_small(monkeypatch.setattr, in_project / "data")
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-
-
-def run_ranks(count: int, script: str, *flags: str, kill: int | None = None) -> subprocess.CompletedProcess:
-    """Train on `count` ranks as `torchrun` does; with `kill`, that rank is killed as epoch 2 begins."""
-    file = Path("rank_script.py")
-    file.write_text(RANK_SCRIPT, encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", str(file)]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({} if kill is None else {"KILL": str(kill)})
-    return subprocess.run(
-        [*command, script, *flags], env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
 
 
 def only_run(runs_dir: str = "runs") -> Path:
@@ -90,6 +56,10 @@ def only_run(runs_dir: str = "runs") -> Path:
 
 def config_of(run: Path) -> dict:
     return json.loads((run / "config.json").read_text(encoding="utf-8"))
+
+
+def epoch_of(run: Path) -> int:
+    return torch.load(run / "last.pt", weights_only=True)["epoch"]
 
 
 def assert_close_runs(run: Path, whole: Path) -> None:
@@ -105,62 +75,109 @@ def assert_close_runs(run: Path, whole: Path) -> None:
         torch.testing.assert_close(value, weights_whole[name], rtol=1e-4, atol=1e-5)
 
 
-def own_lines(stderr: str) -> list[str]:
-    """What the ranks said: standard error without torchrun's log, its traceback and the report that ends with it."""
-    own = re.split(r"^Traceback \(most recent call last\):\n  File \"<frozen runpy>\"", stderr, flags=re.MULTILINE)[0]
-    return [line for line in own.splitlines() if line and "torch/distributed/elastic" not in line.replace("\\", "/")]
+def resume_sentence(ranks: int, *words: str) -> str:
+    again = command_line([program("torchrun"), f"--nproc-per-node={ranks}", *words, "--resume"])
+    return f"interrupted; continue with: {again}"
+
+
+def said(err: str) -> list[str]:
+    """The lines of the ranks; torchrun itself logs some."""
+    return [line for line in err.splitlines() if line and "torch/distributed/elastic" not in line]
 
 
 @needs_gloo
-def test_three_ranks_then_two_equal_one_process(run_main: Callable) -> None:
-    assert run_main("cnn_cifar10", *CNN, "--epochs", "1", "--runs-dir", "one")[0] == 0
-    done = run_ranks(3, "cnn_cifar10", *CNN, "--epochs", "1", "--name", "run")
-    assert (done.returncode, own_lines(done.stderr)) == (0, [])
-    assert done.stdout.count("epoch 1/1 ") == 1
-    assert "on each of 3 ranks" in done.stdout.splitlines()[0]
-    run = only_run()
-    assert (config_of(run)["ranks"], config_of(only_run("one"))["ranks"]) == (3, 1)
-    assert_close_runs(run, only_run("one"))
-
-    done = run_ranks(2, "cnn_cifar10", *CNN, "--epochs", "2", "--name", "run", "--resume")
-    assert (done.returncode, own_lines(done.stderr)) == (0, [])
-    assert "continuing after epoch 1" in done.stdout
-    assert "ranks 2 instead of the recorded 3" in done.stdout
-    assert (config_of(run)["ranks"], config_of(run)["status"]) == (2, "complete")
-    assert run_main("cnn_cifar10", *CNN, "--epochs", "2", "--runs-dir", "two")[0] == 0
-    assert_close_runs(run, only_run("two"))
+@needs_fork
+def test_three_ranks_equal_one_process(run_main: Callable) -> None:
+    words = ("cnn_cifar10", *CNN, "--epochs", "1")
+    job = forked_torchrun(3, *words)
+    assert (job.code, job.err) == (0, "")
+    assert job.out.count("epoch 1/1 ") == 1
+    assert "on each of 3 ranks" in job.out.splitlines()[0]
+    assert run_main(*words, "--runs-dir", "one")[0] == 0
+    assert (config_of(only_run())["ranks"], config_of(only_run("one"))["ranks"]) == (3, 1)
+    assert_close_runs(only_run(), only_run("one"))
 
 
 @needs_gloo
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_killed_rank_ends_the_job_and_the_folder_resumes(run_main: Callable) -> None:
-    done = run_ranks(2, "rnn_mnist", *RNN, "--epochs", "2", "--name", "run", kill=1)
-    assert done.returncode != 0
-    (said,) = own_lines(done.stderr)
-    again = " ".join(["rnn_mnist", *RNN, "--epochs 2 --name run --resume"])
-    assert said == f"interrupted; continue with: {command_line([program('torchrun')])} --nproc-per-node=2 {again}"
-    codes = dict(re.findall(r"rank +: (\d+) .*\n +exitcode +: (-?\d+)", done.stderr))
+@needs_fork
+def test_killed_rank_ends_the_job_and_the_folder_resumes_on_any_number_of_ranks(run_main: Callable) -> None:
+    words = ("cnn_cifar10", *CNN, "--epochs", "2", "--name", "run")
+    job = forked_torchrun(2, *words, fail="1 killed")
+    assert job.code != 0
+    assert said(job.err) == [resume_sentence(2, *words)]
+    codes = dict(re.findall(r"rank +: (\d+) .*\n +exitcode +: (-?\d+)", Path("torchrun.log").read_text("utf-8")))
     assert codes == {"1": "-9", "0": "143"} or (OLD_TORCHRUN and codes == {"1": "-9"})
     run = only_run()
-    assert config_of(run)["status"] == "interrupted"
-    assert len(metrics_of(run)) == 2  # the header and epoch 1
-    assert run_main("rnn_mnist", *RNN, "--epochs", "2", "--name", "run", "--resume")[0] == 0
-    assert run_main("rnn_mnist", *RNN, "--epochs", "2", "--runs-dir", "whole")[0] == 0
+    assert (config_of(run)["status"], epoch_of(run)) == ("interrupted", 1)
+
+    job = forked_torchrun(3, *words, "--resume")
+    assert (job.code, job.err) == (0, "")
+    assert "continuing after epoch 1" in job.out
+    assert "ranks 3 instead of the recorded 2" in job.out
+    assert (config_of(run)["ranks"], config_of(run)["status"]) == (3, "complete")
+    assert run_main(*words, "--runs-dir", "whole")[0] == 0
     assert_close_runs(run, only_run("whole"))
 
 
 @needs_gloo
-def test_error_of_the_user_is_one_sentence_and_every_rank_s_exit_code(run_main: Callable) -> None:
-    assert run_main("rnn_mnist", *RNN, "--epochs", "1", "--name", "run")[0] == 0
+@needs_fork
+def test_killed_main_rank_is_started_again_and_ends_with_the_same_bits() -> None:
+    words = ("rnn_mnist", *RNN, "--precision", "bf16")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    own = [small_ranks.__file__, *words, "--runs-dir", "whole"]
+    whole = subprocess.run([*torchrun, *own], capture_output=True, text=True, timeout=LONG, check=True)
+    job = forked_torchrun(2, *words, "--resume", torchrun=("--max-restarts=1",), fail="0 killed")
+    assert (job.code, said(job.err)) == (0, 2 * said(whole.stderr))  # on some CPUs both attempts warn of slow bf16
+    assert "continuing after epoch 1" in job.out
+    assert metrics_of(only_run()) == metrics_of(only_run("whole"))
+    assert same_bits(weights_of(only_run() / "last.pt"), weights_of(only_run("whole") / "last.pt"))
+
+
+@needs_gloo
+@needs_fork
+def test_a_rank_s_failure_ends_the_job_with_a_sentence_and_the_folder_resumes(run_main: Callable) -> None:
+    words = ("rnn_mnist", *RNN, "--name", "run")
+    interrupted = resume_sentence(2, *words)
+    for fail, first, *others in (
+        ("1 interrupts torchrun", interrupted),
+        ("0 has a full disk", "error: cannot write "),
+        ("1 lacks memory", "error: there is not enough memory for this on this machine", interrupted),
+        ("1 has a bug", "[rank1]: Traceback ", "[rank1]: ZeroDivisionError: a bug", interrupted),
+    ):
+        job = forked_torchrun(2, *words, "--overwrite", fail=fail)
+        assert job.code != 0
+        lines = [line for line in said(job.err) if not line.startswith("[rank1]:  ")]
+        assert lines[0].startswith(first), fail
+        assert lines[1:] == others, fail
+        assert epoch_of(only_run()) == 1
+        assert config_of(only_run())["status"] == ("running" if "disk" in fail else "interrupted")
+    assert run_main(*words, "--resume")[0] == 0
+    assert run_main(*words, "--runs-dir", "whole")[0] == 0
+    assert_close_runs(only_run(), only_run("whole"))
+
+
+@needs_gloo
+@needs_fork
+def test_error_of_every_rank_is_one_sentence(run_main: Callable) -> None:
+    assert run_main("rnn_mnist", *RNN, "--name", "run")[0] == 0
     before = {file: file.read_bytes() for file in only_run().iterdir()}
-    done = run_ranks(2, "rnn_mnist", *RNN, "--epochs", "1", "--name", "run")
-    assert done.returncode != 0
-    (said,) = own_lines(done.stderr)
-    assert said.startswith("error: ") and "exists already" in said
-    codes = re.findall(r"exitcode +: (-?\d+)", done.stderr)
-    assert codes == ["2", "2"] or (OLD_TORCHRUN and codes == ["2"])
-    assert done.stdout == ""
+    for wrong, sentence in ((("--name", "run"), "exists already"), (("--lr", "fast"), "--lr: invalid number")):
+        job = forked_torchrun(2, "rnn_mnist", *RNN, *wrong)
+        (line,) = said(job.err)
+        assert line.startswith("error: ") and sentence in line
+        assert (job.code != 0, job.out) == (True, "")
+        assert re.search(r"rank +: 0 .*\n +exitcode +: 2 ", Path("torchrun.log").read_text("utf-8"))
     assert {file: file.read_bytes() for file in only_run().iterdir()} == before
+
+
+@needs_gloo
+@needs_fork
+def test_diverged_ranks_all_say_so_by_their_exit_code() -> None:
+    job = forked_torchrun(3, "rnn_mnist", *RNN, "--lr", "1e38")
+    assert said(job.err) == ["diverged: the loss of epoch 1 is not finite; the run stops here"]
+    codes = re.findall(r"exitcode +: (-?\d+)", Path("torchrun.log").read_text("utf-8"))
+    assert set(codes) <= {"3", "-15"} and "3" in codes
+    assert config_of(only_run())["status"] == "diverged"
 
 
 # -- without processes -------------------------------------------------------------------------------------------------
@@ -230,7 +247,7 @@ def test_one_process_has_everything_and_is_the_main_rank() -> None:
     assert [share.here for share in ALONE.shares(5, 2)] == [slice(0, 2), slice(2, 4), slice(4, 5)]
     assert [(share.count, share.weight) for share in ALONE.shares(5, 2)] == [(2, 1), (2, 1), (1, 1)]
     model, totals = torch.nn.Linear(1, 1), torch.ones(2)
-    assert ALONE.main and ALONE.parallel(model) is model and ALONE.sum(totals) is totals and ALONE.tell(7) == 7
+    assert ALONE.main and ALONE.parallel(model) is model and ALONE.sum(totals) is totals and ALONE.broadcast(7) == 7
 
 
 def test_continuing_command_names_how_the_process_was_started(monkeypatch: pytest.MonkeyPatch) -> None:

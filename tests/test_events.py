@@ -18,10 +18,10 @@ from tensorboard.util import tensor_util
 import harness.train
 from harness.checkpoint import load_checkpoint
 from harness.data import load_images
+from harness.flags import hparams
 from harness.tensorboard import (
     CONFUSION_TAG,
     FILTERS_TAG,
-    HPARAMS,
     MISTAKES_TAG,
     EventsFile,
     add_images,
@@ -106,7 +106,7 @@ def test_hparams_lie_in_the_same_file_and_are_declared_alike_by_both_scripts(run
     cnn = Path("runs/cnn_synthetic/run")
     first, second = (hparams_of(run, metadata.EXPERIMENT_TAG) for run in (RUN, cnn))
     for experiment in (first, second):
-        assert [info.name for info in experiment.hparam_infos] == list(HPARAMS)
+        assert [info.name for info in experiment.hparam_infos] == list(hparams({}, ""))
         assert [info.name.tag for info in experiment.metric_infos] == [*BEST_TAGS, "epochs"]
     assert [info.type for info in first.hparam_infos] == [info.type for info in second.hparam_infos]
     recorded = hparams_of(RUN, metadata.SESSION_START_INFO_TAG).hparams

@@ -142,7 +142,7 @@ def test_row_of_an_activation_names_its_map_order_image_class_and_place(images: 
 def test_tile_of_an_activation_is_its_receptive_field_of_its_image_and_of_none_blank(images, monkeypatch) -> None:
     """The second activation is zero: such a map has no more activations."""
     box = SimpleNamespace(top=1, left=1, bottom=3, right=4)
-    monkeypatch.setattr(deconvnet, "receptive_field", lambda *_: box)
+    monkeypatch.setattr(deconvnet, "receptive_fields", lambda *_: {(2, 0): box, (3, 1): box})
     subject = Subject(SimpleNamespace(model=None), images=images)
     projected, patches = deconvnet.activation_tiles(subject, "conv1", two_found(0.0))
     np.testing.assert_array_equal(patches[0], image_tile(images.test.images[1].numpy()[:, 1:3, 1:4]))

@@ -7,7 +7,7 @@ import torch
 from interpret_networks import NETWORKS, images, lenet5, other
 from torch import nn
 
-from interpret import convolutions, feature_vectors, filter_pictures, filter_weights, receptive_field, trace
+from interpret import convolutions, feature_vectors, filter_pictures, filter_weights, receptive_fields, trace
 
 
 def test_chain_of_lenet5_names_its_modules_and_sizes():
@@ -143,14 +143,14 @@ def test_receptive_field_is_where_the_gradient_reaches(network):
             for column in {0, 1, width // 2, width - 1}:
                 (gradient,) = torch.autograd.grad(maps[0, 0, row, column], pixels, retain_graph=True)
                 rows, columns = gradient[0, 0].nonzero(as_tuple=True)
-                box = receptive_field(model, pictures, layer.name, row, column)
+                box = receptive_fields(model, pictures, layer.name, [(row, column)])[row, column]
                 assert box == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
 
 
 def test_receptive_field_of_a_position_that_is_not_there():
     model, pictures = lenet5()
     with pytest.raises(ValueError, match=r"no position \(8, 0\) in features\.relu2, whose maps are 8 × 8"):
-        receptive_field(model, pictures, "features.relu2", 8, 0)
+        receptive_fields(model, pictures, "features.relu2", [(0, 0), (8, 0)])
 
 
 def test_filter_pictures_share_one_scale_with_zero_in_the_middle():

@@ -10,7 +10,7 @@ from torch import nn
 
 from interpret import (
     evolution,
-    receptive_field,
+    receptive_fields,
     reconstruct,
     reconstruct_maps,
     strongest_activations,
@@ -87,8 +87,9 @@ def test_reconstruction_lies_in_the_receptive_field(network):
     index, rows, columns = strongest.images[:, 0], strongest.rows[:, 0], strongest.columns[:, 0]
     pixels = reconstruct(model, pictures[index], name, torch.arange(len(index)), rows, columns)
     assert pixels.any()
+    boxes = receptive_fields(model, pictures, name, zip(rows.tolist(), columns.tolist(), strict=True))
     for i in range(len(index)):
-        box = receptive_field(model, pictures, name, int(rows[i]), int(columns[i]))
+        box = boxes[int(rows[i]), int(columns[i])]
         pixels[i, :, box.top : box.bottom, box.left : box.right] = 0
     assert not pixels.any()
 

@@ -14,7 +14,7 @@ from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
 from harness.data import ImageSet
 from harness.pictures import DPI, blank_tile, image_tile, in_plain_style, mosaic, padded, render, signed_tile
-from interpret import receptive_field, reconstruct
+from interpret import receptive_fields, reconstruct
 
 NEEDS = frozenset({"convolutions", "images"})
 MAPS_SHOWN = 12  # of each convolution, if --maps names none
@@ -78,7 +78,7 @@ def activation_tiles(subject: Subject, layer: str, found: Activations) -> tuple[
     Both are cropped to the activation's receptive field. One that the border cuts off is filled up on that side.
     """
     places = list(zip(found.rows.tolist(), found.columns.tolist(), strict=True))
-    boxes = {place: receptive_field(subject.model, subject.inputs, layer, *place) for place in set(places)}
+    boxes = receptive_fields(subject.model, subject.inputs, layer, places)
     size = max(box.bottom - box.top for box in boxes.values()), max(box.right - box.left for box in boxes.values())
     projected, patches = [], []
     for pixels, image, place, value in zip(

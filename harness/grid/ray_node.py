@@ -79,8 +79,8 @@ def _scripts(project: Path) -> Path:
 def changed_files(folder: Path, known: dict[str, tuple]) -> Files:
     """What changed in a run folder since its files were as `known` has it, which is brought up to date.
 
-    A script may be writing meanwhile. last.pt is read first, so the other files are never older than it: as after a
-    kill, and what they have beyond it is cut back when the run is resumed.
+    A script may be writing meanwhile. last.pt is read first, so what the other files lack is of its epoch at most, and
+    a run that is resumed from them writes that anew; what they have beyond it is written again with the same values.
     """
     files = {}
     for path in sorted(folder.rglob("*"), key=lambda path: path != folder / "last.pt"):
