@@ -116,7 +116,7 @@ def test_bad_row_is_one_sentence_that_names_file_and_row(text, sentence):
     [
         ("comparison = 1\n", "comparison: it must be a table with one key, flags"),
         ("[comparison]\n", "comparison: it must be a table with one key, flags"),
-        ("[comparison]\nflags = 1\n", "comparison: it must be a table with one key, flags"),
+        ("[comparison]\nflags = 1\n", "comparison: flags must be a table such as { … }, not 1"),
         ('[comparison]\nflags = {}\nname = "b"\n', "comparison: it must be a table with one key, flags"),
         ('[comparison]\nflags = { channels = "rgb" }\n', "comparison: channels rgb needs color images"),
         ('[comparison]\nflags = { cell = "rnn" }\n', "comparison: cnn_cifar10.py has no flag 'cell'"),

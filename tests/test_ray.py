@@ -175,8 +175,8 @@ def test_run_whose_node_is_killed_continues_on_another_and_ends_the_same(
         return ray_cluster.Cluster.start(cluster, job)
 
     def kill_the_node() -> None:
-        Path("go").touch()
         nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
+        Path("go").touch()
 
     with connected(settings, nodes, shared=shared) as cluster, once(lambda: len(job.history) > 1, kill_the_node):
         cluster.start = start

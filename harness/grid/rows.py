@@ -5,10 +5,9 @@ of each script to its argparse parser.
 """
 
 import argparse
-import contextlib
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -53,19 +52,27 @@ def load_grid(path: Path, parsers: Parsers) -> tuple[list[Row], Row | None]:
         raise UserError(f"{path} must consist of [[row]] tables, at least one, and perhaps one [comparison]")
     rows: dict[str, Row] = {}  # by their names as a system reads them that ignores case
     settings: dict[tuple, str] = {}  # the names of the rows so far
-    for number, table in enumerate(tables, start=1):
-        name = table.get("name") if isinstance(table, dict) else None
-        with _named(path, f"row {name!r}" if isinstance(name, str) else f"row {number}"):
+    comparison, place = None, ""
+    try:
+        for number, table in enumerate(tables, start=1):
+            name = table.get("name") if isinstance(table, dict) else None
+            place = f"row {name!r}" if isinstance(name, str) else f"row {number}"
             row = _read_row(table, parsers)
             if rows.setdefault(row.name.casefold(), row) is not row:
                 raise UserError("another row has the same name; each row needs its own")
             setting = wanted_flags(row, parsers, seed=0, precision="fp32", data=None).items()
             if (same := settings.setdefault((row.script, *setting), row.name)) != row.name:
                 raise UserError(f"it is the same setting as row {same!r}; drop one of the two")
-    comparison = None
-    if "comparison" in content:
-        with _named(path, "comparison"):
-            comparison = _read_comparison(content["comparison"], parsers)
+        if "comparison" in content:
+            table, place = content["comparison"], "comparison"
+            if not isinstance(table, dict) or table.keys() != {"flags"}:
+                raise UserError("it must be a table with one key, flags")
+            own = {"name": "cnn-mnist", "script": SCRIPT_WORDS["cnn"], "title": "the CNN on MNIST"}
+            comparison = _read_row(own | table, parsers)
+            if comparison.flags.get("channels") == "rgb":
+                raise UserError("channels rgb needs color images, and MNIST has none")
+    except UserError as error:
+        raise UserError(f"{path}, {place}: {error}") from error
     return list(rows.values()), comparison
 
 
@@ -97,25 +104,6 @@ def wanted_flags(row: Row, parsers: Parsers, *, seed: int, precision: str, data:
 def experiment_of(row: Row, parsers: Parsers, data: str | None) -> str:
     """The folder of runs/ that the row's runs lie in, as the scripts call it: for example `cnn_cifar10`."""
     return f"{row.script.partition('_')[0]}_{data or parsers[row.script].get_default('data')}"
-
-
-@contextlib.contextmanager
-def _named(path: Path, label: str) -> Iterator[None]:
-    """Put the file and the row before what is wrong with it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path}, {label}: {error}") from error
-
-
-def _read_comparison(table: object, parsers: Parsers) -> Row:
-    if not isinstance(table, dict) or table.keys() != {"flags"} or not isinstance(table["flags"], dict):
-        raise UserError("it must be a table with one key, flags")
-    script = SCRIPT_WORDS["cnn"]
-    flags = parse_row_flags(parsers[script], table["flags"])
-    if flags.get("channels") == "rgb":
-        raise UserError("channels rgb needs color images, and MNIST has none")
-    return Row("cnn-mnist", script, flags, "the CNN on MNIST")
 
 
 def _read_row(table: object, parsers: Parsers) -> Row:
