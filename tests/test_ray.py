@@ -44,7 +44,7 @@ pytestmark = [
 ]
 
 PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}
-EPOCHS = 4  # before the third the scripts wait for a file `go`
+EPOCHS = 4  # a script trains two and then waits for its end; the next one, which continues, the other two
 ROW = Row("tiny", "rnn_mnist", {"cell": "rnn", "hidden_size": 8, "batch_size": 20, "epochs": EPOCHS}, "tiny")
 GRID = """[[row]]
 name = "tiny"
@@ -98,7 +98,7 @@ def settings(in_project: Path) -> Settings:
     """What a node is to find of the project lies in scripts/, with a training script on few images."""
     scripts = in_project / "scripts"
     shutil.copytree(PROJECT / "harness", scripts / "harness", ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "rnn_mnist.py").write_text(small_script("rnn_mnist", until=in_project / "go"))
+    (scripts / "rnn_mnist.py").write_text(small_script("rnn_mnist", held=True))
     return Settings(scripts, Path("runs"), Path("data"), "fp32", data="synthetic", device="cpu")
 
 
@@ -176,7 +176,6 @@ def test_run_whose_node_is_killed_continues_on_another_and_ends_the_same(
 
     def kill_the_node() -> None:
         nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
-        Path("go").touch()
 
     with connected(settings, nodes, shared=shared) as cluster, once(lambda: len(job.history) > 1, kill_the_node):
         cluster.start = start
@@ -209,7 +208,6 @@ def test_interrupted_run_without_shared_storage_is_home_and_continues(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert len(job.history) == 2
-    Path("go").touch()
     (again,) = plan(settings)
     assert (again.folder, again.resumes) == (job.folder, True)
     assert not is_locked(job.folder)

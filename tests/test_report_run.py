@@ -38,7 +38,6 @@ from harness.grid.schedule import Job
 SMALL_SCRIPT = f"""
 import sys, time
 sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
-from pathlib import Path
 import harness.train
 import killed_runs
 from harness.cli import run_script
@@ -46,7 +45,7 @@ killed_runs.make_runs_small()
 train_epoch, begun = harness.train.train_epoch, []
 def held(*arguments, **others):
     begun.append(1)
-    while len(begun) > 2 and {{hold}}:
+    while {{held}} and len(begun) > 2:
         time.sleep(0.01)
     return train_epoch(*arguments, **others)
 harness.train.train_epoch = held
@@ -68,9 +67,9 @@ TINY = 'cell = "rnn", hidden_size = 8, batch_size = 20'
 posix = pytest.mark.skipif(os.name == "nt", reason="sends signals")
 
 
-def small_script(name: str, *, until: Path | None = None) -> str:
-    """A training script of few images; with `until` its third epoch waits for that file."""
-    return SMALL_SCRIPT.format(name=name, hold=f"not Path({str(until)!r}).exists()" if until else False)
+def small_script(name: str, *, held: bool = False) -> str:
+    """A training script of few images; `held` it trains two epochs and then waits for its end."""
+    return SMALL_SCRIPT.format(name=name, held=held)
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +140,7 @@ def state_of(run: Path) -> dict[str, tuple]:
 
 def start_report_and_wait_for_two_epochs() -> tuple[subprocess.Popen, Path]:
     """Start report.py as its own process; return it, and the run that it trains, held when that has two epochs."""
-    Path("scripts/rnn_mnist.py").write_text(small_script("rnn_mnist", until=Path("never")))
+    Path("scripts/rnn_mnist.py").write_text(small_script("rnn_mnist", held=True))
     words = [sys.executable, "-c", SMALL_REPORT, *FLAGS, "--only", "long"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:

@@ -50,14 +50,9 @@ class Cluster:
         # What another folder or machine is to find must not depend on where this process stands.
         self.settings = replace(settings, runs_dir=settings.runs_dir.resolve(), data_dir=settings.data_dir.resolve())
         self.token = f".ray-{secrets.token_hex(8)}"  # a node that sees this file in --runs-dir sees the run folders
-        self._task = ray.remote(ray_node.train_on_node).options(
-            num_cpus=cpus,
-            num_gpus=gpus,
-            num_returns="streaming",
-            max_retries=0,
-            scheduling_strategy="SPREAD",
-            _generator_backpressure_num_objects=_UNREAD,
-        )
+        options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0, "scheduling_strategy": "SPREAD"}
+        stream = {"num_returns": "streaming", "_generator_backpressure_num_objects": _UNREAD}
+        self._task = ray.remote(**options, **stream)(ray_node.train_on_node)
 
     @property
     def room(self) -> int:

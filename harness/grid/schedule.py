@@ -113,7 +113,7 @@ def train_jobs(jobs: Sequence[Job], engine: ThisMachine) -> dict[tuple[str, int]
             for job in list(schedule.running):
                 schedule.look_at(job)
             schedule.start_waiting()
-            schedule.table.draw(table_lines(schedule.running, schedule.waiting, schedule.ended, engine.slots))
+            schedule.table.draw(table_lines(schedule.running, schedule.waiting, schedule.ended, schedule.slots))
             if schedule.waiting or schedule.running:
                 time.sleep(POLL)
     finally:
@@ -125,7 +125,7 @@ class Schedule:
     """Which jobs wait, which run and which have ended; each is in one of the three lists."""
 
     def __init__(self, jobs: Sequence[Job], engine: ThisMachine) -> None:
-        self.engine, self.table = engine, LiveTable()
+        self.engine, self.table, self.slots = engine, LiveTable(), engine.slots
         self.waiting, self.running, self.ended = list(jobs), [], []
         self._said_to_wait: set[Path] = set()
 
@@ -154,9 +154,9 @@ class Schedule:
 
     def start_waiting(self) -> None:
         """Start waiting jobs in the free slots; those whose folder another process trains in go on waiting."""
-        slots = self.engine.slots  # a cluster may grow and shrink
+        self.slots = self.engine.slots  # a cluster may grow and shrink
         for job in list(self.waiting):
-            if len(self.running) >= slots:
+            if len(self.running) >= self.slots:
                 return
             if is_locked(job.folder):
                 if not self.table.live and job.folder not in self._said_to_wait:
