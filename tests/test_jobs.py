@@ -445,7 +445,7 @@ def test_table_shows_each_run_and_is_redrawn_in_place(settings, monkeypatch, cap
     table.draw([header, a, b, footer])
     table.log("done")
     table.draw(["x"])
-    table.close()
+    table.draw([])
     drawn = "".join(f"{line[:19]}\n" for line in (header, a, footer))  # three lines fit above the prompt
     assert capsys.readouterr().out == f"{drawn}\x1b[3A\x1b[Jdone\nx\n\x1b[1A\x1b[J"
 

@@ -38,20 +38,14 @@ class LiveTable:
         print(f"{self._erasure()}{text}", flush=True)
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Show these lines in place of the last ones, cut to the terminal's size: a wrapped line could not be erased.
-
-        The last line always stays in sight.
-        """
+        """Show these lines in place of the last ones, cut to the terminal: a wrapped line could not be erased."""
         if not self.live:
             return
         width, height = shutil.get_terminal_size()
-        lines = [*lines[:-1][: max(0, height - 3)], lines[-1]]
+        lines = [*lines[:-1][: max(0, height - 3)], *lines[-1:]]  # the last one always stays in sight
         text = "".join(f"{disp_trim(line, width - 1)}\n" for line in lines)
         print(f"{self._erasure()}{text}", end="", flush=True)
         self._drawn = len(lines)
-
-    def close(self) -> None:
-        print(self._erasure(), end="", flush=True)
 
     def _erasure(self) -> str:
         """What moves the cursor to the table's first line and clears everything from there."""

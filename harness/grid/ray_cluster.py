@@ -32,7 +32,6 @@ from harness.grid.schedule import Job
 GPU_SHARE = 0.25  # of a GPU for each run, where there are GPUs: these networks are small
 _TIME_TO_ANSWER = 5  # seconds for a cluster's port
 _UNREAD = 2  # messages that a task may be ahead of us; each may hold a whole run folder
-_CANCELLED = Ended(143, "cancelled")
 
 
 class Cluster:
@@ -109,7 +108,13 @@ class Task:
                     self._keep(message)
                 self.started, self._whole = True, whole
         except RayError as error:
-            self._end(_ended_by(error))
+            lost = not isinstance(error, (RayTaskError, TaskCancelledError))  # then it failed, or was told to stop
+            why = (
+                f"its node was lost ({type(error).__name__})"
+                if lost
+                else f"on its node: {getattr(error, 'cause', error)}"
+            )
+            self._end(Ended(1, why, node_lost=lost))
         except UserError as error:  # the folder here cannot be locked or written
             self.stop()
             self._end(Ended(EXIT_BAD_INPUT, str(error), folder_taken=isinstance(error, FolderLocked)))
@@ -126,7 +131,7 @@ class Task:
             time.sleep(0.05)
         if self.ended is None:
             ray.cancel(self._messages, force=True)
-            self._end(_CANCELLED)
+            self._end(Ended(143, "cancelled"))
 
     def _keep(self, files: ray_node.Files) -> None:
         """Write files of the run folder here, last.pt last: after a kill in between, the older one still fits."""
@@ -145,14 +150,6 @@ class Task:
         self.ended = ended
         if self._lock:
             self._lock.close()
-
-
-def _ended_by(error: RayError) -> Ended:
-    if isinstance(error, TaskCancelledError):
-        return _CANCELLED
-    if isinstance(error, RayTaskError):
-        return Ended(1, f"on its node: {error.cause}")
-    return Ended(1, f"its node was lost ({type(error).__name__})", node_lost=True)
 
 
 @contextlib.contextmanager

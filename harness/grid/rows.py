@@ -101,9 +101,9 @@ def wanted_flags(row: Row, parsers: Parsers, *, seed: int, precision: str, data:
     return wanted | {"data": data or known["data"], "precision": precision, "seed": seed}
 
 
-def experiment_of(row: Row, parsers: Parsers, data: str | None) -> str:
-    """The folder of runs/ that the row's runs lie in, as the scripts call it: for example `cnn_cifar10`."""
-    return f"{row.script.partition('_')[0]}_{data or parsers[row.script].get_default('data')}"
+def experiment_of(row: Row, flags: Mapping[str, object]) -> str:
+    """The folder of runs/ that the row's runs with these flags lie in, for example `cnn_cifar10`."""
+    return f"{row.script.partition('_')[0]}_{flags['data']}"
 
 
 def _read_row(table: object, parsers: Parsers) -> Row:

@@ -70,16 +70,13 @@ def find_runs(
     complete one counts, else one that diverged, else the longest. Seeds beyond `seeds` are there if they are finished:
     a report uses all there is. What cannot be read is left out, with a note on standard error.
     """
-    rows, seeds = list(rows), tuple(seeds)
-    experiments = {experiment_of(row, parsers, data) for row in rows}
-    found = {experiment: _read_runs(runs_dir / experiment) for experiment in experiments}
-    results = []
+    seeds, read_runs, results = tuple(seeds), functools.cache(_read_runs), []  # each folder is read once
     for row in rows:
         wanted = wanted_flags(row, parsers, seed=0, precision=precision, data=data)
         del wanted["seed"]
         added_later = complete_record({}, parsers[row.script])  # the defaults of flags that an older run lacks
         runs: dict[int, Run] = {}
-        for run in found[experiment_of(row, parsers, data)]:
+        for run in read_runs(runs_dir / experiment_of(row, wanted)):
             of_row = wanted.items() <= (added_later | run.config["flags"]).items()
             if of_row and (run.seed in seeds or run.status in FINISHED):
                 runs[run.seed] = max(runs.get(run.seed, run), run, key=Run.progress)

@@ -73,14 +73,13 @@ def plan_jobs(results: Iterable[RowRuns], parsers: Parsers, settings: Settings) 
     """
     jobs: dict[Path, Job] = {}
     for result in results:
-        row = result.row
-        experiment = settings.runs_dir / experiment_of(row, parsers, settings.data)
         for seed in result.seeds:
-            run = result.runs.get(seed)
+            row, run = result.row, result.runs.get(seed)
             if run and run.status in FINISHED:
                 continue
             flags = wanted_flags(row, parsers, seed=seed, precision=settings.precision, data=settings.data)
             usual = run_name(argparse.Namespace(**flags, parser=parsers[row.script]))
+            experiment = settings.runs_dir / experiment_of(row, flags)
             folder, number = run.path if run else experiment / usual, 1
             while not run and (folder in jobs or any((folder / file).exists() for file in ("config.json", "last.pt"))):
                 number += 1
@@ -179,7 +178,7 @@ class Schedule:
         deadline = time.monotonic() + _TIME_TO_STOP
         for job in self.running:
             job.process.wait(max(0.0, deadline - time.monotonic()))
-        self.table.close()
+        self.table.draw([])
 
     def _end(self, job: Job, ended: Ended) -> None:
         job.ended = ended
