@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered bef
 
 PROJECT = Path(__file__).resolve().parent
 SCRIPTS = {module.__name__: module for module in (cnn_cifar10, rnn_mnist)}
+PARSERS = {name: script.make_parser() for name, script in SCRIPTS.items()}
 EXIT_INCOMPLETE = 1
 EXIT_CODES = """exit code: 0 if every wanted run (each row with each seed) is complete; 1 if the report is written but
 a run is missing, failed or diverged; 2 for wrong input; 130 or 143 if interrupted."""
@@ -84,10 +85,9 @@ def report(flags: argparse.Namespace, *, command: str) -> int:
     from harness.report.seeds import write_seed_aggregates
     from models import build_model
 
-    parsers = {name: script.make_parser() for name, script in SCRIPTS.items()}
     grid, here = flags.grid or PROJECT / "experiments.toml", Path.cwd()
     grid = grid.relative_to(here) if grid.is_relative_to(here) else grid  # the report names it, on any machine
-    rows, comparison = load_grid(grid, parsers)
+    rows, comparison = load_grid(grid, PARSERS)
     chosen = chosen_rows(rows, flags.only, grid)
     check_folder(flags.out)
     nearest_folder(flags.runs_dir, "--runs-dir")
@@ -95,15 +95,15 @@ def report(flags: argparse.Namespace, *, command: str) -> int:
     same = {"seeds": range(flags.seeds), "precision": flags.precision}
     data = None if flags.data == "real" else flags.data
     compared = [comparison] if comparison and data is None else []
-    results = find_runs(rows, flags.runs_dir, parsers, data=data, **same)
-    on_mnist = find_runs(compared, flags.runs_dir, parsers, data="mnist", **same)
+    results = find_runs(rows, flags.runs_dir, PARSERS, data=data, **same)
+    on_mnist = find_runs(compared, flags.runs_dir, PARSERS, data="mnist", **same)
     problems_on_mnist, failures = [], {}
     if not flags.no_train:
-        failures = train_missing([each for each in results if each.row in chosen], parsers, flags, data)
-        results = find_runs(rows, flags.runs_dir, parsers, data=data, **same)
+        failures = train_missing([each for each in results if each.row in chosen], flags, data)
+        results = find_runs(rows, flags.runs_dir, PARSERS, data=data, **same)
         if compared and chosen == rows:
-            failed = train_missing(on_mnist, parsers, flags, "mnist")
-            on_mnist = find_runs(compared, flags.runs_dir, parsers, data="mnist", **same)
+            failed = train_missing(on_mnist, flags, "mnist")
+            on_mnist = find_runs(compared, flags.runs_dir, PARSERS, data="mnist", **same)
             problems_on_mnist = problems_of(on_mnist, failed)
             keep_first_rows_of(on_mnist, results, flags)
         look_inside(results, flags)
@@ -122,9 +122,7 @@ def report(flags: argparse.Namespace, *, command: str) -> int:
     return EXIT_INCOMPLETE if wanted else 0
 
 
-def train_missing(
-    results: "list[RowRuns]", parsers: dict[str, argparse.ArgumentParser], flags: argparse.Namespace, data: str | None
-) -> dict[tuple[str, int], str]:
+def train_missing(results: "list[RowRuns]", flags: argparse.Namespace, data: str | None) -> dict[tuple[str, int], str]:
     """Train what is missing; returns why a run failed, by row name and seed. UserError if there are no images.
 
     `data` is what --data says to the scripts, None their own default.
@@ -137,7 +135,7 @@ def train_missing(
 
     same = ("runs_dir", "data_dir", "precision", "device", "compile", "jobs")
     settings = Settings(PROJECT, data=data, **{name: getattr(flags, name) for name in same})
-    jobs = plan_jobs(results, parsers, settings)
+    jobs = plan_jobs(results, PARSERS, settings)
     if not jobs:
         return {}
     check_writable(nearest_folder(flags.runs_dir, "--runs-dir"))
@@ -145,8 +143,8 @@ def train_missing(
     if here == "cpu" and any(job.flags["precision"] == "bf16" for job in jobs):
         warn_of_slow_bf16()
     if data != "synthetic":  # fetched here once, and not by two runs at a time
-        for script in sorted({job.row.script for job in jobs}):
-            load_images(SCRIPTS[script].DATA[data or parsers[script].get_default("data")], data_dir=flags.data_dir)
+        for script, name in sorted({(job.row.script, job.flags["data"]) for job in jobs}):
+            load_images(SCRIPTS[script].DATA[name], data_dir=flags.data_dir)
     print(f"runs to train: {len(jobs)}, into {flags.runs_dir}", flush=True)
     if flags.engine == "local":
         return train_jobs(jobs, ThisMachine(settings, len(jobs)))

@@ -312,7 +312,7 @@ def test_comparison_that_failed_is_told_and_in_the_exit_code(run_main, written, 
     )
     trained = []
 
-    def train(results, parsers, flags, data):
+    def train(results, flags, data):
         trained.append(results[0].row.name)
         return {(results[0].row.name, 0): "the disk is full"} if data == "mnist" else {}
 

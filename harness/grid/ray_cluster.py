@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: it reports to its makers else
 
 import ray
-from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import RayError, RayTaskError
 
 from harness.device import cores
 from harness.errors import EXIT_BAD_INPUT, FolderLocked, Interrupted, UserError
@@ -56,11 +56,9 @@ class Cluster:
     @property
     def room(self) -> int:
         """How many runs the nodes hold at once; a run's share lies on one GPU."""
-        room = 0
-        for node in _nodes():
-            cpus, gpus = int(node.get("CPU", 0)) // self.cpus, int(node.get("GPU", 0))
-            room += min(cpus, gpus * int(1 / self.gpus + 1e-9)) if self.gpus else cpus
-        return room
+        of_gpus = int(1 / self.gpus + 1e-9) if self.gpus else 0  # runs that one GPU holds
+        counts = [(int(node.get("CPU", 0)) // self.cpus, int(node.get("GPU", 0)) * of_gpus) for node in _nodes()]
+        return sum(min(count) if self.gpus else count[0] for count in counts)
 
     @property
     def slots(self) -> int:
@@ -108,12 +106,8 @@ class Task:
                     self._keep(message)
                 self.started, self._whole = True, whole
         except RayError as error:
-            lost = not isinstance(error, (RayTaskError, TaskCancelledError))  # then it failed, or was told to stop
-            why = (
-                f"its node was lost ({type(error).__name__})"
-                if lost
-                else f"on its node: {getattr(error, 'cause', error)}"
-            )
+            lost = not isinstance(error, RayTaskError)
+            why = f"its node was lost ({type(error).__name__})" if lost else f"on its node: {error.cause}"
             self._end(Ended(1, why, node_lost=lost))
         except UserError as error:  # the folder here cannot be locked or written
             self.stop()
@@ -137,11 +131,10 @@ class Task:
         """Write files of the run folder here, last.pt last: after a kill in between, the older one still fits."""
         make_folder(self._folder)
         if not self._lock:
-            with contextlib.ExitStack() as stack:
-                stack.enter_context(lock_folder(self._folder))
-                if file_state(self._folder / "config.json") != self._began_from:  # to be begun again from there
-                    raise FolderLocked(f"another process has trained in {self._folder} meanwhile")
-                self._lock = stack.pop_all()
+            self._lock = contextlib.ExitStack()
+            self._lock.enter_context(lock_folder(self._folder))
+            if file_state(self._folder / "config.json") != self._began_from:  # to be begun again from there
+                raise FolderLocked(f"another process has trained in {self._folder} meanwhile")
         for name in sorted(files, key=lambda name: name == "last.pt"):
             make_folder((self._folder / name).parent)
             write_atomically(self._folder / name, files[name])
