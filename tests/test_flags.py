@@ -174,7 +174,7 @@ WRONG = [
     ("rnn_mnist", "--channels rgb", "unrecognized arguments: --channels rgb"),
     ("rnn_mnist", "--data cifar10", "--data: invalid choice: 'cifar10'"),
     ("cnn_cifar10", "--data", "--data: expected one argument"),
-    ("cnn_cifar10", "--channels rgb --data mnist", "--channels rgb needs colour images, and MNIST has none"),
+    ("cnn_cifar10", "--channels rgb --data mnist", "--channels rgb needs color images, and MNIST has none"),
     ("cnn_cifar10", "--lr 0", "--lr: 0 is not a number above 0"),
     ("cnn_cifar10", "--lr -1", "--lr: -1 is not a number above 0"),
     ("cnn_cifar10", "--lr nan", "--lr: nan is not"),
