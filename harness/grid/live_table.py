@@ -89,7 +89,7 @@ def time_left(running: Sequence["Job"], waiting: Sequence["Job"], ended: Sequenc
     if not known:
         return "time left not known before an epoch is measured"
     # The runs are dealt out as they come, so no slot is idle for long before the end.
-    total = clock(max(*known, sum(known) / slots) if len(known) > 1 else known[0])
+    total = clock(max([*known, sum(known) / slots]))
     unmeasured = len(left) - len(known)
     return f"about {total} left" + (f", without {unmeasured} of a kind not measured yet" if unmeasured else "")
 
