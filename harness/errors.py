@@ -85,6 +85,3 @@ def end_process(code: int) -> NoReturn:
         with contextlib.suppress(OSError, OutputLost):
             stream.flush()
     os._exit(code)
-
-
-leave, memory_errors_told = end_process, catch_out_of_memory  # their old names, until every caller has the new ones

@@ -39,8 +39,6 @@ from harness.metrics import EpochMetrics, metrics_csv
 from harness.ranks import ALONE, Ranks, join
 from harness.tensorboard import EventsFile
 
-LOCKED = "another process is training in"  # to be deleted once harness/grid asks for FolderLocked
-
 # What a run consists of; last.pt is deleted first, so that no half of a run can be resumed.
 RUN_FILES = ("last.pt", "snapshots", "figures", "best.pt", "metrics.csv", "events.out.tfevents.*", "config.json")
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from harness.checkpoint import State, metrics_in, restore, save_best, save_last, save_snapshot
 from harness.cli import command_line, program, typed_path
@@ -25,17 +24,10 @@ from harness.errors import EXIT_DIVERGED, UserError
 from harness.flags import hparams, recorded_flags, snapshot_epochs
 from harness.metrics import METRICS, EpochMetrics, best_epoch, best_values
 from harness.optimizers import QuickStep, make_optimizer, state_template
+from harness.progress import ProgressBar
 from harness.ranks import ALONE, Ranks
 from harness.run import RunFolder
-from harness.tensorboard import (
-    BEST_TAGS,
-    CONFUSION_TAG,
-    EPOCH_TAGS,
-    EPOCHS_TAG,
-    FILTERS_TAG,
-    MISTAKES_TAG,
-    EventsFile,
-)
+from harness.tensorboard import BEST_TAGS, CONFUSION_TAG, EPOCH_TAGS, EPOCHS_TAG, FILTERS_TAG, MISTAKES_TAG, EventsFile
 
 # Images a step of evaluation; changes no result, only speed and memory. A convolution's maps take 131 kB an image: on a
 # CPU larger batches of them scatter the memory that is kept, to 0.2 GB more at its peak.
@@ -89,7 +81,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
         order = EpochOrder.draw(len(images.train), state.generator, augment=getattr(flags, "augment", False))
         epoch_started = time.perf_counter()
         own_images = sum(share.count for share in ranks.shares(len(images.train), flags.batch_size))
-        with _Progress(f"epoch {epoch}/{flags.epochs}", own_images) as progress:
+        with ProgressBar(f"epoch {epoch}/{flags.epochs}", own_images) as progress:
             train_metrics = train_epoch(model, state.optimizer, images, order.to(device), flags, progress.update, ranks)
         trained = time.perf_counter()
         test_metrics = evaluate(state.model, images, flags.precision, ranks)
@@ -340,49 +332,3 @@ def _print_summary(run: RunFolder, history: list[EpochMetrics], wall_seconds: fl
     best = "best.pt and the rest are" if (run.path / "best.pt").exists() else "all but best.pt is"
     print(f"\n{len(history)} epoch{'s' * (len(history) != 1)} in {wall_seconds:.1f} s; {best} in {run.path}")
     print(f"curves: {command_line([program('tensorboard'), '--logdir', typed_path(run.flags.runs_dir)])}")
-
-
-class _Progress:
-    """A progress bar over an epoch's images, on a terminal only, with the running loss and accuracy.
-
-    On a GPU the running sums travel to the host without anyone waiting for them: the bar shows those that arrived.
-    """
-
-    def __init__(self, title: str, count: int) -> None:
-        form = (
-            "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}, {rate_fmt}"  # a narrow terminal cuts the end off
-        )
-        hidden = not sys.stderr.isatty()
-        self.bar = tqdm(total=count, desc=title, unit=" images", leave=False, disable=hidden, bar_format=form)
-        self.title = title
-        self.shown = time.monotonic()
-        self.arrived: Tensor | None = None
-        self.event: torch.cuda.Event | None = None
-        self.seen = self.seen_then = 0
-
-    def update(self, images: int, totals: Tensor) -> None:
-        self.seen += images
-        if self.bar.disable or time.monotonic() - self.shown < 0.2:
-            return
-        self.shown = time.monotonic()
-        if totals.device.type != "cuda":
-            self._show(totals, self.seen)
-        elif self.event is None or self.event.query():
-            if self.event is not None:
-                self._show(self.arrived, self.seen_then)
-            self.arrived = torch.empty(2, dtype=totals.dtype, pin_memory=True)
-            self.arrived.copy_(totals, non_blocking=True)
-            self.event, self.seen_then = torch.cuda.Event(), self.seen
-            self.event.record()
-
-    def _show(self, totals: Tensor, seen: int) -> None:
-        loss_sum, correct = totals.tolist()
-        figures = f"loss {loss_sum / seen:.4f}, accuracy {correct / seen:.4f}"
-        self.bar.set_description_str(f"{self.title}  {figures}", refresh=False)
-        self.bar.update(seen - self.bar.n)
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 from argparse import Namespace
@@ -17,15 +18,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import start_script
+from conftest import PROJECT, start_script
 from torch import nn
 
 import harness.train
+import rnn_mnist
 from harness.data import EpochOrder, ImageSet, Split
 from harness.device import _product_seconds
 from harness.metrics import EpochMetrics, best_values
-from harness.optimizers import QuickStep, make_optimizer
-from harness.train import _Progress, evaluate, train_epoch
+from harness.optimizers import OPTIMIZERS, QuickStep, make_optimizer, state_template
+from harness.progress import ProgressBar
+from harness.train import evaluate, train_epoch
 
 CPU = torch.device("cpu")
 SHORT = ("--data", "synthetic", "--hidden-size", 6, "--batch-size", 32)  # of rnn_mnist.py
@@ -180,6 +183,31 @@ def test_optimizer_has_the_settings_of_the_flags_and_is_fused_where_pytorch_can(
     assert made.defaults.get("momentum") == (0.5 if name == "sgd" else None)
     on_gpu = make_optimizer(settings, linear_model(), torch.device("cuda"))
     assert bool(on_gpu.defaults["fused"]) == (name != "adagrad")
+
+
+def test_an_optimizer_is_one_entry_which_flags_and_report_take_without_importing_torch() -> None:
+    from harness.flags import flag_label
+
+    parser = rnn_mnist.make_parser()
+    (choices,) = (action.choices for action in parser._actions if action.dest == "optimizer")
+    assert list(choices) == list(OPTIMIZERS)
+    assert [flag_label("optimizer", name) for name in OPTIMIZERS] == [entry.title for entry in OPTIMIZERS.values()]
+    code = "import sys, harness.flags; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"momentum": 0.9}, *({"optimizer": o} for o in OPTIMIZERS)])
+def test_state_of_an_optimizer_looks_as_its_template_says(changes: dict) -> None:
+    """The template is learnt from a small parameter; here is the model's own, after a step."""
+    settings, model = flags(**changes), linear_model()
+    optimizer = make_optimizer(settings, model, CPU)
+    model(torch.zeros(2, 1, 2, 2)).sum().backward()
+    optimizer.step()
+    looks = [
+        {number: {name: (v.shape, v.dtype) for name, v in each.items()} for number, each in states.items()}
+        for states in (state_template(settings, model), optimizer.state_dict()["state"])
+    ]
+    assert looks[0] == {number: each for number, each in looks[1].items() if each}
 
 
 @pytest.mark.parametrize("changes", [{}, {"momentum": 0.9}, *({"optimizer": o} for o in ("adagrad", "adam", "adamw"))])
@@ -468,13 +496,13 @@ def test_loss_that_is_not_finite_ends_the_run_as_diverged(script: str, run_main:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What time it is, for the progress of an epoch on a terminal."""
     now = [0.0]
-    monkeypatch.setattr(harness.train.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("harness.progress.time.monotonic", lambda: now[0])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     return now
 
 
 def test_progress_shows_the_running_loss_and_accuracy_five_times_a_second(clock: list[float]) -> None:
-    with _Progress("epoch 1/2", 100) as progress:
+    with ProgressBar("epoch 1/2", 100) as progress:
         progress.update(20, torch.tensor([50.0, 5.0]))
         assert progress.bar.n == 0  # too early
         clock[0] = 0.25
@@ -516,7 +544,7 @@ def test_progress_on_a_gpu_shows_what_has_arrived_and_waits_for_nothing(clock: l
 
     monkeypatch.setattr(torch, "empty", lambda *_, dtype, pin_memory: Arrived())
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    with _Progress("epoch 1/2", 100) as progress:
+    with ProgressBar("epoch 1/2", 100) as progress:
         shown = []
         for step, over in enumerate((True, True, False, True), 1):
             clock[0], Event.over = step, over
