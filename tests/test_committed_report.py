@@ -47,7 +47,7 @@ def test_committed_report_is_what_the_committed_runs_give(
     shutil.rmtree(folder / "figures")
     shutil.rmtree(of_seeds)
     monkeypatch.setattr(report, "PROJECT", repository)
-    monkeypatch.setattr("harness.report._SETTINGS_PAGE", repository / "docs" / "original-settings.md")
+    monkeypatch.setattr("harness.report.render.SETTINGS_PAGE", repository / "docs" / "original-settings.md")
     monkeypatch.setattr("sys.argv", ["report.py"])
 
     code, _, err = run_main("report", "--no-train", "--seeds", "3")

@@ -25,7 +25,6 @@ from harness.analyses import (
     occlusion,
 )
 from harness.metrics import EpochMetrics
-from harness.report import charts
 
 TILE = np.full((4, 6, 4), 0.5, dtype=np.float32)
 CLASSES = ("cat", "dog", "owl")
@@ -38,7 +37,6 @@ def draw(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figure]:
     drawn = []
     for module in (*ANALYSES, pictures, curves_script):
         monkeypatch.setattr(module, "render", drawn.append)
-    monkeypatch.setattr(charts, "svg", drawn.append)
 
     def call(function: Callable, *arguments: object, **options: object) -> Figure:
         function(*arguments, **options)
@@ -261,88 +259,6 @@ def test_curves_of_a_run_are_its_metrics(draw) -> None:
     assert loss.get_title() == "a run" and {"train", "test"} <= words(figure)
 
 
-# -- the report --------------------------------------------------------------------------------------------------------
-
-TWO_RUNS = charts.Curve("test", charts.TEST, ((0.5, 0.25), (0.3, 0.35)), reference=0.2)
-ONE_RUN = charts.Curve("train", charts.TRAIN, ((0.75, 0.5),))
-
-
-def test_curves_of_the_report_are_means_with_a_band_and_the_originals_figure(draw) -> None:
-    panel = charts.Panel("loss of both", (ONE_RUN, TWO_RUNS), "loss")
-    figure = draw(charts.curve_chart, "title", [panel])
-    (axes,) = figure.axes
-    train, test, original = curves(axes)
-    assert (train, test) == (([1, 2], [0.75, 0.5]), ([1, 2], pytest.approx([0.4, 0.3])))
-    assert original[1] == [0.2, 0.2]
-    (band,) = axes.collections  # of the curve with two runs
-    ends = band.get_paths()[0].vertices[:, 1]
-    deviation = np.std([0.5, 0.3], ddof=1)
-    assert (ends.min(), ends.max()) == pytest.approx((0.3 - np.std([0.25, 0.35], ddof=1), 0.4 + deviation))
-    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("epoch", "loss", "loss of both")
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["train", "test", "the original's best", "± 1 sd over seeds"]
-
-
-def test_legend_of_single_runs_speaks_of_no_band(draw) -> None:
-    figure = draw(charts.curve_chart, "title", [charts.Panel("", (ONE_RUN,), "loss")])
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train"]
-    assert not figure.axes[0].collections
-
-
-def test_small_multiples_put_each_panel_in_its_place_on_one_scale(draw) -> None:
-    low = charts.Curve("test", charts.TEST, ((0.01, 0.02),))
-    panels = {
-        ("adam", "lr 1"): charts.Panel("", (ONE_RUN,), "loss", "loss"),
-        ("sgd", "lr 2"): charts.Panel("", (low,), "loss", "loss"),
-        ("sgd", "lr 1"): charts.Panel("", (charts.Curve("test", charts.TEST, ()),), "loss", "loss"),
-    }
-    figure = draw(charts.small_multiples, "title", ["adam", "sgd"], ["lr 1", "lr 2"], panels)
-    first, absent, empty, last = figure.axes
-    assert curves(first) == [([1, 2], pytest.approx(np.log10([0.75, 0.5]).tolist()))]
-    assert curves(last) == [([1, 2], pytest.approx(np.log10([0.01, 0.02]).tolist()))]
-    assert [axes.texts[0].get_text() for axes in (absent, empty)] == ["not in the grid", "no run yet"]
-    (limits,) = {axes.get_ylim() for axes in figure.axes}
-    assert limits[0] < np.log10(0.01) and np.log10(0.75) < limits[1]
-    assert [axes.get_title() for axes in figure.axes] == ["lr 1", "lr 2", "", ""]
-    assert [axes.get_ylabel() for axes in figure.axes] == ["adam\nloss", "", "sgd\nloss", ""]
-    assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "epoch", "epoch"]
-
-
-def test_a_line_of_dots_has_its_runs_mean_interval_and_the_original(draw) -> None:
-    full = charts.Dots("gru", (0.5, 0.75), 0.625, (0.25, 1.0), 0.9, strong=True)
-    bare = charts.Dots("rnn", (), None)
-    names = {"values": "a run", "mean": "mean", "interval": "where", "reference": "the original"}
-    figure = draw(charts.dot_chart, "title", [charts.DotPanel("cells", (full, bare), "accuracy", "", names)])
-    (axes,) = figure.axes
-    interval, runs, mean, original = curves(axes)[:4]
-    assert interval == ([0.25, 1.0], [0, 0]) and runs == ([0.5, 0.75], [0, 0])
-    assert mean == ([0.625], [0]) and original == ([0.9], [0])
-    assert [(text.get_text(), text.get_weight()) for text in axes.get_yticklabels()] == [
-        ("gru", "bold"),
-        ("rnn", "normal"),
-    ]
-    assert [text.get_text() for text in axes.texts] == ["no complete run"]
-    assert (axes.get_xlabel(), axes.get_title(loc="left")) == ("accuracy", "cells")
-    assert axes.get_ylim()[0] > 1 > 0 > axes.get_ylim()[1]  # the first line is the uppermost
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(names.values())
-
-
-def test_lines_have_their_points_and_their_names_in_the_same_order(draw) -> None:
-    lines = [("CNN", [1, 2], [0.5, 0.90]), ("GRU", [1, 2], [0.4, 0.91])]
-    figure = draw(charts.lines_chart, "title", "rows", "accuracy", lines)
-    (axes,) = figure.axes
-    assert curves(axes) == [([1, 2], [0.5, 0.9]), ([1, 2], [0.4, 0.91])]
-    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_ylim()) == ("rows", "accuracy", (0, 1.02))
-    heights = {text.get_text(): text.xyann[1] for text in axes.texts}
-    assert heights["GRU"] - heights["CNN"] >= 0.055 - 1e-9
-    assert len({line.get_color() for line in axes.lines}) == 2
-
-
-def test_places_that_are_far_enough_apart_stay() -> None:
-    assert charts.spread_out([0.1, 0.5, 0.9], 0.3) == [0.1, 0.5, 0.9]
-    assert charts.spread_out([0.5, 0.4], 0.2) == pytest.approx([0.55, 0.35])
-
-
 # -- all of them -------------------------------------------------------------------------------------------------------
 
 
@@ -352,7 +268,6 @@ def test_places_that_are_far_enough_apart_stay() -> None:
         lambda: pictures.confusion_figure(np.array([[5, 2], [1, 7]]), ("cat", "50 % dog_"), "a title"),
         lambda: pictures.worst_figure(np.zeros((1, 1, 4, 4)), [0], [1], [0.5], ("cat", "50 % dog_"), "a title"),
         lambda: filters.draw(np.full((9, 1, 5, 5), 0.5), np.array(0.25), "a_title"),
-        lambda: charts.curve_chart("a_title", [charts.Panel("", (ONE_RUN, TWO_RUNS), "loss")]),
     ],
 )
 def test_a_users_own_matplotlibrc_changes_nothing(draw_some: Callable) -> None:
@@ -378,10 +293,8 @@ import sys
 import numpy as np
 from harness.analyses import filters
 from harness import pictures
-from harness.report import charts
 pictures.confusion_figure(np.eye(2), ("a", "b"), "title")
 filters.draw(np.full((9, 1, 5, 5), 0.5), np.array(0.25), "title")
-charts.lines_chart("title", "x", "y", [("CNN", [1, 2], [0.5, 0.9])])
 print({"matplotlib.style", "matplotlib.pyplot"} & {*sys.modules})
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True)

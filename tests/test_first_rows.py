@@ -73,6 +73,7 @@ def test_recurrent_networks_see_fewer_rows_and_cnns_black_ones(script, cut, run_
     assert asked == [cut]
 
 
+@pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
 def test_figures_are_kept_in_the_runs_folder(run_main, tmp_path) -> None:
     from harness.data import load_images
 

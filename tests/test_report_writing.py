@@ -1,7 +1,8 @@
 """What report.py writes: README.md, index.html and figures/, of whole and of broken grids, in words that fit both."""
 
+import dataclasses
+import html
 import html.parser
-import io
 import json
 import os
 import re
@@ -12,18 +13,16 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 from report_grids import cell_row, cnn_row, history, row_runs, run, write_run
 
+from harness.analyses.findings import Findings, Picture, Table, write_findings
 from harness.errors import UserError
 from harness.grid.runs import Problem, RowRuns, Run
 from harness.metrics import EpochMetrics
 from harness.report import charts, write_report
-from harness.report.svg import smaller
 
 HOSTILE = "<b>R&D</b> *x* _y_ | `z` [l](u) $a$ <script>alert(1)</script>"
 
@@ -185,7 +184,7 @@ def test_missing_failed_and_diverged_runs_are_shown_with_what_is_there(write, qu
         "No complete run of the 2 seeds asked for.",
         "3 runs missing, 1 run failed and 1 run diverged). See gone, half, wild.",
         "Not judged, for want of a complete run: gone.",
-        "Without a complete run of ours beside it yet: 1 printed figure.",
+        "Without a complete run of ours beside it yet: 1 printed metric.",
         "3 rows, 1 of 6 runs complete; 0 to 1 complete seeds a row.",
     ):
         assert text in re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", readme) and text in Page(page).text
@@ -205,21 +204,39 @@ def test_one_seed_is_called_so_and_only_subtracted(write, quick_charts, tmp_path
     assert " ± " not in re.sub(r"mean ± [a-z(t]+", "", readme)
     assert readme.count("ours − original: ") == 12  # two printed figures of three rows, there and in the last table
     assert "lie in the interval" not in readme
-    assert "6 figures can only be subtracted" in readme
+    assert "6 metrics can only be subtracted" in readme
     assert "A single run." in readme
 
 
-def test_without_printed_figures_nothing_is_said_of_an_original(write, quick_charts, tmp_path):
+def test_without_printed_metrics_nothing_is_said_of_an_original(write, quick_charts):
     rows = [cnn_row("a"), cnn_row("b", flags={"optimizer": "sgd", "lr": 0.1})]
-    readme, _ = write([row_runs(row, (0, 1), tmp_path / "runs") for row in rows])
-    assert "Where it agrees" not in readme and "What was tried" not in readme and "Assignment" not in readme
-    assert "RNN" not in re.sub(r"(?s)## Paper Understanding.*", "", readme)
-    recurrent, _ = write([row_runs(cell_row("lstm"), (0, 1), tmp_path / "runs")])
-    assert "Visualization" not in recurrent and "# RNN with MNIST" in recurrent
+    readme, _ = write([row_runs(row, (0, 1), Path("runs")) for row in rows])
+    recurrent, _ = write([row_runs(cell_row(cell), (0, 1), Path("runs")) for cell in ("rnn", "lstm")])
+    for text in (readme, recurrent):
+        for word in (
+            "riginal",
+            "printed",
+            "ours",
+            "verdict",
+            "Assignment",
+            "Paper",
+            "Comparison",
+            "agrees",
+            "was tried",
+        ):
+            assert word not in text.replace("report.py", "")
+        assert "| best (mean ± sd, n = 2) | last epoch | 95 % prediction interval |\n" in text
+    assert "RNN" not in readme and "Visualization" not in recurrent and "# RNN with MNIST" in recurrent
+    alone, _ = write([row_runs(rows[0], (0,), Path("runs"))])
+    assert "prediction interval" not in alone
 
 
 def test_synthetic_images_are_named_in_every_title(write, tmp_path):
-    rows = cnn_row("a", flags={"data": "synthetic"}), cell_row("gru", flags={"cell": "gru", "data": "synthetic"})
+    printed = {"test_accuracy": 0.9}
+    rows = (
+        cnn_row("a", flags={"data": "synthetic"}, printed=printed),
+        cell_row("gru", flags={"cell": "gru", "data": "synthetic"}, printed=printed),
+    )
     results = [row_runs(row, (0, 1), tmp_path / "runs") for row in rows]
     readme, _ = write(results, data="synthetic")
     assert readme.split("\n# ")[1].split("\n")[0].endswith("(synthetic)")
@@ -227,7 +244,7 @@ def test_synthetic_images_are_named_in_every_title(write, tmp_path):
     titles = re.findall(r"^###+ (.*)$", readme, re.MULTILINE)
     assert all("synthetic" in title for title in titles if title not in ("Side by side", "GRU"))
     pictures = [path.read_text(encoding="utf-8") for path in (tmp_path / "report" / "figures").glob("*.svg")]
-    assert len(pictures) >= 8 and all("synthetic" in picture for picture in pictures)
+    assert len(pictures) >= 4 and all("synthetic" in picture for picture in pictures)
     assert "Not measured on synthetic images" in readme
 
 
@@ -249,31 +266,49 @@ def test_names_notes_and_titles_are_text_not_markup(write, quick_charts, tmp_pat
     assert not re.search(r"^# not a heading", readme, re.MULTILINE)
     names = sorted(path.name for path in (tmp_path / "report" / "figures").glob("row-*"))
     assert names == ["row-a-b-2.svg", "row-a-b.svg"]
-    rules = [line for line in readme.split("\n") if line.startswith("| ---")]
+    rules = [line for line in readme.split("\n") if line.startswith("| :---")]
     assert rules
     for block in re.findall(r"(?:^\|.*\n)+", readme, re.MULTILINE):  # every line of a table has the same cells
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.strip().split("\n")}) == 1
 
 
-def draw_inside(run: Run, source: str, *analyses: str) -> Path:
-    """Files as visualize.py leaves them in a run's figures/: red pictures, and tables of which only the title is."""
-    figures = run.path / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
+MARKUP = (
+    *('a]( "x" b', "end \\", "- item", "# head #", "1. x", "&amp; &#36; ~~s~~ **b** __u__", "{{ 7*7 }} {% x %}"),
+    *("![i](j) http://e.org <http://e.org>", "a  b\n\n# c", "[ref]: http://x", "| a |", "x^2^ {#id} {: .c}"),
+)
+
+
+def test_whatever_a_row_is_called_reads_so_on_the_page(write, quick_charts):
+    rows = [cnn_row(f"r{n}", title=text, note=text) for n, text in enumerate(MARKUP)]
+    page = write([row_runs(row, (0,), Path("runs")) for row in rows])[1]
+    for text in (" ".join(text.split()) for text in MARKUP):
+        shown = html.escape(text, quote=False)
+        assert re.search(f'<h3 id="row-r[0-9]+">{re.escape(shown)}</h3>', page), text
+        assert f"Note: {shown}</p>" in page and f'test: {html.escape(text)}"' in page.replace("&#34;", "&quot;")
+
+
+def draw_inside(run: Run, epoch: int, *analyses: str, **dataset: str) -> Path:
+    """Files as visualize.py leaves them in a run's figures/: red pictures, a table, and the record of what they are."""
+    folder = run.path / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = ("activations", "mean", "std", "report mean", "report std", "share of zeros", "dead maps")
+    pixels = np.full((30, 40, 3), (255, 0, 0), dtype=np.uint8)
     for name in analyses:
-        for suffix in ("_conv1", "_conv2") if name in ("filters", "deconvnet", "evolution") else ("",):
-            Image.new("RGB", (40, 30), "red").save(figures / f"{name}{suffix}.png")
-        header = "activations,mean,std,report mean,report std,share of zeros,dead maps,always-on maps\n"
-        (figures / f"{name}.csv").write_text(header + "ReLU1,0.08845,0.1618,0.0657,0.1373,0.494,0,29\n")
-        (figures / f"{name}.md").write_text(f"A table, {source}, 10,000 test images\n")
-    return figures
+        parts = ("_conv1", "_conv2") if name in ("filters", "deconvnet", "evolution") else ("",)
+        pictures = [Picture(f"{name}{part}", pixels, "a title") for part in parts]
+        table = Table(name, "a title", columns, [("ReLU1", 0.08845, 0.1618, 0.0657, 0.1373, 0.494, 0)])
+        images = {key: run.config["dataset"][key] for key in ("name", "checksum")} | dataset
+        provenance = {"network": "LeNet5", "checkpoint": "best.pt", "epoch": epoch, "trained_on": images}
+        provenance |= {"channels": "gray", "dataset": images, "command": "python visualize.py"}
+        write_findings(folder, name, Findings(name, "how to read it", pictures, [table]), provenance)
+    return folder
 
 
 def test_pictures_of_visualize_py_and_the_statistics_of_the_relus_are_taken_up(write, quick_charts, tmp_path):
     results = small_grid(tmp_path / "runs", (0, 1))
     run = results[1].runs[0]
     epoch = max(run.history, key=lambda row: row.test_accuracy).epoch
-    own = f"cifar10 gray, epoch {epoch}"
-    figures = draw_inside(run, own, "filters", "occlusion", "activations")
+    figures = draw_inside(run, epoch, "filters", "occlusion", "activations")
     readme, page = write(results)
     assert "| ReLU1 | 0.0657 | 0.0885 | 0.1373 | 0.1618 | 49.4 % | 0 |" in readme
     assert f"seed 0, after epoch {epoch}, at its best test accuracy" in readme and "the row cnn-b" in readme
@@ -282,11 +317,11 @@ def test_pictures_of_visualize_py_and_the_statistics_of_the_relus_are_taken_up(w
     assert "Left out" not in readme
     paper = readme.split("## Paper Understanding")[1].split("\n## ")[0]
     assert "(#inside-occlusion)" in paper and "(#inside-deconvnet" not in paper
-    for foreign in (f"trained on {own}; images of mnist", f"{own}0", f"cifar10 rgb, epoch {epoch}"):
-        draw_inside(run, foreign, "activations")
+    for other, images in ((epoch, {"name": "mnist"}), (epoch, {"checksum": "another"}), (epoch + 10, {})):
+        draw_inside(run, other, "activations", **images)
         readme = write(results)[0]
         assert "Left out: activations. " in readme and "ReLU1" not in readme and "inside-occlusion.png" in readme
-    (figures / "occlusion.md").unlink()  # the picture alone says nothing of what it shows
+    (figures / "occlusion.json").unlink()  # the picture alone says nothing of what it shows
     assert "Left out: activations and occlusion. " in write(results)[0]
     shutil.rmtree(figures)
     assert "python visualize.py" in write(results)[0].split("## Visualization")[1].split("\n## ")[0]
@@ -297,19 +332,18 @@ def test_pictures_of_one_epoch_are_shown_and_called_the_best_only_if_they_are(wr
     run = results[1].runs[0]
     low, high = (run.history[0]._replace(test_accuracy=accuracy) for accuracy in (0.5, 0.6))
     run.history[:] = [row._replace(epoch=1 + index) for index, row in enumerate((low, high, high))]
-    draw_inside(run, "cifar10 gray", "evolution")
-    draw_inside(run, "cifar10 gray, epoch 1", "filters")
+    draw_inside(run, 3, "evolution")
+    draw_inside(run, 1, "filters")
     readme = write(results)[0]
     assert "after epoch 1, which is not that of its best test accuracy." in readme
     assert "inside-filters-conv1.png" in readme and "inside-evolution-conv1.png" in readme and "Left" not in readme
-    draw_inside(run, "cifar10 gray, epoch 3", "occlusion", "activations")  # as good as the first best, which was lost
+    draw_inside(run, 3, "occlusion", "activations")  # as good as the first best, which was lost
     readme = write(results)[0]
     assert "after epoch 3, at its best test accuracy" in readme and "Left out: filters. " in readme
     assert "inside-occlusion.png" in readme and "inside-evolution-conv2.png" in readme
 
     figures = run.path / "figures"
-    (figures / "occlusion.md").unlink()
-    (figures / "occlusion.md").mkdir()  # cannot be read
+    (figures / "occlusion.csv").unlink()
     assert "Left out: filters and occlusion. " in write(results)[0]
     content = (figures / "evolution_conv2.png").read_bytes()
     (figures / "evolution_conv2.png").write_bytes(content[: len(content) // 2])
@@ -319,9 +353,9 @@ def test_pictures_of_one_epoch_are_shown_and_called_the_best_only_if_they_are(wr
 
     other = results[1].runs[1]
     other.history[:] = [row._replace(test_accuracy=0.9) for row in run.history]
-    draw_inside(other, "cifar10 gray", "evolution")  # a better run, but looked into at one point only
+    draw_inside(other, 3, "evolution")  # a better run, but looked into at one point only
     assert "seed 0, after epoch 3" in write(results)[0]
-    draw_inside(other, "cifar10 gray, epoch 1", "occlusion", "activations")
+    draw_inside(other, 1, "occlusion", "activations")
     assert "seed 1, after epoch 1, at its best" in write(results)[0]
 
 
@@ -473,130 +507,6 @@ def test_time_of_all_epochs_is_added_up(write, quick_charts, tmp_path, seconds, 
     assert f"The epochs of the complete runs add up to {sum_of_both}, on" in write([RowRuns(row, runs, (0, 1))])[0]
 
 
-def test_a_curve_is_the_mean_and_its_band_one_deviation():
-    means, deviations = charts.mean_and_sd([(1.0, 2.0, 9.0), (3.0, 5.0)])
-    assert means == [2, 3.5]
-    assert deviations == pytest.approx([np.std([1, 3], ddof=1), np.std([2, 5], ddof=1)])
-    assert charts.mean_and_sd([(1.0, 2.0)]) == ([1, 2], [0, 0])
-
-
-def test_pictures_keep_their_text_and_have_colours_for_dark_ground():
-    curve = charts.Curve("test", charts.TEST, ((0.5, 0.25), (0.5, 0.5)), reference=0.123456789)
-    svg = charts.curve_chart("lr 0.00123456 $x$", [charts.Panel("", (curve,), "loss")]).decode()
-    assert ">lr 0.00123456 $x$<" in svg  # not taken for a formula, its digits not cut
-    light, dark = re.search(r"<style[^>]*>(.*)@media[^{]*{(.*)}</style>", svg).groups()
-    rules = [dict(re.findall(r"\.(\w+){([^}]*)}", sheet)) for sheet in (light, dark)]
-    for name, style in rules[0].items():
-        colours = re.findall(r"(fill|stroke):(#\w+)", style)
-        twins = re.findall(r"(fill|stroke):(#\w+)", rules[1].get(name, ""))
-        assert [kind for kind, _ in colours] == [kind for kind, _ in twins]
-        assert not {colour for _, colour in colours} & {colour for _, colour in twins}
-
-
-def test_small_picture_has_all_that_the_large_one_shows():
-    """What Matplotlib wrote, element by element: the same shapes, texts and looks, to a twentieth of a pixel."""
-    file = io.BytesIO()
-    with matplotlib.rc_context(charts.STYLE):
-        figure = Figure()
-        axes = figure.subplots()
-        axes.plot([0, 1, 2], [0.3, 0.12345678, 0.2], "o--", color=charts.TEST, dash_capstyle="round")
-        axes.fill_between([0, 1, 2], [0.1, 0.1, 0.1], [0.3, 0.2, 0.4], color=charts.TRAIN, alpha=0.2, hatch="//")
-        axes.plot([0, 2], [0.1, 0.2], ls=(0.75, (2, 1)), lw=3.25)
-        axes.set_title('a < b & "c", 0.123456 rotate(-0 1)')
-        axes.set_ylabel("it's upright", rotation=70)
-        figure.savefig(file, format="svg")
-    small = smaller(file.getvalue(), {})
-    assert len(small) < 0.6 * len(file.getvalue())
-    before, after = map(_drawn, (file.getvalue(), small))
-    assert len(before) == len(after) > 30
-    for (what, numbers), (same, rounded) in zip(before, after, strict=True):
-        assert what == same
-        assert rounded == pytest.approx(numbers, abs=0.0501)
-    names = set(re.findall(r' id="(\w+)"', small.decode()))
-    assert names == set(re.findall(r"#(n\d+)", small.decode()))
-
-
-def _drawn(svg: bytes) -> list[tuple[tuple, list[float]]]:
-    """What every drawing element of a picture looks like, with all that it inherits, and its numbers."""
-    root = ElementTree.fromstring(svg)
-    sheet = "".join(element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}style"))
-    classes = dict(re.findall(r"\.(\w+){([^}]*)}", sheet))
-    targets = list(dict.fromkeys(re.findall(r'(?:url\(|href=")#([^")]+)', svg.decode())))
-    usual = {"text-anchor:start", "stroke-dashoffset:0"}
-    found: list[tuple[tuple, list[float]]] = []
-
-    def number(name: str) -> str:
-        return name[1:] if re.fullmatch(r"n\d+", name) else str(targets.index(name))
-
-    def walk(element: ElementTree.Element, look: dict, clips: list[str]) -> None:
-        style = f"{element.get('style', '')};{classes.get(element.get('class', ''), '')}".replace(" ", "")
-        style = re.sub(r"(?<=url\(#)[^)]+", lambda match: number(match[0]), style)
-        look = look | {part.partition(":")[0]: part for part in style.split(";") if part}
-        clips = [*clips, *(number(name) for name in re.findall(r"url\(#(.+)\)", element.get("clip-path", "")))]
-        if element.tag.rpartition("}")[2] in ("path", "use", "text", "rect"):
-            transform = element.get("transform", "")
-            where = " ".join(
-                [
-                    *(element.get(key, "") for key in ("d", "x", "y")),
-                    transform * (not transform.startswith("rotate(-0 ")),
-                ]
-            )
-            shown = {part for key, part in look.items() if key != "font-family"} - usual
-            link = [number(value[1:]) for key, value in element.attrib.items() if key.endswith("href")]
-            what = (element.tag, re.findall("[A-Za-z]", where), (element.text or "").strip(), shown, clips, link)
-            found.append((what, [float(digits) for digits in re.findall(r"-?[\d.]+", where)]))
-        for child in element:
-            walk(child, look, clips)
-
-    walk(root, {}, [])
-    return found
-
-
-def test_every_chart_is_drawn_the_same_each_time_with_its_labels_in_it():
-    curve = charts.Curve("test", charts.TEST, ((0.5, 0.25), (0.4, 0.5)))
-    dots = charts.Dots("a row", (0.97, 0.98), 0.975, (0.9, 1.0), 0.99)
-    panel = charts.Panel("", (curve,), "loss", "loss")
-
-    def draw() -> list[bytes]:
-        return [
-            charts.curve_chart("one", [panel]),
-            charts.small_multiples("two", ["up", "down"], ["left"], {("up", "left"): panel}),
-            charts.dot_chart("three", [charts.DotPanel("p", (dots,), "x", "accuracy", {"values": "a run"})]),
-            charts.lines_chart("four", "k", "y", [("CNN", [1, 2], [0.5, 0.9]), ("GRU", [1, 2], [0.4, 0.9])]),
-        ]
-
-    first = draw()
-    assert draw() == first
-    labels = (
-        ("one", "test"),
-        ("two", "up", "down", "left", "not in the grid"),
-        ("three", "a row", "a run"),
-        ("CNN", "GRU"),
-    )
-    for svg, wanted in zip(first, labels, strict=True):
-        texts = {text for text in ElementTree.fromstring(svg).itertext() if text.strip()}
-        assert all(any(label in text for text in texts) for label in wanted)
-    ends = [float(y) for y in re.findall(r'y="([\d.]+)"[^>]*>(?:CNN|GRU)<', first[3].decode())]
-    assert abs(ends[0] - ends[1]) >= 10  # two lines that end in one place are named one above the other
-
-
-def test_one_epoch_is_a_tick_of_its_own():
-    curve = charts.Curve("test", charts.TEST, ((0.5,), (0.6,)))
-    svg = charts.curve_chart("x", [charts.Panel("", (curve,), "loss")]).decode()
-    assert [text for text in re.findall(r">([\d.]+)</text>", svg) if 0.9 < float(text) < 1.1] == ["1"]
-
-
-@pytest.mark.parametrize(
-    ("scale", "values"), [("accuracy", (0.967, 0.969)), ("loss", (1.31, 1.34)), ("drop", (0.0221, 0.0223))]
-)
-def test_logarithmic_axis_has_ticks_however_close_the_values_lie(scale, values):
-    dots = charts.Dots("GRU", values, sum(values) / 2)
-    svg = charts.dot_chart("x", [charts.DotPanel("", (dots,), "x", scale)]).decode()
-    ticks = [float(text) for text in re.findall(r">([\d.]+)</text>", svg)]
-    assert 2 <= len(ticks) <= 8
-    assert all(0.9 * values[0] < tick < 1.1 * values[1] for tick in ticks)
-
-
 def test_of_many_rows_that_differ_in_epochs_alone_the_longest_share_a_panel(write, tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
@@ -622,10 +532,64 @@ def test_settings_too_many_to_be_seen_side_by_side_are_not_drawn(write, quick_ch
     assert "### Side by side" not in write(results(9))[0]
 
 
-def test_a_line_of_a_mean_alone_is_not_called_empty():
-    for dots, empty in ((charts.Dots("GRU", (), 0.2), False), (charts.Dots("GRU", (), None), True)):
-        svg = charts.dot_chart("one seed", [charts.DotPanel("p", (dots,), "x", "accuracy", {"values": "a run"})])
-        assert (b"no complete run" in svg) == empty
+# -- stability ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rough", "verdict"), [("rnn", "it holds"), ("lstm", "it is contradicted")])
+def test_stability_follows_the_numbers_whichever_way_they_go(write, quick_charts, rough, verdict):
+    """One cell falls by 0.3 in the middle of each run, the other by 0.01."""
+    results = []
+    for cell in ("rnn", "lstm"):
+        row = cell_row(cell, printed={"test_loss": 0.1})
+        drop = 0.3 if cell == rough else 0.01
+        runs = {}
+        for seed in range(3):
+            accuracies = (0.9, 0.9 - drop - seed / 1000, 0.91)
+            epochs = [EpochMetrics(i, 0.3, 0.9, 0.3, each, 1.0) for i, each in enumerate(accuracies, 1)]
+            runs[seed] = run(row, seed, Path("runs"), epochs=epochs)
+        results.append(RowRuns(row, runs, (0, 1, 2)))
+    text = write(results)[0]
+    smooth = {"rnn": "LSTM", "lstm": "RNN"}[rough]
+    assert f"{smooth} is the most stable and {rough.upper()} the least" in text
+    assert f"for LSTM {verdict}" in text
+    assert f"{rough.upper()} − {smooth}: +0.2900" in text  # 0.301 - 0.011
+    assert "cannot tell that from chance" not in text
+
+    results[0].runs[2] = dataclasses.replace(results[0].runs[2], status="diverged")
+    text = write(results)[0]
+    assert "No cell is called the most stable" in text and "1 of 3 runs of RNN" in text
+    assert "The original says" not in text and "is the most stable and" not in text
+    results[0].runs[2] = dataclasses.replace(results[0].runs[2], status="complete")
+
+    without_drops = RowRuns(cell_row("gru"), {}, (0, 1))
+    text = write([*results, without_drops])[0]
+    assert "gru-a" not in text.split("How stable")[1].split("The best setting")[0]
+    lost = row_runs(cell_row("rnn", "rnn-lost", flags=cell_row("rnn").flags | {"lr": 0.1}), (0, 1), Path("runs"))
+    lost.runs.update({seed: dataclasses.replace(each, status="diverged") for seed, each in lost.runs.items()})
+    text = write([*results, lost])[0]
+    assert "No cell is called the most stable" in text and "2 of 5 runs of RNN" in text and "rnn-lost" in text
+
+
+def test_stability_that_chance_explains_is_called_that(write, quick_charts):
+    """The cells' drops, seed by seed: RNN 0.01, 0.05, 0.03, LSTM 0.03, 0.02, 0.01; they differ by 0.01 ± 0.06."""
+    results = []
+    for cell, drops in (("rnn", (0.01, 0.05, 0.03)), ("lstm", (0.03, 0.02, 0.01))):
+        row, runs = cell_row(cell, printed={"test_loss": 0.1}), {}
+        for seed, drop in enumerate(drops):
+            epochs = [EpochMetrics(i, 0.3, 0.9, 0.3, each, 1.0) for i, each in enumerate((0.9, 0.9 - drop), 1)]
+            runs[seed] = run(row, seed, Path("runs"), epochs=epochs)
+        results.append(RowRuns(row, runs, (0, 1, 2)))
+    text = write(results)[0]
+    assert "LSTM is the most stable and RNN the least" in text and "these seeds cannot tell that from chance" in text
+    assert "for LSTM it is neither confirmed nor refuted (our means point its way)" in text
+    assert "RNN − LSTM: +0.0100" in text and "not to be told from chance with these seeds" in text
+
+
+def test_one_seed_gives_no_interval_and_no_verdict_on_stability(write, quick_charts):
+    results = [row_runs(cell_row(cell, printed={"test_loss": 0.1}), (0,), Path("runs")) for cell in ("rnn", "gru")]
+    text = write(results)[0]
+    assert "a single seed gives no interval" in text
+    assert "our runs, too few for an interval" in text
 
 
 # -- in a browser ------------------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def write_page(folder: Path, records: Iterable[dict], title: str) -> None:
     options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     environment = Environment(loader=FileSystemLoader(here), **options)
     environment.globals.update(rounded=rounded, text_columns=text_columns)
-    style = (here / "page.css").read_text(encoding="utf-8")
+    style = (here.parent / "report" / "page.css").read_text(encoding="utf-8")
     page = environment.get_template("page.html.j2").render(title=title, records=list(records), style=style)
     write_atomically(folder / PAGE, page.encode(errors="backslashreplace"))  # a path may be no text
 

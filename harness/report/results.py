@@ -1,7 +1,7 @@
-"""What is read off a row's runs: best and last figures, drops of accuracy, settings, and how the report writes them.
+"""What is read off a row's runs: best and last metrics, drops of accuracy, settings, and how the report writes them.
 
-A figure is one of `harness.metrics.METRICS`. Statistics are over a row's complete runs; a run that is not complete is
-drawn, but counts in no mean.
+A metric is one of `harness.metrics.METRICS`. Statistics are over a row's complete runs: a run that is not complete is
+drawn, but counts in no mean. `conclusions` compares rows by what is here.
 """
 
 import itertools
@@ -11,65 +11,69 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from harness.flags import RESULT_FLAGS
+from harness.flags import RESULT_FLAGS, flag_label
 from harness.grid.runs import RowRuns, Run
+from harness.metrics import METRICS
 from harness.report.statistics import Estimate, Sample, prediction_interval
 
 CNN, RECURRENT = "cnn_cifar10", "rnn_mnist"  # a row's `script`
 CELLS = ("rnn", "lstm", "gru")  # in the original's order
 
-FIGURE_NAMES = {
+METRIC_NAMES = {
     "train_loss": "Train, best loss",
     "train_accuracy": "Train, best accuracy",
     "test_loss": "Test, best loss",
     "test_accuracy": "Test, best accuracy",
 }
-FLAG_NAMES = {
-    "lr": "learning rate",
-    "hidden_size": "hidden size",
-    "fc_activation": "activation between the linear layers",
-    "batch_size": "batch size",
-    "weight_decay": "weight decay",
-    "clip_grad_norm": "largest gradient norm",
-    "augment": "augmentation",
-}
-OPTIMIZERS = {"adam": "Adam", "adagrad": "Adagrad", "adamw": "AdamW", "sgd": "SGD"}
-DATA_NAMES = {"cifar10": "CIFAR10", "mnist": "MNIST", "synthetic": "synthetic images"}
-_DATA = {CNN: "cifar10", RECURRENT: "mnist"}  # of a script without --data
 ORIGINAL_FLAGS = ("lr", "hidden_size", "optimizer", "epochs")  # these first, as the original's tables have them
+NOTHING = "–"  # in a table's cell
 
 
-def column(run: Run, figure: str) -> list[float]:
-    """A figure of each epoch."""
-    return [getattr(epoch, figure) for epoch in run.history]
+# -- metrics of one run ------------------------------------------------------------------------------------------------
 
 
-def best(run: Run, figure: str) -> float:
+def over_epochs(run: Run, metric: str) -> tuple[float, ...]:
+    return tuple(getattr(epoch, metric) for epoch in run.history)
+
+
+def best(run: Run, metric: str) -> float:
     """The best over the epochs, the smallest loss or the largest accuracy; nan if there is none."""
-    values = [value for value in column(run, figure) if math.isfinite(value)]
-    if not values:
-        return math.nan
-    return max(values) if figure.endswith("accuracy") else min(values)
+    values = [value for value in over_epochs(run, metric) if math.isfinite(value)]
+    return (max if metric.endswith("accuracy") else min)(values, default=math.nan)
 
 
-def last(run: Run, figure: str) -> float:
+def last(run: Run, metric: str) -> float:
     """The last epoch's; nan if there is none."""
-    return column(run, figure)[-1] if run.history else math.nan
+    return over_epochs(run, metric)[-1] if run.history else math.nan
 
 
 def worst_drop(run: Run) -> float:
     """By how much test accuracy fell from one epoch to the next, at worst; 0 if it never fell."""
-    accuracy = column(run, "test_accuracy")
+    accuracy = over_epochs(run, "test_accuracy")
     return max([0.0, *(before - after for before, after in itertools.pairwise(accuracy))])
 
 
-def bests(row: RowRuns, figure: str) -> Sample | None:
+def epoch_seconds(runs: Sequence[Run]) -> float:
+    """The median over all epochs of these runs; nan if there is none."""
+    values = [epoch.seconds for run in runs for epoch in run.history]
+    return statistics.median(values) if values else math.nan
+
+
+# -- metrics of a row --------------------------------------------------------------------------------------------------
+
+
+def sample(runs: Sequence[Run], value: Callable[..., float], *arguments: object) -> Sample | None:
+    """value(run, *arguments) of each run, with its seed; None without a run."""
+    return Sample(tuple(value(run, *arguments) for run in runs), tuple(run.seed for run in runs)) if runs else None
+
+
+def bests(row: RowRuns, metric: str) -> Sample | None:
     """The complete runs' best; None if there is no complete run."""
-    return sample(row.complete, lambda run: best(run, figure))
+    return sample(row.complete, best, metric)
 
 
-def lasts(row: RowRuns, figure: str) -> Sample | None:
-    return sample(row.complete, lambda run: last(run, figure))
+def lasts(row: RowRuns, metric: str) -> Sample | None:
+    return sample(row.complete, last, metric)
 
 
 def worst_drops(row: RowRuns) -> Sample | None:
@@ -77,25 +81,25 @@ def worst_drops(row: RowRuns) -> Sample | None:
     return sample([run for run in row.complete if len(run.history) > 1], worst_drop)
 
 
-def sample(runs: Sequence[Run], value: Callable[[Run], float]) -> Sample | None:
-    """A value of each run, with its seed; None without a run."""
-    return Sample(tuple(map(value, runs)), tuple(run.seed for run in runs)) if runs else None
+def wanted(row: RowRuns) -> int:
+    """How many runs there should be: one for each seed asked for, and those that are there besides."""
+    return len({*row.seeds, *(run.seed for run in row.complete)})
 
 
-def seconds_an_epoch(runs: Sequence[Run]) -> float:
-    """The median over all epochs of these runs; nan if there is none."""
-    values = [epoch.seconds for run in runs for epoch in run.history]
-    return statistics.median(values) if values else math.nan
+def row_interval(row: RowRuns, metric: str) -> tuple[float, float] | None:
+    """The prediction interval of the row's best; None with fewer than two complete runs."""
+    ours = bests(row, metric)
+    return prediction_interval(ours) if ours else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A printed figure beside ours. `interval` and `inside` are None where a single seed allows none.
+    """A metric that the original printed, beside ours. `interval` and `inside` are None where there is a single seed.
 
-    Inside is a printed figure for which a number that is rounded to it lies in the interval.
+    A printed metric is inside if a number that is rounded to it lies in the interval.
     """
 
-    figure: str
+    metric: str
     printed: float
     ours: Sample
     interval: tuple[float, float] | None
@@ -105,28 +109,21 @@ class Comparison:
     def verdict(self) -> str:
         difference = self.printed - self.ours.mean
         if self.inside is None:
-            return f"ours − original: {signed(-difference, self.figure, self.printed)}"
-        if self.inside:
-            return "inside"
-        return f"outside: original {'lower' if difference < 0 else 'higher'}"
+            return f"ours − original: {signed(-difference, self.metric, self.printed)}"
+        return "inside" if self.inside else f"outside: original {'lower' if difference < 0 else 'higher'}"
 
 
-def compare(row: RowRuns, figure: str) -> Comparison | None:
+def compare(row: RowRuns, metric: str) -> Comparison | None:
     """None where the original printed nothing, or nothing of ours is complete."""
-    printed, ours = row.row.printed.get(figure), bests(row, figure)
+    printed, ours = row.row.printed.get(metric), bests(row, metric)
     if printed is None or ours is None:
         return None
     interval = prediction_interval(ours)
-    rounding = _half_a_digit(printed)
+    # Half a unit of the last digit, of which the original prints four that count; more if more are given.
+    digits = len(Decimal(repr(printed)).normalize().as_tuple().digits)
+    rounding = 0.5 * 10.0 ** (Decimal(repr(printed)).adjusted() + 1 - max(4, digits))
     inside = None if interval is None else interval[0] - rounding <= printed <= interval[1] + rounding
-    return Comparison(figure, printed, ours, interval, inside)
-
-
-def _half_a_digit(printed: float) -> float:
-    """Half a unit of the last digit, of which the original prints four that count; more if more are given."""
-    exponent = Decimal(repr(printed)).adjusted()
-    given = len(Decimal(repr(printed)).normalize().as_tuple().digits)
-    return 0.5 * 10.0 ** (exponent + 1 - max(4, given))
+    return Comparison(metric, printed, ours, interval, inside)
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -142,19 +139,36 @@ def setting(row: RowRuns, flag: str) -> object:
 
 def dataset(row: RowRuns) -> str:
     """What --data was: "cifar10", "mnist" or "synthetic"."""
-    return str(setting(row, "data") or _DATA.get(row.row.script, "?"))
+    default = {CNN: "cifar10", RECURRENT: "mnist"}.get(row.row.script)
+    return str(setting(row, "data") or default)
+
+
+@dataclass(frozen=True)
+class Family:
+    """All rows of one script."""
+
+    kind: str  # "CNN" or "RNN"
+    rows: list[RowRuns]
+
+    @property
+    def title(self) -> str:
+        names = dict.fromkeys(flag_label("data", dataset(row)) for row in self.rows)
+        return f"{self.kind} with {listed([*names])}"
+
+    @property
+    def complete(self) -> list[Run]:
+        return [run for row in self.rows for run in row.complete]
 
 
 def varied_flags(rows: Sequence[RowRuns]) -> list[str]:
     """The result-changing flags in which the rows differ, the original's own first."""
     ordered = [*ORIGINAL_FLAGS, *(flag for flag in RESULT_FLAGS if flag not in ORIGINAL_FLAGS)]
-    return [
-        flag for flag in ordered if flag not in ("seed", "precision", "cell", "data") and len(values_of(rows, flag)) > 1
-    ]
+    left_out = ("seed", "precision", "cell", "data")  # said elsewhere
+    return [flag for flag in ordered if flag not in left_out and len(values_of(rows, flag)) > 1]
 
 
 def values_of(rows: Sequence[RowRuns], flag: str) -> list:
-    """A flag's values in these rows, sorted; None, which stands for the script's default, where no run tells that."""
+    """A flag's values in these rows, sorted; None stands for the script's default where no run tells what that is."""
     values = {str(value): value for row in rows if (value := setting(row, flag)) is not None}
     silent = [row for row in rows if flag not in row.row.flags]
     if silent and all(setting(row, flag) is None for row in silent):
@@ -162,28 +176,21 @@ def values_of(rows: Sequence[RowRuns], flag: str) -> list:
     return sorted(values.values(), key=sort_key)
 
 
-def described(flag: str, value: object) -> str:
-    """A flag's value as the report writes it."""
-    if value is None:
-        return "default"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if flag == "optimizer":
-        return OPTIMIZERS.get(str(value), str(value))
-    return cell_name(value) if flag == "cell" else number(value) if isinstance(value, int | float) else str(value)
+def tried_settings(rows: Sequence[RowRuns]) -> list[list[str]]:
+    """The settings that were tried, as the original's table has them: a header, and a line a flag with its values."""
+    flags = varied_flags(rows)
+    flags += [flag for flag in ORIGINAL_FLAGS if flag not in flags and values_of(rows, flag) not in ([], [None])]
+    lines = [[flag_label(flag), *(flag_label(flag, value) for value in values_of(rows, flag))] for flag in flags]
+    width = max((len(line) for line in lines), default=1)
+    header = ["<parameter", *(f"value {number}" for number in range(1, width))]
+    return [header, *(line + [""] * (width - len(line)) for line in lines)]
 
 
-def short_setting(flag: str, value: object) -> str:
-    """A flag and its value in a few letters, for a figure: `lr 0.01`, `h128`, `Adam`."""
-    if flag == "epochs" and value == 1:
-        return "1 epoch"
-    text = described(flag, value)
-    forms = {"optimizer": "{}", "channels": "{}", "lr": "lr {}", "hidden_size": "h{}", "epochs": "{} epochs"}
-    return forms.get(flag, FLAG_NAMES.get(flag, flag).replace("{", "(") + " {}").format(text)
-
-
-def cell_name(cell: object) -> str:
-    return "default cell" if cell is None else str(cell).upper()
+def by_cell(rows: Sequence[RowRuns]) -> dict[object, list[RowRuns]]:
+    """The rows of each cell, the cells in the original's order; None is that of rows that do not say."""
+    found = {setting(row, "cell") for row in rows}
+    order = [*(cell for cell in CELLS if cell in found), *sorted(found - {*CELLS}, key=sort_key)]
+    return {cell: [row for row in rows if setting(row, "cell") == cell] for cell in order}
 
 
 def sort_key(value: object) -> tuple:
@@ -191,66 +198,99 @@ def sort_key(value: object) -> tuple:
     return (value is None, isinstance(value, str), value if isinstance(value, int | float | str) else 0)
 
 
+def cell_name(cell: object) -> str:
+    return "default cell" if cell is None else flag_label("cell", cell)
+
+
 # -- numbers as text ---------------------------------------------------------------------------------------------------
 
 
-def number(value: float) -> str:
-    """As short as it can be: 0.001, 20."""
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
-
-
-def rounded(value: float, figure: str) -> str:
+def rounded(value: float, metric: str) -> str:
     """With four decimals, a loss near zero with five."""
     if not math.isfinite(value):
-        return "–"
-    if abs(value) >= 1e6:
-        return f"{value:.4g}"
-    return f"{value:.{_decimals(value, figure)}f}"
+        return NOTHING
+    return f"{value:.4g}" if abs(value) >= 1e6 else f"{value:.{_decimals(value, metric)}f}"
 
 
-def _decimals(size: float, figure: str) -> int:
-    return 5 if figure.endswith("loss") and abs(size) < 0.1 else 4
+def _decimals(size: float, metric: str) -> int:
+    return 5 if metric.endswith("loss") and abs(size) < 0.1 else 4
 
 
-def signed(value: float, figure: str, size: float) -> str:
-    """A difference of two figures of about this size, with as many decimals as these have; never -0."""
-    text = f"{value:+.{_decimals(size, figure)}f}"
+def signed(value: float, metric: str, size: float) -> str:
+    """A difference of two metrics of about this size, with as many decimals as these have; never -0."""
+    text = f"{value:+.{_decimals(size, metric)}f}"
     return (text if float(text) else text.replace("-", "+")).replace("-", "−")
 
 
-def interval_of(estimate: Estimate, figure: str, size: float) -> str:
-    """The interval of a difference of two figures of about this size."""
+def interval_of(estimate: Estimate, metric: str, size: float) -> str:
+    """The interval of a difference of two metrics of about this size."""
     low, high = estimate.interval
-    return f"{signed(low, figure, size)} … {signed(high, figure, size)}"
+    return f"{signed(low, metric, size)} … {signed(high, metric, size)}"
 
 
-def spread(sample: Sample | None, figure: str) -> str:
+def spread(sample: Sample | None, metric: str) -> str:
     """`mean ± standard deviation`, or the single value; a deviation that would round to 0 gets one decimal more."""
     if sample is None:
-        return "–"
-    mean = rounded(sample.mean, figure)
+        return NOTHING
+    mean = rounded(sample.mean, metric)
     if sample.sd is None or not math.isfinite(sample.sd):
         return mean
-    decimals = _decimals(sample.mean, figure)
     if sample.sd >= 1e6:
         return f"{mean} ± {sample.sd:.4g}"
+    decimals = _decimals(sample.mean, metric)
     return f"{mean} ± {sample.sd:.{decimals + (0 < sample.sd < 0.5 * 10**-decimals)}f}"
 
 
-def interval_text(interval: tuple[float, float] | None, figure: str) -> str:
-    """`low … high`, with a decimal more than the figures have, so that one at the very end is seen on its side.
+def interval_text(interval: tuple[float, float] | None, metric: str) -> str:
+    """`low … high`, with a decimal more than the metrics have, so that one at the very end is seen on its side.
 
-    Cut off where no such figure can lie: below 0, or an accuracy above 1.
+    Cut off where no such metric can lie: below 0, or an accuracy above 1.
     """
     if interval is None:
-        return "–"
-    low, high = max(interval[0], 0.0), interval[1]
-    if figure.endswith("accuracy"):
-        high = min(high, 1.0)
+        return NOTHING
+    low, high = max(interval[0], 0.0), min(interval[1], 1.0 if metric.endswith("accuracy") else math.inf)
     if high >= 1e6:
         return f"{low:.4g} … {high:.4g}"
-    decimals = _decimals((low + high) / 2, figure) + 1
+    decimals = _decimals((low + high) / 2, metric) + 1
     return f"{low:.{decimals}f} … {high:.{decimals}f}"
+
+
+def best_text(row: RowRuns, metric: str) -> str:
+    return spread(bests(row, metric), metric)
+
+
+def best_texts(runs: Sequence[Run]) -> list[str]:
+    """The best of each metric."""
+    return [spread(sample(runs, best, metric), metric) for metric in METRICS]
+
+
+def last_text(row: RowRuns, metric: str) -> str:
+    return spread(lasts(row, metric), metric)
+
+
+def printed_text(row: RowRuns, metric: str) -> str:
+    """What the original printed of a row, as short as it can be."""
+    value = row.row.printed.get(metric)
+    return NOTHING if value is None else f"{value:g}" if float(f"{value:g}") == value else str(value)
+
+
+def printed_texts(row: RowRuns) -> list[str]:
+    return [printed_text(row, metric) for metric in METRICS]
+
+
+def decimals(value: float | None, count: int) -> str:
+    return NOTHING if value is None or not math.isfinite(value) else f"{value:.{count}f}"
+
+
+def duration(runs: Sequence[Run]) -> str:
+    """The time of all epochs of these runs."""
+    minutes = sum(epoch.seconds for run in runs for epoch in run.history) / 60
+    return f"{minutes:.1f} minutes" if minutes < 59.95 else f"{minutes / 60:.1f} hours"  # never 60.0 minutes
+
+
+def recorded(runs: Sequence[Run], key: str) -> str:
+    """What the runs' configs, or the flags in them, have under a name: `cpu`, `cpu and cuda`."""
+    return listed(sorted({str(run.config.get(key, run.config["flags"].get(key))) for run in runs}))
 
 
 def counted(count: int, noun: str) -> str:
@@ -258,6 +298,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def listed(words: Sequence[str]) -> str:
+def listed(words: Sequence[object]) -> str:
     """`a`, `a and b`, `a, b and c`."""
+    words = [str(word) for word in words]
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)

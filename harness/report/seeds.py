@@ -4,9 +4,8 @@ TensorBoard has margin charts in its Custom Scalars tab but nothing that fills t
 with several complete seeds it writes an events file, runs/seeds/<row>/, which is never read as a run.
 """
 
-import contextlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
@@ -16,11 +15,11 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
-from harness.errors import UserError
 from harness.files import make_folder
 from harness.grid.runs import RowRuns, Run
+from harness.report.render import delete
 from harness.report.statistics import Sample
-from harness.tensorboard import EPOCH_TAGS, read_events, write_events
+from harness.tensorboard import EPOCH_TAGS, write_events
 
 FOLDER = "seeds"
 _SUFFIX = "seeds"  # of our files' names, where a run's events file has the machine
@@ -32,40 +31,31 @@ def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path, *, synthet
     Of `synthetic` images it is runs_dir/seeds/<row>-synthetic/.
 
     Each holds, at step = epoch, the four tags of a run (their mean over the seeds, so that it stands beside the runs'
-    own curves) and `seeds/<tag>/mean`, `/lower`, `/upper` (mean ± sample standard deviation). One of all files in
-    runs_dir/seeds also holds the layout of the Custom Scalars tab. Of these rows, aggregates that are outdated are
-    deleted; other grids' rows keep theirs. The same runs give the same bytes. UserError if something cannot be written
-    or deleted.
+    own curves) and `seeds/<tag>/mean`, `/lower`, `/upper` (mean ± sample standard deviation). The first also holds the
+    layout of the Custom Scalars tab, which TensorBoard merges with that of other grids' rows. Of these rows, aggregates
+    that are outdated are deleted; other grids' rows keep theirs. The same runs give the same bytes. UserError if
+    something cannot be written or deleted.
     """
     folder = runs_dir / FOLDER
     names = {row.row.name: f"{row.row.name}-synthetic" if synthetic else row.row.name for row in results}
     earlier = sorted(folder.glob(f"*/events.out.tfevents.*.{_SUFFIX}"))
-    has_layout = any(_holds_layout(path) for path in earlier if path.parent.name not in names.values())
-    written = []
+    written: list[Path] = []
     for row in results:
         if len(row.complete) < 2:
             continue
         wall_time = _wall_time(row.complete)
-        events = [] if has_layout else [_event(wall_time, 0, _layout_summary())]
-        has_layout = True
-        events += _aggregate(row.complete, wall_time)
+        events = [] if written else [Event(wall_time=wall_time, step=0, summary=_layout_summary())]
         make_folder(folder / names[row.row.name])
         # The runs' own time in the name: a TensorBoard that is open notices a new file, not one replaced.
         path = folder / names[row.row.name] / f"events.out.tfevents.{wall_time:010d}.{_SUFFIX}"
-        write_events(path, events)
+        write_events(path, events + _aggregate(row.complete, wall_time))
         written.append(path)
-    _delete(path for path in earlier if path.parent.name in names.values() and path not in written)
     for path in earlier:
-        events = [event for event in read_events(path) if event.summary.value] if path.exists() else []
-        if events and not has_layout:  # the file that held it is gone
-            write_events(path, [_event(events[0].wall_time, 0, _layout_summary()), *events])
-            has_layout = True
+        if path.parent.name in names.values() and path not in written:
+            delete(path)
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
     return written
-
-
-def _holds_layout(path: Path) -> bool:
-    tags = (value.tag for event in read_events(path) for value in event.summary.value)
-    return metadata.CONFIG_SUMMARY_TAG in tags
 
 
 def _aggregate(runs: Sequence[Run], wall_time: int) -> list[Event]:
@@ -79,12 +69,8 @@ def _aggregate(runs: Sequence[Run], wall_time: int) -> list[Event]:
             values |= {tag: mean, f"{FOLDER}/{tag}/mean": mean}
             values |= {f"{FOLDER}/{tag}/lower": mean - sd, f"{FOLDER}/{tag}/upper": mean + sd}
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-        events.append(_event(wall_time + epochs[0].epoch, epochs[0].epoch, summary))
+        events.append(Event(wall_time=wall_time + epochs[0].epoch, step=epochs[0].epoch, summary=summary))
     return events
-
-
-def _event(wall_time: float, step: int, summary: Summary) -> Event:
-    return Event(wall_time=wall_time, step=step, summary=summary)
 
 
 def _layout_summary() -> Summary:
@@ -114,14 +100,3 @@ def _wall_time(runs: Sequence[Run]) -> int:
     names = [path.name for run in runs for path in run.path.glob("events.out.tfevents.*")]
     times = [int(found[1]) for name in names if (found := re.match(r"events\.out\.tfevents\.(\d{1,10})\.", name))]
     return max(times, default=0)
-
-
-def _delete(files: Iterable[Path]) -> None:
-    """Delete events files of ours, and the folders that are empty then."""
-    for path in files:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot delete {path}: {error.strerror}") from error
-        with contextlib.suppress(OSError):  # something else is in it
-            path.parent.rmdir()

@@ -1,0 +1,258 @@
+"""The report, written once as Markdown by the templates and converted: README.md, index.html and figures/.
+
+`write_report` gathers what the templates need and writes the files. The prose is in templates/report.md.j2 and the
+templates that it includes; page.html.j2 and page.css are the page around it.
+"""
+
+import base64
+import functools
+import os
+import re
+import urllib.parse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jinja2
+import markdown
+from markupsafe import Markup
+
+from harness.cli import command_line, typed_path
+from harness.errors import UserError
+from harness.files import check_writable, make_folder, nearest_folder, os_errors_as, read_file, write_atomically
+from harness.grid.runs import Problem, RowRuns, Run
+from harness.report import conclusions, figures, statistics
+from harness.report import results as metrics
+from harness.report.figures import Figure
+from harness.report.inside import look_inside
+from harness.report.results import CNN, RECURRENT, Family, dataset
+
+MARKER = "written by report.py: every number here is computed from the run folders; edits are lost"
+PAGE_CSS = Path(__file__).with_name("page.css")  # the look of all of the project's pages
+KINDS = {"CNN": CNN, "RNN": RECURRENT}
+SETTINGS_PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "original-settings.md"
+
+
+def write_report(
+    results: Sequence[RowRuns],
+    *,
+    problems: Sequence[Problem],
+    grid: Path,
+    runs_dir: Path,
+    out: Path,
+    precision: str,
+    data: str,
+    command: str,
+    count_parameters: Callable[[dict], int],
+    on_mnist: RowRuns | None = None,
+) -> None:
+    """Write README.md, index.html and figures/ into `out`; the same runs give the same bytes.
+
+    `precision` and `data` are what report.py was asked for, `command` how it was called; `count_parameters` tells a
+    network's size from its run's config; `on_mnist` is the CNN to compare the recurrent networks with. Figures are
+    written before the pages that show them, and those of an earlier report that no page shows any more are deleted.
+    Raises UserError if `out` holds a README.md or index.html that is no report, or if something cannot be read or
+    written.
+    """
+    earlier = _earlier_figures(out)
+    synthetic = data == "synthetic" or (bool(results) and all(dataset(row) == "synthetic" for row in results))
+    families = [Family(kind, [row for row in results if row.row.script == script]) for kind, script in KINDS.items()]
+    concerned = {problem.row for problem in problems}
+    slugs = _slugs([row.row.name for row in results])
+    shown: dict[str, Figure] = {}
+
+    def show(name: str, figure: Figure) -> Markup:
+        """The figure in the text, which is to be written as figures/`name`."""
+        shown[str(name)] = figure
+        return Markup(f"![{escape(figure.description)}](figures/{name})")
+
+    context = {
+        "results": results,
+        "families": [family for family in families if family.rows],
+        "complete": [run for row in results for run in row.complete],
+        "done": sum(run.seed in row.seeds for row in results for run in row.complete),
+        "lacking": [row for row in results if len(row.complete) < len(row.seeds) or row.row.name in concerned],
+        "problems": problems,
+        "printed": any(row.row.printed for row in results),
+        "several_seeds": any(len(row.complete) > 1 for row in results),
+        "synthetic": synthetic,
+        "mark": " (synthetic)" if synthetic else "",
+        "on_mnist": on_mnist,
+        "count_parameters": count_parameters,
+        "runs_dir": runs_dir,
+        "asked_precision": precision,
+        "command": command,
+        "grid": grid.as_posix(),
+        "settings_page": _settings_page(out),
+        "title": lambda row: _title(row, synthetic),
+        "slug": lambda row: slugs[row.row.name],
+        "link": lambda row: Markup(f"[{escape(row.row.name)}](#{slugs[row.row.name]})"),
+        "show": show,
+    }
+    text = unwrap(_environment("md").get_template("report.md.j2").render(context))
+    make_folder(out / "figures")
+    for name, figure in shown.items():
+        write_atomically(out / "figures" / name, figure.content)
+    for name, page in (("README.md", text), ("index.html", page_of(text, shown))):
+        write_atomically(out / name, page.encode("utf-8", errors="backslashreplace"))
+    for name in earlier - set(shown):
+        delete(out / "figures" / name)
+
+
+def visualize_command(run: Run) -> str:
+    return command_line(["python", "visualize.py", typed_path((run.path / "best.pt").as_posix())], windows=False)
+
+
+def _settings_page(out: Path) -> str:
+    """Where docs/original-settings.md lies, seen from `out`; empty if it is not there, or no link can hold its path."""
+    if not SETTINGS_PAGE.is_file() or SETTINGS_PAGE.drive != out.resolve().drive:
+        return ""
+    target = Path(os.path.relpath(SETTINGS_PAGE, out.resolve())).as_posix()
+    return target if re.fullmatch(r"[\w./-]+", target) else ""
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def _title(row: RowRuns, synthetic: bool) -> str:
+    """A row's heading, with a mark if its images are synthetic."""
+    title = row.row.title.strip() or row.row.name
+    return f"{title} (synthetic)" if synthetic or dataset(row) == "synthetic" else title
+
+
+def _slugs(names: Sequence[str]) -> dict[str, str]:
+    """For each name one that is fit for a file and an address, no two alike; no others in the report begin so."""
+    slugs: dict[str, str] = {}
+    for name in names:
+        plain = slug = "row-" + (re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "row")
+        number = 1
+        while slug in slugs.values():
+            number += 1
+            slug = f"{plain}-{number}"
+        slugs[name] = slug
+    return slugs
+
+
+# -- Markdown ----------------------------------------------------------------------------------------------------------
+
+
+def escape(value: object) -> Markup:
+    """Plain text in one line, of which nothing is taken for markup, an HTML tag, an entity or a formula."""
+    if isinstance(value, Markup):
+        return value
+    text = re.sub(r"\s+", " ", str(value))
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return Markup(re.sub(r"([\\`*_\[\]|~$]|#(?=#*$))", r"\\\1", text))
+
+
+def code(text: str) -> Markup:
+    """A code span: fenced by more backticks than stand in it."""
+    text = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return Markup(f"{fence}{space}{text}{space}{fence}")
+
+
+def line(*cells: object) -> Markup:
+    """A line of a table; a cell that is False is left out with its column."""
+    return Markup("| " + " | ".join(escape(cell) for cell in cells if cell is not False) + " |")
+
+
+def head(*names: str | bool) -> Markup:
+    """The first two lines of a table. Numbers stand to the right, what is in a column named with a < to the left."""
+    names = [name for name in names if name is not False]
+    rules = [":---" if name.startswith("<") else "---:" for name in names]
+    return line(*(name.removeprefix("<") for name in names)) + "\n" + line(*rules)
+
+
+@functools.cache
+def _environment(kind: str) -> jinja2.Environment:
+    """Templates for Markdown ("md"), where everything that is put in is escaped for it, or for HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("harness.report"),
+        autoescape=True,
+        finalize=escape if kind == "md" else None,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    for module in (conclusions, statistics, metrics):  # a template may use what these compute
+        environment.globals |= {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    environment.globals |= {"code": code, "line": line, "head": head, "draw": figures, "look_inside": look_inside}
+    environment.globals |= {"visualize": visualize_command, "MARKER": MARKER}
+    return environment
+
+
+def unwrap(text: str) -> str:
+    """A paragraph in one line, however the template breaks it; one empty line between blocks."""
+    text = re.sub(r"(?<=\S) *\n *(?=[^\s|>#<-])", " ", text)
+    text = text.replace("\n</sub>", "</sub>")
+    text = re.sub(r"(?<=\S)  +", " ", text)
+    return re.sub(r"\n\s*\n", "\n\n", text).strip() + "\n"
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def page_of(text: str, drawn: dict[str, Figure]) -> str:
+    """The Markdown as an HTML page that needs no other file: every figure is in it, nothing is fetched or run."""
+    converter = markdown.Markdown(extensions=["tables", "sane_lists"], output_format="html")
+    converter.ESCAPED_CHARS += ["~", "$"]
+    body = converter.convert(text.partition("-->")[2].strip())
+    body = re.sub(r'<p><a id="([^"]+)"></a></p>\n<h(\d)>', r'<h\2 id="\1">', body)
+    body = body.replace(' style="text-align: right;"', "").replace(' style="text-align: left;"', ' class="text"')
+    body = body.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")
+
+    def embedded(image: re.Match) -> str:
+        figure = drawn[image[2]]
+        return f'<div class="figure"><img {image[1]} width="{figure.width}" src="{_address(image[2], figure)}"></div>'
+
+    body = re.sub(r'<p><img (alt="[^"]*") src="figures/([^"]+)"></p>', embedded, body)
+    return (
+        _environment("html")
+        .get_template("page.html.j2")
+        .render(
+            css=Markup(PAGE_CSS.read_text(encoding="utf-8")),
+            title=Markup(re.search(r"<h1[^>]*>(.*?)</h1>", body)[1]),
+            sections=[(anchor, Markup(title)) for anchor, title in re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', body)],
+            body=Markup(body),
+        )
+    )
+
+
+def _address(name: str, figure: Figure) -> str:
+    """The figure itself as a data: address; an SVG as text, which is shorter than base64."""
+    if name.endswith(".png"):
+        return f"data:image/png;base64,{base64.b64encode(figure.content).decode()}"
+    svg = re.sub(r"<[^>']*>", lambda tag: tag[0].replace('"', "'"), figure.content.decode())
+    return "data:image/svg+xml," + urllib.parse.quote(svg, safe=" !'()*+,/:;<=>?@[]^`{|}")
+
+
+# -- the folder --------------------------------------------------------------------------------------------------------
+
+
+def check_folder(out: Path) -> None:
+    """UserError, before anything is trained, if the report could not be written to this folder afterwards."""
+    folders = [nearest_folder(each, "--out") for each in (out, out / "figures")]
+    _earlier_figures(out)
+    for folder in folders:
+        check_writable(folder)
+
+
+def _earlier_figures(out: Path) -> set[str]:
+    """The figures of an earlier report in `out`; UserError if a page there is none of ours."""
+    names: set[str] = set()
+    for page in ("README.md", "index.html"):
+        path = out / page
+        if not path.exists():
+            continue
+        text = read_file(path).decode(errors="replace")
+        if f"<!-- {MARKER} -->" not in text[:400]:
+            raise UserError(f"{path} was not written by report.py and would be replaced; choose another --out")
+        if page == "README.md":
+            names = set(re.findall(r"\]\(figures/([\w.-]+\.(?:svg|png))\)", text))
+    return names
+
+
+def delete(path: Path) -> None:
+    with os_errors_as(f"cannot delete {path}"):
+        path.unlink(missing_ok=True)
