@@ -45,13 +45,8 @@ class Flag:
 # -- types of flags ----------------------------------------------------------------------------------------------------
 
 
-def checked(
-    kind: Callable[[str], object], name: str, refusal: str, is_allowed: Callable[[object], bool]
-) -> Callable[[str], object]:
-    """A flag's type: `kind` reads its text; a value that is not allowed is refused by `refusal`, {} being the text.
-
-    `name` is what argparse calls a text that `kind` cannot read: "invalid <name> value".
-    """
+def checked(kind: Callable, name: str, refusal: str, is_allowed: Callable) -> Callable[[str], object]:
+    """A flag's type: `kind` reads its text (else "invalid <name> value"), `refusal` names in {} what is not allowed."""
 
     def parse(text: str) -> object:
         value = kind(text)
@@ -158,7 +153,6 @@ RESULT_FLAGS = tuple(
     sorted((n for n, flag in FLAGS.items() if flag.in_name), key=lambda n: (n == "seed", not FLAGS[n].always))
 )
 ROW_FLAGS = tuple(name for name in RESULT_FLAGS if not FLAGS[name].set_by_report)  # those that a grid's row may set
-MAY_CHANGE = tuple(name for name, flag in FLAGS.items() if flag.may_change)
 
 
 # -- the parser --------------------------------------------------------------------------------------------------------
@@ -234,11 +228,8 @@ def option(name: str) -> str:
 
 def flag_words(flags: Mapping[str, object]) -> list[str]:
     """Flags by their argparse names as words of a command line; a switch that is off is left out."""
-    return [
-        option(name) if value is True else f"{option(name)}={value}"
-        for name, value in flags.items()
-        if value is not False
-    ]
+    given = {option(name): value for name, value in flags.items() if value is not False}
+    return [name if value is True else f"{name}={value}" for name, value in given.items()]
 
 
 def resume_command(flags: argparse.Namespace) -> str:
@@ -255,11 +246,9 @@ def run_name(flags: argparse.Namespace) -> str:
 
     For example `adagrad-lr0.01-e20-s0` or `gru-h128-adam-lr0.001-e10-b256-bf16-s0`.
     """
-    values, parts = vars(flags), []
-    for name in RESULT_FLAGS:
-        if name in values and (FLAGS[name].always or values[name] != flags.parser.get_default(name)):
-            parts.append(FLAGS[name].in_name.format(_short_number(values[name])))
-    return "-".join(parts)
+    values, default = vars(flags), flags.parser.get_default
+    named = (n for n in RESULT_FLAGS if n in values and (FLAGS[n].always or values[n] != default(n)))
+    return "-".join(FLAGS[name].in_name.format(_short_number(values[name])) for name in named)
 
 
 def snapshot_epochs(flags: argparse.Namespace) -> frozenset[int]:
@@ -270,9 +259,8 @@ def snapshot_epochs(flags: argparse.Namespace) -> frozenset[int]:
 
 def recorded_flags(flags: argparse.Namespace) -> dict:
     """What config.json records: every flag's value by its argparse name, as JSON has it."""
-    return {
-        name: str(value) if isinstance(value, Path) else value for name, value in vars(flags).items() if name in FLAGS
-    }
+    recorded = {name: value for name, value in vars(flags).items() if name in FLAGS}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in recorded.items()}
 
 
 def complete_record(recorded: Mapping[str, object], parser: argparse.ArgumentParser) -> dict:
@@ -296,16 +284,18 @@ def resumed_flags(flags: argparse.Namespace, recorded: dict) -> argparse.Namespa
     # may be None or False, which cannot be typed.
     changed = {name: recorded[name] for name in names if recorded[name] is not flags.parser.get_default(name)}
     words = [option(name) if value is True else f"{option(name)}={value}" for name, value in changed.items()]
-    before = vars(flags.parser.parse_args(words))
-    for name in flags.given.intersection(names):
-        typed, was = getattr(flags, name), before[name]
-        if name == "epochs" and typed < was:
+    before = flags.parser.parse_args(words)
+    resumed = argparse.Namespace(**vars(flags))
+    for name in names:
+        typed, was = getattr(flags, name), getattr(before, name)
+        if name not in flags.given:
+            setattr(resumed, name, was)
+        elif name == "epochs" and typed < was:
             raise UserError(f"--epochs {typed} is less than the recorded {was}; it may only grow")
-        if name not in MAY_CHANGE and typed != was:
-            changeable = ", ".join(map(option, MAY_CHANGE))
+        elif typed != was and not FLAGS[name].may_change:
+            changeable = ", ".join(option(each) for each in FLAGS if FLAGS[each].may_change)
             raise UserError(f"{option(name)} {typed} differs from the recorded {was}; only {changeable} may change")
-    kept = {name: before[name] for name in names if name not in flags.given}
-    return argparse.Namespace(**vars(flags) | kept)
+    return resumed
 
 
 def parse_row_flags(parser: argparse.ArgumentParser, given: Mapping[str, object]) -> dict:
@@ -343,14 +333,11 @@ def hparams(recorded: Mapping[str, object], experiment: str) -> dict:
     return values
 
 
-_NO_VALUE = object()
-
-
-def flag_label(name: str, value: object = _NO_VALUE, *, short: bool = False) -> str:
+def flag_label(name: str, value: object = ..., *, short: bool = False) -> str:
     """What the report calls a flag or, if one is given, its value; with `short` both in a few letters, for a figure."""
     flag = FLAGS.get(name, Flag(""))  # a run of another version may have one that is not in the table
     label = flag.label or name.replace("_", " ")
-    if value is _NO_VALUE:
+    if value is ...:
         return label
     words = {"None": "default", "True": "yes", "False": "no"}  # None: no run says what the script's default was
     labels = words | flag.choices if isinstance(flag.choices, Mapping) else words
