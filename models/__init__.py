@@ -16,20 +16,15 @@ MAX_PARAMETERS = 200_000_000  # 800 MB in fp32; the report's largest network has
 
 # By the name in a run's config. Each class has SIZES: its keyword arguments, each with the range (smallest, largest) or
 # the choices that are allowed.
-NETWORKS: dict[str, type[nn.Module]] = {
-    "LeNet5": LeNet5,
-    "RecurrentClassifier": RecurrentClassifier,
-}
+NETWORKS: dict[str, type[nn.Module]] = {"LeNet5": LeNet5, "RecurrentClassifier": RecurrentClassifier}
 
 
 def build_model(config: dict, *, seed: int | None = None) -> nn.Module:
-    """Build the network that `config["model"]` describes, initialised from `seed`.
+    """Build the network that `config["model"]` describes: its `name` in NETWORKS, and its keyword arguments.
 
-    `config["model"]` holds `name` (a key of NETWORKS) and that network's keyword arguments, as every run's config.json
-    and checkpoint have it. Without `seed` the parameters are left unset, for a state to be loaded.
-
-    Raises ValueError, naming the key, if a key is missing, unknown, of another type or out of range, or if the whole
-    network would have more than MAX_PARAMETERS parameters; nothing has been allocated by then.
+    Its parameters are drawn from `seed`, or left unset for a state to be loaded. Raises ValueError, naming the key, if
+    a key is missing, unknown, of another type or out of range, or if the network would have more than MAX_PARAMETERS
+    parameters; nothing has been allocated by then.
     """
     description = config.get("model") if isinstance(config, dict) else None
     if not isinstance(description, dict):

@@ -57,9 +57,9 @@ class LeNet5(nn.Module):
     def _pooled_first(self, images: Tensor) -> Tensor:
         """`features` with each ReLU behind its pooling: the same bits, forward and back, from a quarter of the work.
 
-        The largest of a window does not change when the negative ones become zero, unless all of them are negative, and
-        then neither order passes a gradient on. Outside training the modules run in their written order, which is what
-        those who look at the ReLUs' outputs expect.
+        The largest of a window does not change when the negative ones become zero, unless all are negative, and then
+        neither order passes a gradient on. Outside training the modules run in their written order, for those who look
+        at the ReLUs' outputs.
         """
         layers = self.features
         maps = layers.relu1(layers.pool1(layers.conv1(images)))  # (batch, 32, size/2, size/2)

@@ -193,7 +193,7 @@ def test_other_number_of_threads_is_allowed_and_said(rnn):
 
 def test_more_threads_than_cores_are_warned_of(rnn, monkeypatch):
     monkeypatch.setattr("harness.device.cores", lambda: 1)
-    for threads, warning in ((1, ""), (2, "warning: 2 threads on one core slow one another down\n")):
+    for threads, warning in ((1, ""), (2, "warning: 2 threads slow one another down; CPU cores: 1\n")):
         assert rnn("--epochs", 1, "--overwrite", "--threads", threads)[::2] == (0, warning)
     torch.set_num_threads(1)
 
@@ -203,7 +203,7 @@ def test_the_threads_of_all_ranks_share_the_cores(rnn, threads, ranks, warned, m
     monkeypatch.setattr("harness.device.cores", lambda: 4 if ranks == 1 else 2)
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)
     monkeypatch.setattr("harness.run.join", lambda: Ranks(local_count=ranks))
-    warning = f"warning: {threads} threads of each of {ranks} ranks on 2 cores slow one another down\n"
+    warning = f"warning: {threads} threads of each of {ranks} ranks slow one another down; CPU cores: 2\n"
     assert rnn("--epochs", 1, "--threads", threads)[::2] == (0, warning if warned else "")
 
 
