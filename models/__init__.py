@@ -59,15 +59,14 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
             nn.init.zeros_(module.bias_ih_l0)
             nn.init.zeros_(module.bias_hh_l0)
             continue
+        own = list(module.parameters(recurse=False))
         if isinstance(module, nn.Conv2d | nn.Linear):
             bound = 1 / math.sqrt(module.weight[0].numel())  # fan_in
         elif isinstance(module, nn.RNNBase):
             bound = 1 / math.sqrt(module.hidden_size)
-        elif next(module.parameters(recurse=False), None) is None:
-            continue
-        else:  # what is drawn by nobody would be whatever lay in the memory
+        elif own:  # what is drawn by nobody would be whatever lay in the memory
             raise NotImplementedError(f"initialise does not say how a {type(module).__name__}'s first values are drawn")
-        for parameter in module.parameters(recurse=False):
+        for parameter in own:
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 
