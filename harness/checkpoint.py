@@ -29,8 +29,8 @@ MAX_CHECKPOINT_BYTES = 8 << 30
 
 # The names that the pickle inside a checkpoint may use. PyTorch's own list is longer and has, for example, bytearray
 # and the old tensor classes, which take any amount of memory when called with a number.
-STORAGES = (f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool"))
-ALLOWED_NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *STORAGES}
+TYPES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool")
+ALLOWED_NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {t}Storage" for t in TYPES)}
 
 
 @dataclass

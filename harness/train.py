@@ -323,9 +323,9 @@ def _print_summary(run: RunFolder, history: list[EpochMetrics], wall_seconds: fl
     best, last = best_values(history), history[-1]
     print(f"\n{'':5}  {'best loss':>10}  {'best accuracy':>13}  {'last loss':>10}  {'last accuracy':>13}")
     for split in ("train", "test"):
-        figures = (getattr(row, f"{split}_{quantity}") for row in (best, last) for quantity in ("loss", "accuracy"))
-        print(f"{split.capitalize():5}  {{:10.4f}}  {{:13.4f}}  {{:10.4f}}  {{:13.4f}}".format(*figures))
-    print("(best over the epochs, each figure by itself; choosing an epoch by its test figures is optimistic)")
+        metrics = (getattr(row, f"{split}_{quantity}") for row in (best, last) for quantity in ("loss", "accuracy"))
+        print(f"{split.capitalize():5}  {{:10.4f}}  {{:13.4f}}  {{:10.4f}}  {{:13.4f}}".format(*metrics))
+    print("(best over the epochs, each metric by itself; choosing an epoch by its test metrics is optimistic)")
     if not run.kept:
         print("dry run: nothing was kept")
         return
