@@ -46,7 +46,10 @@ class Flag:
 
 
 def checked(kind: Callable, name: str, refusal: str, is_allowed: Callable) -> Callable[[str], object]:
-    """A flag's type: `kind` reads its text (else "invalid <name> value"), `refusal` names in {} what is not allowed."""
+    """A flag's type: `kind` reads its text, `is_allowed` judges the value, and `refusal` says no ({} is the text).
+
+    `name` is what argparse calls a text that `kind` cannot read: "invalid <name> value".
+    """
 
     def parse(text: str) -> object:
         value = kind(text)

@@ -70,7 +70,7 @@ class Ranks:
         return Share(here, count, count * self.count / (stop - start))
 
     def shares(self, images: int, batch_size: int) -> list[Share]:
-        """This rank's parts of the batches of an epoch; the last batch may be smaller."""
+        """This rank's parts of an epoch's batches; the last batch may be smaller."""
         return [self.share(start, min(start + batch_size, images)) for start in range(0, images, batch_size)]
 
     def sum(self, totals: "Tensor") -> "Tensor":
