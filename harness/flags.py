@@ -8,6 +8,7 @@ reads the command line; report.py and visualize.py take single entries by `add_f
 
 import argparse
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -67,9 +68,14 @@ def whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
     return checked(int, "whole number", f"{{}} is not a whole number {allowed}", lambda n: least <= n <= most)
 
 
+def is_folder_name(text: str) -> bool:
+    """Whether a folder can have this name on this system, as a run's that was renamed."""
+    return text not in ("", ".", "..") and {*text}.isdisjoint("/\\:\0" if os.name == "nt" else "/\0")
+
+
 def is_new_folder_name(text: str) -> bool:
     """Whether a folder can have this name on every system, and no command line takes it for a flag."""
-    return text not in ("", ".", "..") and text.isprintable() and not re.search(r'^-|[/\\:*?"<>|]', text)
+    return is_folder_name(text) and text.isprintable() and not re.search(r'^-|[/\\:*?"<>|]', text)
 
 
 def map_numbers(text: str) -> tuple[str, list[int]]:
@@ -88,7 +94,7 @@ non_negative_float = checked(float, "number", "{} is not a number of at least 0"
 below_one_float = checked(float, "number", "{} is not a number from 0 to below 1", lambda x: 0 <= x < 1)
 _SHARE = "{} is neither 0 nor a number from 0.01 to 1"
 gpu_share = checked(lambda text: round(float(text), 4), "number", _SHARE, lambda x: x == 0 or 0.01 <= x <= 1)
-folder_name = checked(str, "name", "{!r} cannot be the name of a folder", is_new_folder_name)
+folder_name = checked(str, "name", "{!r} cannot be the name of a folder", is_folder_name)
 _EPOCHS = re.compile(r"(0*[1-9]\d*(,0*[1-9]\d*)*)?")
 epoch_list = checked(str, "list", "{} is not a list of epochs such as 1,2,5", _EPOCHS.fullmatch)  # kept as text
 
@@ -219,9 +225,17 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     typed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(flags), absent)))
     flags.given = frozenset(name for name, value in vars(typed).items() if value is not absent)
     flags.parser = parser
+    if not flags.resume:
+        check_new_name(flags)
     first, *rest = launcher()
     flags.command = [program(first), *rest, sys.argv[0], *argv]
     return flags
+
+
+def check_new_name(flags: argparse.Namespace) -> None:
+    """UserError if --name is not fit for a new folder. One that lies there may have any name."""
+    if flags.name and not is_new_folder_name(flags.name):
+        flags.parser.error(f"argument --name: {flags.name!r} cannot be the name of a folder")
 
 
 def option(name: str) -> str:

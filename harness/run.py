@@ -27,7 +27,7 @@ from harness.checkpoint import check_training_state, is_config, load_checkpoint
 from harness.cli import command_line
 from harness.errors import Interrupted, OutOfMemory, OutputLost, UserError, catch_out_of_memory
 from harness.files import lock_folder, make_folder, os_errors_as, read_file, write_atomically
-from harness.flags import RESULT_FLAGS, recorded_flags, resume_command, resumed_flags, run_name
+from harness.flags import RESULT_FLAGS, check_new_name, recorded_flags, resume_command, resumed_flags, run_name
 from harness.metrics import EpochMetrics, metrics_csv
 from harness.ranks import ALONE, Ranks, join
 from harness.tensorboard import EventsFile
@@ -75,6 +75,7 @@ class RunFolder:
             if flags.resume:
                 self.load()
         elif flags.resume:
+            check_new_name(flags)
             print(f"{self.path} holds no run yet: starting at epoch 1")
             for shorter in () if flags.name else _shorter_runs(self.path.parent, flags):
                 words = command_line(["--name", shorter, "--epochs", str(flags.epochs), "--resume"])
