@@ -22,7 +22,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from harness.errors import UserError
-from harness.files import os_errors_as, write_atomically
+from harness.files import flush_to_disk, os_errors_as, write_atomically
 
 EPOCH_TAGS = ("train/loss", "train/accuracy", "test/loss", "test/accuracy")
 BEST_TAGS = ("best/train_loss", "best/train_accuracy", "best/test_loss", "best/test_accuracy")
@@ -90,7 +90,7 @@ class EventsFile:
             file.truncate(self._end)
             file.write(_records(self._waiting))
             file.flush()
-            os.fsync(file.fileno())
+            flush_to_disk(file.fileno())
             self._end = file.tell()
         self._waiting = []
 
