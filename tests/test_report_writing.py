@@ -182,7 +182,7 @@ def test_missing_failed_and_diverged_runs_are_shown_with_what_is_there(write, qu
         "Seed 1 failed: it ended with exit code 1: no space left. Mean and standard deviation are over",
         "Seed 0 diverged: its loss is not finite after epoch 2. Seed 1 is missing: not trained yet.",
         "No complete run of the 2 seeds asked for.",
-        "3 runs missing, 1 run failed and 1 run diverged). See gone, half, wild.",
+        "3 runs missing, 1 run failed, 1 run diverged). See gone, half, wild.",
         "Not judged, for want of a complete run: gone.",
         "Without a complete run of ours beside it yet: 1 printed metric.",
         "3 rows, 1 of 6 runs complete; 0 to 1 complete seeds a row.",
@@ -368,7 +368,7 @@ def test_the_commands_of_a_folder_that_begins_with_a_dash_can_be_typed(write, qu
 def test_the_cnn_on_mnist_is_compared_at_equal_epochs(write, quick_charts, monkeypatch, tmp_path):
     drawn, panels = [], {}
     monkeypatch.setattr(charts, "lines_chart", lambda *arguments: drawn.append(arguments[-1]) or b"<svg/>")
-    monkeypatch.setattr(charts, "dot_chart", lambda title, found: panels.update({title: found}) or b"<svg/>")
+    monkeypatch.setattr(charts, "dot_chart", lambda title, found, _: panels.update({title: found}) or b"<svg/>")
     folder = tmp_path / "runs"
     results = [row_runs(cell_row(cell), (0, 1), folder) for cell in ("rnn", "lstm", "gru")]
     assert "has not been trained on MNIST yet" not in write(results)[0]  # nor does the grid ask for it
@@ -509,17 +509,15 @@ def test_time_of_all_epochs_is_added_up(write, quick_charts, tmp_path, seconds, 
 
 def test_of_many_rows_that_differ_in_epochs_alone_the_longest_share_a_panel(write, tmp_path, monkeypatch):
     drawn = {}
-    monkeypatch.setattr(
-        charts, "small_multiples", lambda title, down, across, panels: drawn.update(panels) or b"<svg/>"
-    )
+    monkeypatch.setattr(charts, "small_multiples", lambda *arguments: drawn.update(arguments[2]) or b"<svg/>")
     results = [
         row_runs(cnn_row(f"e{n}", flags={"optimizer": "adam", "epochs": n}), (0,), tmp_path / "runs")
         for n in range(1, 6)
     ]
     readme, _ = write(results)
     (panel,) = drawn.values()
-    assert [curve.label for curve in panel.curves[::2]] == [f"train, {n} epochs" for n in (3, 4, 5)]
-    assert len({curve.style for curve in panel.curves[1::2]}) == 3
+    assert [curve.label for curve in panel[::2]] == [f"train, {n} epochs" for n in (3, 4, 5)]
+    assert len({curve.style for curve in panel[1::2]}) == 3
     assert "Of rows that differ in epochs alone the 3 longest are drawn." in readme
 
 
