@@ -185,7 +185,7 @@ def test_missing_failed_and_diverged_runs_are_shown_with_what_is_there(write, qu
         "3 runs missing, 1 run failed, 1 run diverged). See gone, half, wild.",
         "Not judged, for want of a complete run: gone.",
         "Without a complete run of ours beside it yet: 1 printed metric.",
-        "3 rows, 1 of 6 runs complete; 0 to 1 complete seeds a row.",
+        "3 rows, 1 of 6 runs complete; complete seeds a row: 0 to 1.",
     ):
         assert text in re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", readme) and text in Page(page).text
     assert "figures/row-half.svg" in readme and "figures/row-wild.svg" in readme and "row-gone.svg" not in readme
@@ -417,7 +417,7 @@ def test_the_other_precision_is_compared_where_there_are_runs_of_it(write, quick
     readme, _ = write(results)
     section = readme.split("## Precision")[1]
     assert "bf16: 0.1010 ± 0.0010 (n = 3)" in section and "fp32: " in section
-    assert "not so gru-a (test accuracy)" in section
+    assert "More than chance: gru-a (test accuracy), gru-a (test loss)." in section
 
 
 def test_kept_runs_with_another_unstated_setting_stand_beside_the_original(write, quick_charts, tmp_path):
@@ -586,8 +586,8 @@ def test_stability_that_chance_explains_is_called_that(write, quick_charts):
 def test_one_seed_gives_no_interval_and_no_verdict_on_stability(write, quick_charts):
     results = [row_runs(cell_row(cell, printed={"test_loss": 0.1}), (0,), Path("runs")) for cell in ("rnn", "gru")]
     text = write(results)[0]
-    assert "a single seed gives no interval" in text
-    assert "our runs, too few for an interval" in text
+    assert "no interval with a single seed" in text
+    assert "it is neither confirmed nor refuted" in text
 
 
 # -- in a browser ------------------------------------------------------------------------------------------------------

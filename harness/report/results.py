@@ -207,6 +207,8 @@ def signed(value: float, metric: str, size: float) -> str:
 
 def signed_interval(estimate: Estimate, metric: str, size: float) -> str:
     """The interval of a difference of two metrics of about this size."""
+    if estimate.interval is None:
+        return "no interval with a single seed"
     return " … ".join(signed(end, metric, size) for end in estimate.interval)
 
 
