@@ -4,7 +4,6 @@ The sentences are in templates/, which choose them by these numbers; nothing her
 """
 
 import csv
-import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,38 +17,31 @@ from harness.grid.runs import FINISHED, RowRuns, Run, complete_runs
 from harness.metrics import METRICS
 from harness.report import results
 from harness.report.results import Comparison, best, bests, setting, worst_drops
-from harness.report.statistics import Estimate, Sample, weighted_sum
+from harness.report.statistics import Estimate, weighted_sum
 
 # -- the best setting --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Best:
-    """The row with the best mean test accuracy, and how sure that is."""
-
-    row: RowRuns
-    lowest_loss: RowRuns
-    next_best: RowRuns | None
-    same_runs: bool  # the next best is the beginning of the best: the last epochs are compared instead
-    difference: Estimate | None  # of the mean accuracies of the two
-    original: RowRuns | None  # the row that the original's printed accuracies make the best
-
-
-def best_setting(rows: Sequence[RowRuns]) -> Best | None:
-    """None if no run is complete."""
+def best_setting(rows: Sequence[RowRuns]) -> dict | None:
+    """The row with the best mean test accuracy, and how sure that is; None if no run is complete."""
     ranked = sorted((row for row in rows if row.complete), key=lambda row: -bests(row, "test_accuracy").mean)
     if not ranked:
         return None
     first, second = (*ranked, None)[:2]
-    lowest_loss = min(ranked, key=lambda row: (bests(row, "test_loss").mean, row.row.name))
     same_runs, difference = False, None
-    if second:
+    if second:  # if it is the beginning of the best, the last epochs are compared instead
         same_runs = _is_beginning_of(second, first)
         accuracy = results.lasts if same_runs else bests
         difference = weighted_sum([accuracy(row, "test_accuracy") for row in (first, second)], [1, -1])
     printed = [row for row in rows if "test_accuracy" in row.row.printed]
-    original = max(printed, key=lambda row: row.row.printed["test_accuracy"], default=None)
-    return Best(first, lowest_loss, second, same_runs, difference, original)
+    return {
+        "row": first,
+        "lowest_loss": min(ranked, key=lambda row: (bests(row, "test_loss").mean, row.row.name)),
+        "next_best": second,
+        "same_runs": same_runs,
+        "difference": difference,  # of the mean accuracies of the two: an Estimate
+        "original": max(printed, key=lambda row: row.row.printed["test_accuracy"], default=None),  # the original's best
+    }
 
 
 def _is_beginning_of(shorter: RowRuns, longer: RowRuns) -> bool:
@@ -84,55 +76,39 @@ class CellDrop:
     typical_sd: float | None  # of the best test accuracy over seeds: the root of the rows' mean square
 
 
-@dataclass(frozen=True)
-class Stability:
-    """How steadily each cell trains."""
-
-    cells: list[CellDrop]
-    ranked: list[CellDrop]  # the smallest drop first
-    differences: list[tuple[str, str, Estimate]]  # (larger drop, smaller drop, difference) for each two cells
-    surely_least: bool  # the last of `ranked` drops more than the first, by more than chance
-    claims: list[tuple[str, Estimate]]  # the original's: how much larger RNN's drop is than the cell's
-    diverged: list[tuple[str, int, int]]  # (cell, diverged, finished runs): with any there is no verdict
-
-
-def stability_of(rows: Sequence[RowRuns]) -> Stability | None:
-    """None if no row has a complete run of several epochs."""
+def drops_by_cell(rows: Sequence[RowRuns]) -> list[CellDrop]:
+    """How steadily each cell trains, in the original's order; empty if the cells share no setting."""
     measured = [row for row in rows if worst_drops(row)]
-    if not measured:
-        return None
     flags = results.varied_flags(measured)
     by_setting = {
         cell: {tuple(results.sort_key(setting(row, flag)) for flag in flags): row for row in of_cell}
         for cell, of_cell in results.by_cell(measured).items()
         if cell is not None
     }
+    shared = sorted(set.intersection(*map(set, by_setting.values()))) if by_setting else []
     cells = []
-    if by_setting and (shared := sorted(set.intersection(*map(set, by_setting.values())))):
-        for cell, of_setting in by_setting.items():
-            of_cell = [of_setting[key] for key in shared]
-            deviations = [sd for row in of_cell if (sd := bests(row, "test_accuracy").sd) is not None]
-            typical = math.hypot(*deviations) / math.sqrt(len(deviations)) if deviations else None
-            cells.append(CellDrop(cell, of_cell, _mean_drop(of_cell), typical))
-    ranked = sorted(cells, key=lambda each: each.drop.value)
-    named = {each.cell: each.rows for each in ranked}
-    differences = [
-        (more, less, _mean_drop(named[more], named[less])) for less, more in itertools.combinations(named, 2)
-    ]
-    claims = [(cell, _mean_drop(named["rnn"], named[cell])) for cell in ("lstm", "gru") if {"rnn", cell} <= {*named}]
-    surely = len(ranked) > 1 and _mean_drop(ranked[-1].rows, ranked[0].rows).sign != 0
-    diverged = []
-    for cell, of_cell in results.by_cell(rows).items():
-        statuses = [run.status for row in of_cell for run in row.runs.values() if run.status in FINISHED]
-        if "diverged" in statuses:
-            diverged.append((results.cell_name(cell), statuses.count("diverged"), len(statuses)))
-    return Stability(cells, ranked, differences, surely, claims, diverged)
+    for cell, of_setting in by_setting.items() if shared else ():
+        of_cell = [of_setting[key] for key in shared]
+        deviations = [sd for row in of_cell if (sd := bests(row, "test_accuracy").sd) is not None]
+        typical = math.hypot(*deviations) / math.sqrt(len(deviations)) if deviations else None
+        cells.append(CellDrop(cell, of_cell, mean_drop(of_cell), typical))
+    return cells
 
 
-def _mean_drop(rows: Sequence[RowRuns], less: Sequence[RowRuns] = ()) -> Estimate:
+def mean_drop(rows: Sequence[RowRuns], less: Sequence[RowRuns] = ()) -> Estimate:
     """The rows' mean worst drop, or by how much it is larger than that of the rows `less`."""
     weights = [1 / len(rows)] * len(rows) + [-1 / len(less) for _ in less]
     return weighted_sum([worst_drops(row) for row in (*rows, *less)], weights)
+
+
+def diverged_cells(rows: Sequence[RowRuns]) -> list[tuple[str, int, int]]:
+    """(cell, diverged, finished runs) of each cell with a run that diverged."""
+    found = []
+    for cell, of_cell in results.by_cell(rows).items():
+        statuses = [run.status for row in of_cell for run in row.runs.values() if run.status in FINISHED]
+        if "diverged" in statuses:
+            found.append((results.cell_name(cell), statuses.count("diverged"), len(statuses)))
+    return found
 
 
 # -- the CNN on MNIST --------------------------------------------------------------------------------------------------
@@ -171,17 +147,15 @@ def networks_on_mnist(
         """The runs of which report.py has kept how much of an image they need."""
         return [run for run in row.complete if (run.path / FIRST_ROWS).is_file()]
 
-    cnn = on_mnist if on_mnist and on_mnist.complete else None
-    found = [("CNN", cnn)] if cnn else []
+    found = [("CNN", on_mnist)] if on_mnist and on_mnist.complete else []
+    alike = [setting(on_mnist, flag) for flag in ALIKE] if found else None
     for cell, rows in results.by_cell(recurrent).items():
-        if cnn:
-            rows = [row for row in rows if row.complete and all(setting(row, f) == setting(cnn, f) for f in ALIKE)]
-        else:
+        rows = [row for row in rows if row.complete and alike in (None, [setting(row, flag) for flag in ALIKE])]
+        if alike is None:
             rows = [row for row in rows if tested(row)]
         if rows:
             row = max(rows, key=lambda row: (bool(tested(row)), setting(row, "hidden_size") or 0, len(row.runs)))
-            size = setting(row, "hidden_size")
-            name = results.cell_name(cell)
+            size, name = setting(row, "hidden_size"), results.cell_name(cell)
             found.append((name if size is None else f"{name}, {flag_label('hidden_size', size, short=True)}", row))
     networks = []
     for label, row in found:
@@ -220,19 +194,7 @@ def _runs_beside(rows: Sequence[RowRuns], runs_dir: Path) -> list[Run]:
     return [run for folder in folders for run in complete_runs(runs_dir / folder)]
 
 
-@dataclass(frozen=True)
-class PrecisionPair:
-    """A row's best metric in two precisions."""
-
-    row: RowRuns
-    metric: str
-    ours: Sample
-    precision: str
-    theirs: Sample
-    difference: Estimate
-
-
-def other_precisions(rows: Sequence[RowRuns], runs_dir: Path) -> list[PrecisionPair]:
+def other_precisions(rows: Sequence[RowRuns], runs_dir: Path) -> list[dict]:
     """Rows that were also run in another precision, their test metrics side by side."""
     elsewhere: dict[tuple, dict[str, list[Run]]] = {}
     for run in _runs_beside(rows, runs_dir):
@@ -244,8 +206,8 @@ def other_precisions(rows: Sequence[RowRuns], runs_dir: Path) -> list[PrecisionP
         for precision in sorted(by_precision.keys() - {str(setting(row, "precision"))}):
             for metric in ("test_accuracy", "test_loss"):
                 ours, theirs = bests(row, metric), results.sample(_one_a_seed(by_precision[precision]), best, metric)
-                difference = weighted_sum([ours, theirs], [1, -1])
-                pairs.append(PrecisionPair(row, metric, ours, precision, theirs, difference))
+                pair = {"row": row, "metric": metric, "ours": ours, "precision": precision, "theirs": theirs}
+                pairs.append(pair | {"difference": weighted_sum([ours, theirs], [1, -1])})
     return pairs
 
 

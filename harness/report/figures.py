@@ -8,7 +8,7 @@ from harness.flags import flag_label
 from harness.grid.runs import RowRuns
 from harness.report import charts, results
 from harness.report.charts import Curve, DotPanel, Dots
-from harness.report.conclusions import Network, Stability
+from harness.report.conclusions import CellDrop, Network
 from harness.report.results import bests, over_epochs, setting
 from harness.report.statistics import Sample, prediction_interval
 
@@ -130,11 +130,11 @@ def side_by_side(rows: Sequence[RowRuns], family: str, mark: str) -> SideBySide 
     return SideBySide(figures, scales, "hidden_size" in across, len(shown) < len(rows))
 
 
-def drops(rows: Sequence[RowRuns], stability: Stability, title: str) -> Figure:
+def drops(rows: Sequence[RowRuns], cells: Sequence[CellDrop], title: str) -> Figure:
     """Each row's worst drops, and below them each cell's mean."""
     lines = [_dots(row.row.name, found) for row in rows if (found := results.worst_drops(row))]
     legend = {"values": "a run", "mean": "mean"}
-    for each in stability.cells:
+    for each in cells:
         interval = each.drop.interval and (max(each.drop.interval[0], 0.0), each.drop.interval[1])
         label = results.cell_name(each.cell)
         lines.append(Dots(label, (), each.drop.value, interval, color=charts.THIRD, strong=True))
