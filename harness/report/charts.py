@@ -19,7 +19,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from harness.pictures import PLAIN
@@ -39,6 +38,7 @@ STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "text.color": INK,
+    "text.parse_math": False,  # a row may be called "$^$"
     "axes.labelcolor": INK,
     "axes.edgecolor": FAINT,
     "axes.facecolor": GROUND,
@@ -322,8 +322,6 @@ def _cut(text: str, length: int) -> str:
 
 def svg(figure: Figure) -> bytes:
     """The figure as SVG whose colors follow a dark page; the same bytes for the same figure."""
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a row may be called "$^$"
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the viewer's font will have it
