@@ -1,7 +1,6 @@
 """Which numbers each figure of the report shows; `charts` draws them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness.flags import flag_label
@@ -77,18 +76,11 @@ def accuracy_scale(rows: Sequence[RowRuns]) -> str:
     return "accuracy" if top > 0.95 else ""
 
 
-@dataclass(frozen=True)
-class SideBySide:
-    """Small multiples of all rows of a family: one of accuracy, one of loss."""
+def side_by_side(rows: Sequence[RowRuns], family: str, mark: str) -> dict | None:
+    """Small multiples, one of accuracy and one of loss: optimizers or cells down, other settings across.
 
-    figures: dict[str, Figure]  # by metric
-    scales: dict[str, str]  # of their axes, as in charts
-    hidden_size: bool  # whether that is among what differs from left to right
-    left_out: bool  # whether more than OVERLAID rows share a panel, of which the longest are drawn
-
-
-def side_by_side(rows: Sequence[RowRuns], family: str, mark: str) -> SideBySide | None:
-    """Optimizers or cells down, other settings across; None for a single row, or for too many settings."""
+    None for a single row, or for too many settings.
+    """
     down = "optimizer" if rows[0].row.script == results.CNN else "cell"
     across = [flag for flag in results.varied_flags(rows) if flag not in (down, "epochs")]
 
@@ -127,7 +119,12 @@ def side_by_side(rows: Sequence[RowRuns], family: str, mark: str) -> SideBySide 
                 panel.append(Curve(split + name * overlaid, color, runs, (style, ":", "-.")[overlay]))
         title = f"{family}: {quantity} over epochs{mark}"
         figures[quantity] = Figure(title, charts.small_multiples(title, columns, panels, YLABELS[quantity], scale))
-    return SideBySide(figures, scales, "hidden_size" in across, len(shown) < len(rows))
+    return {
+        "figures": figures,  # by metric
+        "scales": scales,  # of their axes, as in charts
+        "hidden_size": "hidden_size" in across,
+        "left_out": len(shown) < len(rows),  # whether more than OVERLAID rows share a panel
+    }
 
 
 def drops(rows: Sequence[RowRuns], cells: Sequence[CellDrop], title: str) -> Figure:
