@@ -224,6 +224,10 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve], scale: str = "", most_poin
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8) if longest > 1 else FixedLocator([1]))
 
 
+_SMALLEST = 1e-4  # share of errors or drop of accuracy: one image of ten thousand
+_ERRORS = (_SMALLEST, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
 def _on_scale(values: float | Sequence[float], scale: str) -> np.ndarray:
     """Where values stand on their axis, by its scale.
 
@@ -236,10 +240,6 @@ def _on_scale(values: float | Sequence[float], scale: str) -> np.ndarray:
     return np.log10(np.maximum(values, _SMALLEST)) if scale else values
 
 
-_SMALLEST = 1e-4  # share of errors or drop of accuracy: one image of ten thousand
-_ERRORS = (_SMALLEST, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-
 def _set_scale(axes: Axes, scale: str, values: Sequence[float], *, horizontal: bool = False) -> None:
     """The ends and ticks of an axis with a scale, the ticks from the good end on; one without stays as it is."""
     if not scale:
@@ -248,13 +248,12 @@ def _set_scale(axes: Axes, scale: str, values: Sequence[float], *, horizontal: b
     shown = shown[np.isfinite(shown)] if np.isfinite(shown).any() else np.array([0.0, 1.0])
     margin = max(0.06 * np.ptp(shown), 0.03)
     low, high = shown.min() - margin, shown.max() + margin
+    room = (high - low) / (12 if horizontal else 9)
     kept: dict[float, float] = {}  # ticks by their places
     ticks = [digit * 10.0**power for power in range(-4, 39) for digit in (1, 2, 5)]
     for tick in [1 - error for error in _ERRORS] if scale == "accuracy" else ticks:
         place = float(_on_scale(tick, scale))
-        if low <= place <= high and all(
-            abs(place - other) >= (high - low) / (12 if horizontal else 9) for other in kept
-        ):
+        if low <= place <= high and all(abs(place - other) >= room for other in kept):
             kept[place] = tick
     if len(kept) < 2:  # the values lie closer together than those ticks
         ends = [1 - 10**-end if scale == "accuracy" else 10**end for end in (low, high)]

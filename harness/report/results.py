@@ -81,23 +81,13 @@ def wanted(row: RowRuns) -> int:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A metric that the original printed, beside ours. `interval` and `inside` are None where there is a single seed.
-
-    A printed metric is inside if a number that is rounded to it lies in the interval.
-    """
+    """A metric that the original printed, beside ours. With a single seed `interval` and `inside` are None."""
 
     metric: str
-    printed: float
     ours: Sample
     interval: tuple[float, float] | None
-    inside: bool | None
-
-    @property
-    def verdict(self) -> str:
-        difference = self.printed - self.ours.mean
-        if self.inside is None:
-            return f"ours − original: {signed(-difference, self.metric, self.printed)}"
-        return "inside" if self.inside else f"outside: original {'lower' if difference < 0 else 'higher'}"
+    inside: bool | None  # whether a number that is rounded to the printed one lies in the interval
+    verdict: str
 
 
 def compare(row: RowRuns, metric: str) -> Comparison | None:
@@ -106,11 +96,15 @@ def compare(row: RowRuns, metric: str) -> Comparison | None:
     if printed is None or ours is None:
         return None
     interval = prediction_interval(ours)
+    if interval is None:
+        difference = signed(ours.mean - printed, metric, printed)
+        return Comparison(metric, ours, None, None, f"ours − original: {difference}")
     # Half a unit of the last digit, of which the original prints four that count; more if more are given.
     number = Decimal(repr(printed)).normalize()
     rounding = 0.5 * 10.0 ** (number.adjusted() + 1 - max(4, len(number.as_tuple().digits)))
-    inside = None if interval is None else interval[0] - rounding <= printed <= interval[1] + rounding
-    return Comparison(metric, printed, ours, interval, inside)
+    inside = interval[0] - rounding <= printed <= interval[1] + rounding
+    verdict = "inside" if inside else f"outside: original {'lower' if printed < ours.mean else 'higher'}"
+    return Comparison(metric, ours, interval, inside, verdict)
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
