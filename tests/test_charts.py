@@ -37,8 +37,7 @@ def curves(axes: object) -> list[tuple[list, list]]:
 
 
 def test_curves_of_the_report_are_means_with_a_band_and_the_originals_metric(draw) -> None:
-    panel = charts.Panel("loss of both", (ONE_RUN, TWO_RUNS), "loss")
-    figure = draw(charts.curve_chart, "title", [panel])
+    figure = draw(charts.curve_chart, "title", {"loss": (ONE_RUN, TWO_RUNS)})
     (axes,) = figure.axes
     train, test, original = curves(axes)
     assert (train, test) == (([1, 2], [0.75, 0.5]), ([1, 2], pytest.approx([0.4, 0.3])))
@@ -47,13 +46,13 @@ def test_curves_of_the_report_are_means_with_a_band_and_the_originals_metric(dra
     ends = band.get_paths()[0].vertices[:, 1]
     deviation = np.std([0.5, 0.3], ddof=1)
     assert (ends.min(), ends.max()) == pytest.approx((0.3 - np.std([0.25, 0.35], ddof=1), 0.4 + deviation))
-    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("epoch", "loss", "loss of both")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "loss")
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["train", "test", "the original's best", "± 1 sd over seeds"]
 
 
 def test_legend_of_single_runs_speaks_of_no_band(draw) -> None:
-    figure = draw(charts.curve_chart, "title", [charts.Panel("", (ONE_RUN,), "loss")])
+    figure = draw(charts.curve_chart, "title", {"loss": (ONE_RUN,)})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train"]
     assert not figure.axes[0].collections
 
@@ -61,11 +60,11 @@ def test_legend_of_single_runs_speaks_of_no_band(draw) -> None:
 def test_small_multiples_put_each_panel_in_its_place_on_one_scale(draw) -> None:
     low = charts.Curve("test", charts.TEST, ((0.01, 0.02),))
     panels = {
-        ("adam", "lr 1"): charts.Panel("", (ONE_RUN,), "loss", "loss"),
-        ("sgd", "lr 2"): charts.Panel("", (low,), "loss", "loss"),
-        ("sgd", "lr 1"): charts.Panel("", (charts.Curve("test", charts.TEST, ()),), "loss", "loss"),
+        ("adam", "lr 1"): (ONE_RUN,),
+        ("sgd", "lr 2"): (low,),
+        ("sgd", "lr 1"): (charts.Curve("test", charts.TEST, ()),),
     }
-    figure = draw(charts.small_multiples, "title", ["adam", "sgd"], ["lr 1", "lr 2"], panels)
+    figure = draw(charts.small_multiples, "title", ["lr 1", "lr 2"], panels, "loss", "loss")
     first, absent, empty, last = figure.axes
     assert curves(first) == [([1, 2], pytest.approx(np.log10([0.75, 0.5]).tolist()))]
     assert curves(last) == [([1, 2], pytest.approx(np.log10([0.01, 0.02]).tolist()))]
@@ -81,7 +80,7 @@ def test_a_line_of_dots_has_its_runs_mean_interval_and_the_original(draw) -> Non
     full = charts.Dots("gru", (0.5, 0.75), 0.625, (0.25, 1.0), 0.9, strong=True)
     bare = charts.Dots("rnn", (), None)
     names = {"values": "a run", "mean": "mean", "interval": "where", "reference": "the original"}
-    figure = draw(charts.dot_chart, "title", [charts.DotPanel("cells", (full, bare), "accuracy", "", names)])
+    figure = draw(charts.dot_chart, "title", [charts.DotPanel("cells", (full, bare), "accuracy")], names)
     (axes,) = figure.axes
     interval, runs, mean, original = curves(axes)[:4]
     assert interval == ([0.25, 1.0], [0, 0]) and runs == ([0.5, 0.75], [0, 0])
@@ -112,16 +111,15 @@ def test_places_that_are_far_enough_apart_stay() -> None:
     assert charts.spread_out([0.5, 0.4], 0.2) == pytest.approx([0.55, 0.35])
 
 
-def test_a_curve_is_the_mean_and_its_band_one_deviation():
-    means, deviations = charts.mean_and_sd([(1.0, 2.0, 9.0), (3.0, 5.0)])
-    assert means == [2, 3.5]
-    assert deviations == pytest.approx([np.std([1, 3], ddof=1), np.std([2, 5], ddof=1)])
-    assert charts.mean_and_sd([(1.0, 2.0)]) == ([1, 2], [0, 0])
+def test_a_curve_ends_where_not_all_runs_go_on(draw) -> None:
+    ragged = charts.Curve("test", charts.TEST, ((1.0, 2.0, 9.0), (3.0, 5.0)))
+    (axes,) = draw(charts.curve_chart, "title", {"loss": (ragged,)}).axes
+    assert curves(axes) == [([1, 2], [2, 3.5])]
 
 
 def test_pictures_keep_their_text_and_have_colors_for_dark_ground():
     curve = charts.Curve("test", charts.TEST, ((0.5, 0.25), (0.5, 0.5)), reference=0.123456789)
-    svg = charts.curve_chart("lr 0.00123456 $x$", [charts.Panel("", (curve,), "loss")]).decode()
+    svg = charts.curve_chart("lr 0.00123456 $x$", {"loss": (curve,)}).decode()
     assert ">lr 0.00123456 $x$<" in svg  # not taken for a formula, its digits not cut
     light, dark = re.search(r"<style[^>]*>(.*)@media[^{]*{(.*)}</style>", svg).groups()
     rules, twins = (dict(re.findall(r"\.(c\d+){([^}]*)}", sheet)) for sheet in (light, dark))
@@ -160,13 +158,12 @@ def test_svg_shows_all_that_matplotlib_drew():
 def test_every_chart_is_drawn_the_same_each_time_with_its_labels_in_it():
     curve = charts.Curve("test", charts.TEST, ((0.5, 0.25), (0.4, 0.5)))
     dots = charts.Dots("a row", (0.97, 0.98), 0.975, (0.9, 1.0), 0.99)
-    panel = charts.Panel("", (curve,), "loss", "loss")
 
     def draw() -> list[bytes]:
         return [
-            charts.curve_chart("one", [panel]),
-            charts.small_multiples("two", ["up", "down"], ["left"], {("up", "left"): panel}),
-            charts.dot_chart("three", [charts.DotPanel("p", (dots,), "x", "accuracy", {"values": "a run"})]),
+            charts.curve_chart("one", {"loss": (curve,)}),
+            charts.small_multiples("two", ["left", "right"], {("up", "left"): (curve,)}, "loss", "loss"),
+            charts.dot_chart("three", [charts.DotPanel("p", (dots,), "x", "accuracy")], {"values": "a run"}),
             charts.lines_chart("four", "k", "y", [("CNN", [1, 2], [0.5, 0.9]), ("GRU", [1, 2], [0.4, 0.9])]),
         ]
 
@@ -174,7 +171,7 @@ def test_every_chart_is_drawn_the_same_each_time_with_its_labels_in_it():
     assert draw() == first
     labels = (
         ("one", "test"),
-        ("two", "up", "down", "left", "not in the grid"),
+        ("two", "up", "left", "right", "not in the grid"),
         ("three", "a row", "a run"),
         ("CNN", "GRU"),
     )
@@ -187,7 +184,7 @@ def test_every_chart_is_drawn_the_same_each_time_with_its_labels_in_it():
 
 def test_one_epoch_is_a_tick_of_its_own():
     curve = charts.Curve("test", charts.TEST, ((0.5,), (0.6,)))
-    svg = charts.curve_chart("x", [charts.Panel("", (curve,), "loss")]).decode()
+    svg = charts.curve_chart("x", {"loss": (curve,)}).decode()
     assert [text for text in re.findall(r">([\d.]+)</text>", svg) if 0.9 < float(text) < 1.1] == ["1"]
 
 
@@ -196,7 +193,7 @@ def test_one_epoch_is_a_tick_of_its_own():
 )
 def test_logarithmic_axis_has_ticks_however_close_the_values_lie(scale, values):
     dots = charts.Dots("GRU", values, sum(values) / 2)
-    svg = charts.dot_chart("x", [charts.DotPanel("", (dots,), "x", scale)]).decode()
+    svg = charts.dot_chart("x", [charts.DotPanel("", (dots,), "x", scale)], {}).decode()
     ticks = [float(text) for text in re.findall(r">([\d.]+)</text>", svg)]
     assert 2 <= len(ticks) <= 8
     assert all(0.9 * values[0] < tick < 1.1 * values[1] for tick in ticks)
@@ -204,7 +201,7 @@ def test_logarithmic_axis_has_ticks_however_close_the_values_lie(scale, values):
 
 def test_a_line_of_a_mean_alone_is_not_called_empty():
     for dots, empty in ((charts.Dots("GRU", (), 0.2), False), (charts.Dots("GRU", (), None), True)):
-        svg = charts.dot_chart("one seed", [charts.DotPanel("p", (dots,), "x", "accuracy", {"values": "a run"})])
+        svg = charts.dot_chart("one seed", [charts.DotPanel("p", (dots,), "x", "accuracy")], {"values": "a run"})
         assert (b"no complete run" in svg) == empty
 
 
@@ -212,7 +209,7 @@ def test_a_users_own_matplotlibrc_changes_nothing() -> None:
     """It may ask for LaTeX, which may not be there."""
 
     def chart() -> bytes:
-        return charts.curve_chart("a_title", [charts.Panel("", (ONE_RUN, TWO_RUNS), "loss")])
+        return charts.curve_chart("a_title", {"loss": (ONE_RUN, TWO_RUNS)})
 
     usual = chart()
     with matplotlib.rc_context({"text.usetex": True, "axes.titlelocation": "left", "lines.markersize": 20}):

@@ -11,7 +11,7 @@ from scipy import stats
 
 from harness.grid.runs import RowRuns
 from harness.metrics import EpochMetrics
-from harness.report.results import bests, compare, interval_of, interval_text, lasts, signed, spread, worst_drop
+from harness.report.results import bests, compare, interval_text, lasts, signed, signed_interval, spread, worst_drop
 from harness.report.statistics import Estimate, Sample, prediction_interval, weighted_sum
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -97,13 +97,13 @@ def test_differences_have_as_many_decimals_as_their_metrics_and_no_negative_zero
     assert signed(-0.00041, "test_loss", 0.041) == "−0.00041"
     assert signed(0.00041, "test_loss", 0.41) == "+0.0004"
     assert signed(-1e-6, "test_accuracy", 0.9) == "+0.0000"
-    assert interval_of(Estimate(0.0, (-0.012, 0.03)), "test_accuracy", 0.9) == "−0.0120 … +0.0300"
+    assert signed_interval(Estimate(0.0, (-0.012, 0.03)), "test_accuracy", 0.9) == "−0.0120 … +0.0300"
 
 
 def test_absurdly_large_metrics_stay_short():
     assert spread(Sample((1e30, 3e30)), "test_loss") == "2e+30 ± 1.414e+30"
     assert spread(Sample((1.0, 3e9)), "test_loss") == "1.5e+09 ± 2.121e+09"
-    assert interval_text((-1.0, 2.5e9), "test_loss") == "0 … 2.5e+09"
+    assert interval_text((-1.0, 2.5e9), "test_loss") == "0.00000 … 2.5e+09"
 
 
 def test_metrics_of_the_committed_runs_are_numpys():

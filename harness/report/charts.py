@@ -10,33 +10,24 @@ import itertools
 import math
 import re
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from harness.pictures import PLAIN
 
 INK, FAINT, GRID, GROUND = "#1b1f24", "#59636e", "#d9dfe5", "#ffffff"
 TRAIN, TEST, THIRD, FOURTH, FIFTH = "#3a62c9", "#d95319", "#00875a", "#8a4fbf", "#a87b00"
+DARK = {INK: "#e6edf3", FAINT: "#9198a1", GRID: "#2f353d", GROUND: "#0d1117"}
+DARK |= {TRAIN: "#7d9cf0", TEST: "#ff8c5a", THIRD: "#3fc08f", FOURTH: "#c297ef", FIFTH: "#dcb13c"}
 SERIES = (TEST, TRAIN, THIRD, FOURTH, FIFTH, FAINT)  # distinct to the color-blind; line styles help
-DARK = {
-    INK: "#e6edf3",
-    FAINT: "#9198a1",
-    GRID: "#2f353d",
-    GROUND: "#0d1117",
-    TRAIN: "#7d9cf0",
-    TEST: "#ff8c5a",
-    THIRD: "#3fc08f",
-    FOURTH: "#c297ef",
-    FIFTH: "#dcb13c",
-}
 _LINE_STYLES, _MARKERS = ("-", "--", "-.", ":"), "os^Dv*"
 WIDTH = 8.6  # inches
 DPI = 72  # points are pixels in SVG
@@ -47,14 +38,11 @@ STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "text.color": INK,
+    "text.parse_math": False,  # a row may be called "$^$"
     "axes.labelcolor": INK,
     "axes.edgecolor": FAINT,
     "axes.facecolor": GROUND,
     "figure.facecolor": GROUND,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
     "grid.color": GRID,
     "grid.linewidth": 0.7,
     "axes.grid": True,
@@ -63,12 +51,12 @@ STYLE = {
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
     "axes.titlesize": 9.0,
-    "xtick.major.size": 0.0,  # the grid lines are enough
-    "ytick.major.size": 0.0,
     "lines.linewidth": 1.6,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
 }
+for _ticks in ("xtick", "ytick"):  # without marks: the grid lines are enough
+    STYLE |= {f"{_ticks}.color": FAINT, f"{_ticks}.labelcolor": INK, f"{_ticks}.major.size": 0.0}
 in_style = matplotlib.rc_context(PLAIN | STYLE)  # decorates what draws
 
 
@@ -81,16 +69,6 @@ class Curve:
     runs: tuple[tuple[float, ...], ...]
     style: str = "-"
     reference: float | None = None  # a dotted line: what the original printed
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Curves in one pair of axes. `log`: "loss" for a logarithmic axis, "accuracy" for one in the share of errors."""
-
-    title: str
-    curves: tuple[Curve, ...]
-    ylabel: str = ""
-    log: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,83 +86,77 @@ class Dots:
 
 @dataclass(frozen=True)
 class DotPanel:
-    """`scale`: "accuracy" (logarithmic in the share of errors), "loss" or "drop" (logarithmic; 0 has a place) or ""."""
+    """Lines of dots above one axis; for `scale` see `_on_scale`."""
 
     title: str
-    lines: tuple[Dots, ...]
+    lines: Sequence[Dots]
     xlabel: str
     scale: str = ""
-    names: dict[str, str] = field(default_factory=dict)  # what dots, bar and diamond are, for the legend
 
 
 # -- whole charts ------------------------------------------------------------------------------------------------------
 
 
 @in_style
-def curve_chart(title: str, panels: Sequence[Panel]) -> bytes:
-    """Panels side by side, with one legend above them."""
+def curve_chart(title: str, panels: Mapping[str, Sequence[Curve]]) -> bytes:
+    """Panels side by side, by what is on their y axes, with one legend above them."""
     figure = Figure(figsize=(WIDTH, 3.1), dpi=DPI)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     figure.subplots_adjust(left=0.07, right=0.985, top=0.8, bottom=0.15, wspace=0.2)
-    for axes, panel in zip(grid, panels, strict=True):
-        _draw_panel(axes, panel)
-        axes.set_xlabel("epoch")
+    for axes, (ylabel, curves) in zip(grid, panels.items(), strict=True):
+        _draw_curves(axes, curves)
+        axes.set(xlabel="epoch", ylabel=ylabel)
     _title(figure, title)
-    _curve_legend(figure, [curve for panel in panels for curve in panel.curves], y=0.865)
+    _curve_legend(figure, list(itertools.chain(*panels.values())), y=0.865)
     return svg(figure)
 
 
 @in_style
-def small_multiples(title: str, rows: Sequence[str], columns: Sequence[str], panels: dict) -> bytes:
-    """A grid of panels with the same axes; `panels` maps (row, column) to a Panel, and a place may be empty."""
+def small_multiples(
+    title: str, columns: Sequence[str], panels: Mapping[tuple[str, str], Sequence[Curve]], ylabel: str, scale: str
+) -> bytes:
+    """A grid of panels, by row and column, with the same axes; a place may be empty. For `scale` see `_on_scale`."""
+    rows = list(dict.fromkeys(row for row, _ in panels))
     width, height = max(WIDTH, 1.05 + 1.9 * len(columns)), 1.2 + 1.65 * len(rows)
     figure = Figure(figsize=(width, height), dpi=DPI)
     grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
     left, right, top, bottom = 0.95 / width, 1 - 0.12 / width, 1 - 0.8 / height, 0.45 / height
     figure.subplots_adjust(left=left, right=right, top=top, bottom=bottom, wspace=0.07, hspace=0.1)
-    some = next(iter(panels.values()))
-    for (row, name), axes in zip(itertools.product(rows, columns), grid.ravel(), strict=True):
-        panel = panels.get((row, name))
-        if panel and any(curve.runs for curve in panel.curves):
-            _draw_panel(axes, Panel("", panel.curves, "", panel.log), most_points=3)
+    for place, axes in zip(itertools.product(rows, columns), grid.ravel(), strict=True):
+        if any(curve.runs for curve in panels.get(place, ())):
+            _draw_curves(axes, panels[place], scale, most_points=3)
         else:
-            text = "no run yet" if panel else "not in the grid"
+            text = "no run yet" if place in panels else "not in the grid"
             axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=FAINT)
     for axes, name in zip(grid[0], columns, strict=True):
         axes.set_title(_cut(name, 30))
-    for axes, row in zip(grid[:, 0], rows, strict=True):
-        axes.set_ylabel(f"{_cut(row, 20)}\n{some.ylabel}")
+    for axes, name in zip(grid[:, 0], rows, strict=True):
+        axes.set_ylabel(f"{_cut(name, 20)}\n{ylabel}")
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
-    curves = [curve for panel in panels.values() for curve in panel.curves]
-    if some.log:
-        for axes in grid.ravel():
-            _scale(axes, some.log, [value for curve in curves for run in curve.runs for value in run])
+    curves = list(itertools.chain(*panels.values()))
+    _set_scale(grid[0, 0], scale, [value for curve in curves for run in curve.runs for value in run])
     _title(figure, title, 110)
     _curve_legend(figure, curves, y=1 - 0.4 / height)
     return svg(figure)
 
 
 @in_style
-def dot_chart(title: str, panels: Sequence[DotPanel]) -> bytes:
-    """Panels below one another, a line of dots for each of their lines."""
+def dot_chart(title: str, panels: Sequence[DotPanel], legend: Mapping[str, str]) -> bytes:
+    """Panels below one another, a line of dots for each of their lines; `legend` names what there is in Dots."""
     height = 0.65 + sum(0.85 + 0.23 * len(panel.lines) for panel in panels)
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
-    longest = max(len(_cut(line.label, 44)) for panel in panels for line in panel.lines)
-    left, top = min(0.42, 0.03 + 0.0098 * longest), height - 0.6
+    lines = [line for panel in panels for line in panel.lines]
+    left, top = min(0.42, 0.03 + 0.0098 * max(len(_cut(line.label, 44)) for line in lines)), height - 0.6
     for panel in panels:
         tall = 0.23 * len(panel.lines) + 0.05
         axes = figure.add_axes((left, (top - 0.25 - tall) / height, 0.98 - left, tall / height))
         _draw_dots(axes, panel)
         top -= 0.8 + tall
-    colors = [line.color for panel in panels for line in panel.lines if line.interval]
-    looks = {
-        "values": {"color": TRAIN, "marker": "o", "ls": "", "ms": 4},
-        "mean": {"color": INK, "marker": "|", "ls": "", "ms": 9, "mew": 1.6},
-        "interval": {"color": next(iter(colors), TRAIN), "lw": 5, "alpha": 0.3},
-        "reference": _DIAMOND,
-    }
-    handles = [Line2D([], [], label=label, **looks[what]) for what, label in panels[0].names.items()]
+    handles = []
+    for what, label in legend.items():
+        color = next((line.color for line in lines if getattr(line, what)), TRAIN)
+        handles.append(Line2D([], [], label=label, **{"color": color} | _DOT_LOOKS[what]))
     figure.legend(handles=handles, loc="center right", bbox_to_anchor=(0.985, 1 - 0.32 / height), ncols=4)
     _title(figure, title)
     return svg(figure)
@@ -218,7 +190,12 @@ def lines_chart(title: str, xlabel: str, ylabel: str, lines: Sequence[tuple[str,
 # -- parts of a chart --------------------------------------------------------------------------------------------------
 
 _DOTTED = {"ls": (0, (2, 2)), "lw": 0.9}
-_DIAMOND = {"color": TEST, "marker": "D", "ls": "", "ms": 5, "mfc": "none", "mew": 1.4}
+_DOT_LOOKS = {  # of what there is in Dots, from the lowest to the uppermost
+    "interval": {"lw": 6, "alpha": 0.3, "solid_capstyle": "butt"},
+    "values": {"marker": "o", "ls": "", "ms": 3.6},
+    "mean": {"color": INK, "marker": "|", "ls": "", "ms": 9, "mew": 1.6},
+    "reference": {"color": TEST, "marker": "D", "ls": "", "ms": 5, "mfc": "none", "mew": 1.4},
+}
 
 
 def _title(figure: Figure, title: str, length: int = 92) -> None:
@@ -227,131 +204,110 @@ def _title(figure: Figure, title: str, length: int = 92) -> None:
     figure.text(*place, _cut(title, length), fontsize=9.5, weight="bold", va="center")
 
 
-def mean_and_sd(runs: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    """Mean and sample standard deviation at each epoch that all runs have; the deviation is 0 for one run."""
-    values = np.array(list(zip(*runs, strict=False)), dtype=float)  # (epochs, runs)
-    deviations = values.std(axis=1, ddof=1) if len(runs) > 1 else np.zeros(len(values))
-    return values.mean(axis=1).tolist(), deviations.tolist()
-
-
-def _draw_panel(axes: Axes, panel: Panel, most_points: int = 25) -> None:
+def _draw_curves(axes: Axes, curves: Sequence[Curve], scale: str = "", most_points: int = 25) -> None:
     """Curves of more epochs than `most_points` are drawn without points."""
     longest = 0
-    for curve in panel.curves:
-        if not curve.runs or not curve.runs[0]:
+    for curve in curves:
+        values = np.array(list(zip(*curve.runs, strict=False)))  # (epochs that all runs have, runs)
+        if not len(values):
             continue
-        means, deviations = map(np.array, mean_and_sd(curve.runs))
-        epochs = range(1, len(means) + 1)
-        longest = max(longest, len(means))
-        marker = {"marker": ".", "ms": 5} if len(means) <= most_points else {}
-        axes.plot(epochs, _on_scale(means, panel.log), color=curve.color, ls=curve.style, **marker)
+        means, epochs = values.mean(axis=1), range(1, len(values) + 1)
+        longest = max(longest, len(values))
+        marker = {"marker": ".", "ms": 5} if len(values) <= most_points else {}
+        axes.plot(epochs, _on_scale(means, scale), color=curve.color, ls=curve.style, **marker)
         if len(curve.runs) > 1:
-            low, high = (_on_scale(means + sign * deviations, panel.log) for sign in (-1, 1))
-            axes.fill_between(epochs, low, high, color=curve.color, alpha=0.2, lw=0)
+            sd = values.std(axis=1, ddof=1)
+            band = _on_scale(means - sd, scale), _on_scale(means + sd, scale)
+            axes.fill_between(epochs, *band, color=curve.color, alpha=0.2, lw=0)
         if curve.reference is not None:
-            axes.axhline(_on_scale(curve.reference, panel.log), color=curve.color, **_DOTTED)
-    axes.set_title(panel.title)
-    axes.set_ylabel(panel.ylabel)
+            axes.axhline(_on_scale(curve.reference, scale), color=curve.color, **_DOTTED)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8) if longest > 1 else FixedLocator([1]))
-    if panel.log:
-        _scale(axes, panel.log, [value for curve in panel.curves for run in curve.runs for value in run])
 
 
-_ERRORS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0001)
 _SMALLEST = 1e-4  # share of errors or drop of accuracy: one image of ten thousand
+_ERRORS = (_SMALLEST, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def _on_scale(values: float | Sequence[float], log: str) -> np.ndarray:
-    """Where values stand on their axis: accuracy as minus the logarithm of its share of errors, loss as its own."""
+def _on_scale(values: float | Sequence[float], scale: str) -> np.ndarray:
+    """Where values stand on their axis, by its scale.
+
+    "accuracy": minus the logarithm of the share of errors; "loss" and "drop": the logarithm; "": the value itself.
+    """
     values = np.asarray(values, dtype=float)
     values = np.where(np.isfinite(values), values, np.nan)
-    if log == "accuracy":
+    if scale == "accuracy":
         return -np.log10(np.clip(1 - values, _SMALLEST, 1))
-    return np.log10(np.maximum(values, _SMALLEST)) if log else values
+    return np.log10(np.maximum(values, _SMALLEST)) if scale else values
 
 
-def _scale(axes: Axes, log: str, values: Sequence[float], *, horizontal: bool = False) -> None:
-    """Ticks that name accuracies, losses or drops on an axis that holds their logarithms."""
-    if log == "accuracy":
-        ticks = [1 - error for error in _ERRORS]
-    else:
-        ticks = [factor * 10.0**power for power in range(-4, 39) for factor in (1, 2, 5)]
-    shown = [place for place in _on_scale(values, log).tolist() if math.isfinite(place)] or [0.0, 1.0]
-    margin = max(0.06 * (max(shown) - min(shown)), 0.03)
-    low, high = min(shown) - margin, max(shown) + margin
-    places = [(place, tick) for tick in ticks if low <= (place := float(_on_scale(tick, log))) <= high]
-    room, kept = (high - low) / (12 if horizontal else 9), []
-    for place, tick in sorted(places, reverse=log == "accuracy"):  # from the end where the good ones are
-        if not kept or abs(place - kept[-1][0]) >= room:
-            kept.append((place, tick))
+def _set_scale(axes: Axes, scale: str, values: Sequence[float], *, horizontal: bool = False) -> None:
+    """The ends and ticks of an axis with a scale, the ticks from the good end on; one without stays as it is."""
+    if not scale:
+        return
+    shown = _on_scale(values, scale)
+    shown = shown[np.isfinite(shown)] if np.isfinite(shown).any() else np.array([0.0, 1.0])
+    margin = max(0.06 * np.ptp(shown), 0.03)
+    low, high = shown.min() - margin, shown.max() + margin
+    room = (high - low) / (12 if horizontal else 9)
+    kept: dict[float, float] = {}  # ticks by their places
+    ticks = [digit * 10.0**power for power in range(-4, 39) for digit in (1, 2, 5)]
+    for tick in [1 - error for error in _ERRORS] if scale == "accuracy" else ticks:
+        place = float(_on_scale(tick, scale))
+        if low <= place <= high and all(abs(place - other) >= room for other in kept):
+            kept[place] = tick
     if len(kept) < 2:  # the values lie closer together than those ticks
-        ends = [1 - 10**-end if log == "accuracy" else 10**end for end in (low, high)]
-        inner = [(float(_on_scale(tick, log)), tick) for tick in MaxNLocator(4).tick_values(*ends)]
-        kept = [(place, tick) for place, tick in inner if low <= place <= high]
-    names = {round(place, 9): f"{tick:,.10g}" if tick < 1e7 else f"{tick:.0e}" for place, tick in kept}
-    if log == "drop":
-        names[round(math.log10(_SMALLEST), 9)] = "≤ 0.0001"
-    axis = axes.xaxis if horizontal else axes.yaxis
-    axis.set_major_locator(FixedLocator([place for place, _ in kept]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: names.get(round(value, 9), "")))
-    axis.set_minor_locator(NullLocator())
+        ends = [1 - 10**-end if scale == "accuracy" else 10**end for end in (low, high)]
+        inner = {float(_on_scale(tick, scale)): tick for tick in MaxNLocator(4).tick_values(*ends)}
+        kept = {place: tick for place, tick in inner.items() if low <= place <= high}
+    names = [f"{tick:,.10g}" if tick < 1e7 else f"{tick:.0e}" for tick in kept.values()]
+    if scale == "drop":
+        names = ["≤ 0.0001" if name == "0.0001" else name for name in names]
+    (axes.xaxis if horizontal else axes.yaxis).set_ticks(list(kept), names)
     (axes.set_xlim if horizontal else axes.set_ylim)(low, high)
 
 
 def _draw_dots(axes: Axes, panel: DotPanel) -> None:
-    everything = []
+    values: list[float] = []
     for place, line in enumerate(panel.lines):
-        if line.interval:
-            ends = _on_scale(line.interval, panel.scale)
-            axes.plot(ends, [place] * 2, color=line.color, lw=6, alpha=0.3, solid_capstyle="butt")
-        shown = _on_scale(line.values, panel.scale)
-        axes.plot(shown, [place] * len(shown), color=line.color, marker="o", ls="", ms=3.6)
-        if line.mean is not None:
-            axes.plot([_on_scale(line.mean, panel.scale)], [place], color=INK, marker="|", ls="", ms=9, mew=1.6)
-        if line.reference is not None:
-            axes.add_line(Line2D([_on_scale(line.reference, panel.scale)], [place], **_DIAMOND))
+        for what, look in _DOT_LOOKS.items():
+            if (given := getattr(line, what)) is not None:
+                shown = np.atleast_1d(_on_scale(given, panel.scale))
+                axes.plot(shown, [place] * len(shown), **{"color": line.color} | look)
         here = [*line.values, *(value for value in (line.mean, line.reference) if value is not None)]
-        if not here and line.interval is None:
+        if not here:
             axes.text(0.01, place, "no complete run", transform=axes.get_yaxis_transform(), va="center", color=FAINT)
-        everything += here
+        values += here
     axes.set_yticks(range(len(panel.lines)), [_cut(line.label, 44) for line in panel.lines])
     for label, line in zip(axes.get_yticklabels(), panel.lines, strict=True):
         label.set_weight("bold" if line.strong else "normal")
-    axes.set_ylim(len(panel.lines) - 0.4, -0.6)  # the first line is the uppermost
+    axes.set(ylim=(len(panel.lines) - 0.4, -0.6), xlabel=panel.xlabel)  # the first line is the uppermost
     axes.set_title(panel.title, loc="left")
-    axes.set_xlabel(panel.xlabel)
-    if panel.scale:
-        _scale(axes, panel.scale, everything, horizontal=True)
+    _set_scale(axes, panel.scale, values, horizontal=True)
 
 
 def _curve_legend(figure: Figure, curves: Sequence[Curve], y: float) -> None:
-    first = {curve.label: curve for curve in reversed(curves) if curve.runs}
-    handles = [
-        Line2D([], [], color=curve.color, ls=curve.style, label=_cut(curve.label, 40))
-        for curve in curves
-        if first.get(curve.label) is curve
-    ]
+    looks: dict[str, dict] = {}
+    for curve in curves:
+        if curve.runs:
+            looks.setdefault(curve.label, {"color": curve.color, "ls": curve.style})
+    handles = [Line2D([], [], label=_cut(label, 40), **look) for label, look in looks.items()]
     if any(curve.reference is not None for curve in curves):
         handles.append(Line2D([], [], color=FAINT, label="the original's best", **_DOTTED))
     if any(len(curve.runs) > 1 for curve in curves):
         handles.append(Line2D([], [], color=FAINT, lw=6, alpha=0.3, label="± 1 sd over seeds"))
     inches = sum(0.5 + 0.075 * len(handle.get_label()) for handle in handles)
     columns = len(handles) if inches < 0.97 * figure.get_figwidth() else math.ceil(len(handles) / 2)
-    if handles:
-        figure.legend(handles=handles, loc="center right", bbox_to_anchor=(0.99, y), ncols=columns, handlelength=2)
+    figure.legend(handles=handles, loc="center right", bbox_to_anchor=(0.99, y), ncols=columns, handlelength=2)
 
 
 def spread_out(places: Sequence[float], gap: float) -> list[float]:
-    """The places, moved so that none is nearer to another than `gap`, in the same order and around the same middle."""
-    order = sorted(range(len(places)), key=places.__getitem__)
-    moved = list(places)
-    for _ in range(200):
-        for lower, upper in itertools.pairwise(order):
-            short = gap - (moved[upper] - moved[lower])
-            if short > 1e-9:
-                moved[lower] -= short / 2
-                moved[upper] += short / 2
-    return moved
+    """The places, moved by as little as can be so that none is nearer to another than `gap`, in the same order."""
+    from scipy.optimize import isotonic_regression  # takes a moment to import
+
+    order, steps = np.argsort(places), gap * np.arange(len(places))
+    moved = np.empty(len(places))
+    moved[order] = isotonic_regression(np.asarray(places)[order] - steps).x + steps
+    return moved.tolist()
 
 
 def _cut(text: str, length: int) -> str:
@@ -365,8 +321,6 @@ def _cut(text: str, length: int) -> str:
 
 def svg(figure: Figure) -> bytes:
     """The figure as SVG whose colors follow a dark page; the same bytes for the same figure."""
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a row may be called "$^$"
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the viewer's font will have it
@@ -379,19 +333,15 @@ def svg(figure: Figure) -> bytes:
     drawing = re.sub(r' d="M[^C"]*"', lambda part: re.sub(r"(\.\d)\d", r"\1", part[0]), drawing)
     drawing = re.sub(r' transform="rotate\(-0 [^"]*"|<g id="\w+"/>|(?<=>)\s+(?=<)|\s*\n', "", drawing)
     drawing = re.sub(r'<g id="\w+">', "<g>", drawing).replace("font-family: 'DejaVu Sans'; ", "")
-    names: dict[str, str] = {}
-    drawing = re.sub(r'((?:#|id=")[mp])[0-9a-f]{10}', lambda part: part[1] + _name(part[0][-10:], names), drawing)
+    numbers: dict[str, int] = defaultdict(lambda: len(numbers))
+    drawing = re.sub(r'((?:#|id=")[mp])([0-9a-f]{10})', lambda part: f"{part[1]}{numbers[part[2]]}", drawing)
     # A class for each style, whose rule stands once in the style sheet, and again with its colors for a dark ground.
-    styles: dict[str, str] = {}
-    drawing = re.sub(r'(<[^>]*) style="([^"]*)"', lambda tag: f'{tag[1]} class="c{_name(tag[2], styles)}"', drawing)
-    rules = [f".c{name}{{{style}}}" for style, name in styles.items()]
-    twins = [re.sub("|".join(DARK), lambda color: DARK[color[0]], rule) for rule in rules]
-    dark = "".join(twin for twin, rule in zip(twins, rules, strict=True) if twin != rule)
+    styles: dict[str, int] = defaultdict(lambda: len(styles))
+    drawing = re.sub(r'(<[^>]*) style="([^"]*)"', lambda tag: f'{tag[1]} class="c{styles[tag[2]]}"', drawing)
+    rules = "".join(f".c{number}{{{style}}}" for style, number in styles.items())
+    dark = "".join(f".c{number}{{{style}}}" for style, number in styles.items() if "#" in style)
+    dark = re.sub("|".join(DARK), lambda color: DARK[color[0]], dark)
     fonts = "text{font-family:'DejaVu Sans',Verdana,sans-serif}"
     # `screen`, because paper is white for everybody.
-    sheet = f"{fonts}{''.join(rules)}@media screen and (prefers-color-scheme:dark){{{dark}}}</style>"
+    sheet = f"{fonts}{rules}@media screen and (prefers-color-scheme:dark){{{dark}}}</style>"
     return drawing.replace("</style>", sheet, 1).encode()
-
-
-def _name(thing: str, names: dict[str, str]) -> str:
-    return names.setdefault(thing, str(len(names)))

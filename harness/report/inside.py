@@ -4,7 +4,6 @@ A person can have drawn other figures there, by `visualize.py last.pt` or `--dat
 run's own images and of one epoch. The words around them are in templates/inside.md.j2.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,30 +60,24 @@ def look_inside(rows: Sequence[RowRuns]) -> Inside | None:
 
 def rank(run: Run) -> tuple:
     """Which of several runs is shown: the one with the largest of these. Most epochs, then the best test accuracy."""
-    accuracy = best(run, "test_accuracy")
-    return len(run.history), -1.0 if math.isnan(accuracy) else accuracy, -run.seed
+    return len(run.history), best(run, "test_accuracy"), -run.seed
 
 
 def _look_into(row: RowRuns, run: Run) -> Inside | None:
-    """The analyses of the model with the best test accuracy, of those epochs that were drawn."""
-    trained = range(1, len(run.history) + 1)
-    own = {name: each for name, each in _own(run).items() if name == EVOLUTION or each["epoch"] in trained}
+    """The analyses of the model with the best test accuracy, of those epochs that were drawn with the run's images."""
+    folder, trained, images = run.path / "figures", range(1, len(run.history) + 1), run.config["dataset"]
+    own = {
+        name: record
+        for name, record in read_analyses(folder).items()
+        if all(record["dataset"].get(key) == images.get(key) for key in ("name", "checksum"))
+        and (name == EVOLUTION or record["epoch"] in trained)
+    }
     if not run.history or not own:
         return None
-    epochs = {each["epoch"] for name, each in own.items() if name != EVOLUTION} or {best_epoch(run.history).epoch}
+    best_one = best_epoch(run.history)
+    epochs = {record["epoch"] for name, record in own.items() if name != EVOLUTION} or {best_one.epoch}
     shown = max(sorted(epochs), key=lambda epoch: accuracy_at(run.history, epoch))
-    analyses = {name: each for name, each in own.items() if name == EVOLUTION or each["epoch"] == shown}
-    folder = run.path / "figures"
+    analyses = {name: record for name, record in own.items() if name == EVOLUTION or record["epoch"] == shown}
     left_out = [name for name in ANALYSES if name not in analyses and any(folder.glob(f"{name}[._]*"))]
-    at_best = accuracy_at(run.history, shown) == best_epoch(run.history).test_accuracy
+    at_best = accuracy_at(run.history, shown) == best_one.test_accuracy
     return Inside(row, run, shown, at_best, analyses, left_out)
-
-
-def _own(run: Run) -> dict[str, dict]:
-    """The records of the analyses that are of the run's own images."""
-    records, dataset = read_analyses(run.path / "figures"), run.config["dataset"]
-    return {
-        name: record
-        for name, record in records.items()
-        if all(record["dataset"].get(key) == dataset.get(key) for key in ("name", "checksum"))
-    }

@@ -5,7 +5,8 @@ templates that it includes; page.html.j2 and page.css are the page around it.
 """
 
 import base64
-import functools
+import html
+import itertools
 import os
 import re
 import urllib.parse
@@ -20,20 +21,18 @@ from harness.cli import command_line, typed_path
 from harness.errors import UserError
 from harness.files import check_writable, make_folder, nearest_folder, os_errors_as, read_file, write_atomically
 from harness.grid.runs import Problem, RowRuns, Run
-from harness.report import conclusions, figures, statistics
-from harness.report import results as metrics
+from harness.report import conclusions, figures, results, statistics
 from harness.report.figures import Figure
 from harness.report.inside import look_inside
 from harness.report.results import CNN, RECURRENT, Family, dataset
 
 MARKER = "written by report.py: every number here is computed from the run folders; edits are lost"
 PAGE_CSS = Path(__file__).with_name("page.css")  # the look of all of the project's pages
-KINDS = {"CNN": CNN, "RNN": RECURRENT}
 SETTINGS_PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "original-settings.md"
 
 
 def write_report(
-    results: Sequence[RowRuns],
+    rows: Sequence[RowRuns],
     *,
     problems: Sequence[Problem],
     grid: Path,
@@ -54,10 +53,12 @@ def write_report(
     written.
     """
     earlier = _earlier_figures(out)
-    synthetic = data == "synthetic" or (bool(results) and all(dataset(row) == "synthetic" for row in results))
-    families = [Family(kind, [row for row in results if row.row.script == script]) for kind, script in KINDS.items()]
-    concerned = {problem.row for problem in problems}
-    slugs = _slugs([row.row.name for row in results])
+    synthetic = data == "synthetic" or (bool(rows) and all(dataset(row) == "synthetic" for row in rows))
+    families = [
+        Family(kind, [row for row in rows if row.row.script == script])
+        for kind, script in (("CNN", CNN), ("RNN", RECURRENT))
+    ]
+    slugs = _slugs([row.row.name for row in rows])
     shown: dict[str, Figure] = {}
 
     def show(name: str, figure: Figure) -> Markup:
@@ -65,15 +66,18 @@ def write_report(
         shown[str(name)] = figure
         return Markup(f"![{escape(figure.description)}](figures/{name})")
 
+    def title(row: RowRuns) -> str:
+        mark = " (synthetic)" if synthetic or dataset(row) == "synthetic" else ""
+        return (row.row.title.strip() or row.row.name) + mark
+
     context = {
-        "results": results,
+        "results": rows,
         "families": [family for family in families if family.rows],
-        "complete": [run for row in results for run in row.complete],
-        "done": sum(run.seed in row.seeds for row in results for run in row.complete),
-        "lacking": [row for row in results if len(row.complete) < len(row.seeds) or row.row.name in concerned],
+        "complete": [run for row in rows for run in row.complete],
+        "done": sum(run.seed in row.seeds for row in rows for run in row.complete),
         "problems": problems,
-        "printed": any(row.row.printed for row in results),
-        "several_seeds": any(len(row.complete) > 1 for row in results),
+        "printed": any(row.row.printed for row in rows),
+        "several_seeds": any(len(row.complete) > 1 for row in rows),
         "synthetic": synthetic,
         "mark": " (synthetic)" if synthetic else "",
         "on_mnist": on_mnist,
@@ -83,19 +87,20 @@ def write_report(
         "command": command,
         "grid": grid.as_posix(),
         "settings_page": _settings_page(out),
-        "title": lambda row: _title(row, synthetic),
+        "title": title,
         "slug": lambda row: slugs[row.row.name],
         "link": lambda row: Markup(f"[{escape(row.row.name)}](#{slugs[row.row.name]})"),
         "show": show,
     }
-    text = unwrap(_environment("md").get_template("report.md.j2").render(context))
+    text = unwrap(_TEMPLATES.get_template("report.md.j2").render(context))
     make_folder(out / "figures")
     for name, figure in shown.items():
         write_atomically(out / "figures" / name, figure.content)
     for name, page in (("README.md", text), ("index.html", page_of(text, shown))):
         write_atomically(out / name, page.encode("utf-8", errors="backslashreplace"))
-    for name in earlier - set(shown):
-        delete(out / "figures" / name)
+    for path in (out / "figures" / name for name in earlier - set(shown)):
+        with os_errors_as(f"cannot delete {path}"):
+            path.unlink(missing_ok=True)
 
 
 def visualize_command(run: Run) -> str:
@@ -103,32 +108,19 @@ def visualize_command(run: Run) -> str:
 
 
 def _settings_page(out: Path) -> str:
-    """Where docs/original-settings.md lies, seen from `out`; empty if it is not there, or no link can hold its path."""
+    """The link from `out` to docs/original-settings.md; empty if that is not there, or on another drive."""
     if not SETTINGS_PAGE.is_file() or SETTINGS_PAGE.drive != out.resolve().drive:
         return ""
-    target = Path(os.path.relpath(SETTINGS_PAGE, out.resolve())).as_posix()
-    return target if re.fullmatch(r"[\w./-]+", target) else ""
-
-
-# -- names -------------------------------------------------------------------------------------------------------------
-
-
-def _title(row: RowRuns, synthetic: bool) -> str:
-    """A row's heading, with a mark if its images are synthetic."""
-    title = row.row.title.strip() or row.row.name
-    return f"{title} (synthetic)" if synthetic or dataset(row) == "synthetic" else title
+    return urllib.parse.quote(Path(os.path.relpath(SETTINGS_PAGE, out.resolve())).as_posix())
 
 
 def _slugs(names: Sequence[str]) -> dict[str, str]:
     """For each name one that is fit for a file and an address, no two alike; no others in the report begin so."""
     slugs: dict[str, str] = {}
     for name in names:
-        plain = slug = "row-" + (re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "row")
-        number = 1
-        while slug in slugs.values():
-            number += 1
-            slug = f"{plain}-{number}"
-        slugs[name] = slug
+        plain = "row-" + (re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "row")
+        numbered = (f"{plain}-{number}" for number in itertools.count(2))
+        slugs[name] = next(slug for slug in itertools.chain([plain], numbered) if slug not in slugs.values())
     return slugs
 
 
@@ -139,8 +131,7 @@ def escape(value: object) -> Markup:
     """Plain text in one line, of which nothing is taken for markup, an HTML tag, an entity or a formula."""
     if isinstance(value, Markup):
         return value
-    text = re.sub(r"\s+", " ", str(value))
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = html.escape(re.sub(r"\s+", " ", str(value)), quote=False)
     return Markup(re.sub(r"([\\`*_\[\]|~$]|#(?=#*$))", r"\\\1", text))
 
 
@@ -164,22 +155,18 @@ def head(*names: str | bool) -> Markup:
     return line(*(name.removeprefix("<") for name in names)) + "\n" + line(*rules)
 
 
-@functools.cache
-def _environment(kind: str) -> jinja2.Environment:
-    """Templates for Markdown ("md"), where everything that is put in is escaped for it, or for HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("harness.report"),
-        autoescape=True,
-        finalize=escape if kind == "md" else None,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    for module in (conclusions, statistics, metrics):  # a template may use what these compute
-        environment.globals |= {name: value for name, value in vars(module).items() if not name.startswith("_")}
-    environment.globals |= {"code": code, "line": line, "head": head, "draw": figures, "look_inside": look_inside}
-    environment.globals |= {"visualize": visualize_command, "MARKER": MARKER}
-    return environment
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("harness.report"),
+    autoescape=True,
+    finalize=escape,  # whatever is put in; what is markup already stays as it is
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+for _module in (conclusions, statistics, results):  # a template may use what these compute
+    _TEMPLATES.globals |= {name: value for name, value in vars(_module).items() if not name.startswith("_")}
+_TEMPLATES.globals |= {"code": code, "line": line, "head": head, "draw": figures, "look_inside": look_inside}
+_TEMPLATES.globals |= {"visualize": visualize_command, "MARKER": MARKER}
 
 
 def unwrap(text: str) -> str:
@@ -190,10 +177,7 @@ def unwrap(text: str) -> str:
     return re.sub(r"\n\s*\n", "\n\n", text).strip() + "\n"
 
 
-# -- the page ----------------------------------------------------------------------------------------------------------
-
-
-def page_of(text: str, drawn: dict[str, Figure]) -> str:
+def page_of(text: str, shown: dict[str, Figure]) -> str:
     """The Markdown as an HTML page that needs no other file: every figure is in it, nothing is fetched or run."""
     converter = markdown.Markdown(extensions=["tables", "sane_lists"], output_format="html")
     converter.ESCAPED_CHARS += ["~", "$"]
@@ -203,27 +187,24 @@ def page_of(text: str, drawn: dict[str, Figure]) -> str:
     body = body.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")
 
     def embedded(image: re.Match) -> str:
-        figure = drawn[image[2]]
-        return f'<div class="figure"><img {image[1]} width="{figure.width}" src="{_address(image[2], figure)}"></div>'
+        figure = shown[image[2]]
+        return f'<div class="figure"><img {image[1]} width="{figure.width}" src="{_address(figure.content)}"></div>'
 
     body = re.sub(r'<p><img (alt="[^"]*") src="figures/([^"]+)"></p>', embedded, body)
-    return (
-        _environment("html")
-        .get_template("page.html.j2")
-        .render(
-            css=Markup(PAGE_CSS.read_text(encoding="utf-8")),
-            title=Markup(re.search(r"<h1[^>]*>(.*?)</h1>", body)[1]),
-            sections=[(anchor, Markup(title)) for anchor, title in re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', body)],
-            body=Markup(body),
-        )
+    sections = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', body)
+    return _TEMPLATES.get_template("page.html.j2").render(
+        css=Markup(PAGE_CSS.read_text(encoding="utf-8")),
+        title=Markup(re.search(r"<h1[^>]*>(.*?)</h1>", body)[1]),
+        sections=[(Markup(anchor), Markup(title)) for anchor, title in sections],
+        body=Markup(body),
     )
 
 
-def _address(name: str, figure: Figure) -> str:
-    """The figure itself as a data: address; an SVG as text, which is shorter than base64."""
-    if name.endswith(".png"):
-        return f"data:image/png;base64,{base64.b64encode(figure.content).decode()}"
-    svg = re.sub(r"<[^>']*>", lambda tag: tag[0].replace('"', "'"), figure.content.decode())
+def _address(picture: bytes) -> str:
+    """The picture itself as a data: address; an SVG as text, which is shorter than base64."""
+    if picture.startswith(b"\x89PNG"):
+        return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    svg = re.sub(r"<[^>']*>", lambda tag: tag[0].replace('"', "'"), picture.decode())
     return "data:image/svg+xml," + urllib.parse.quote(svg, safe=" !'()*+,/:;<=>?@[]^`{|}")
 
 
@@ -240,19 +221,10 @@ def check_folder(out: Path) -> None:
 
 def _earlier_figures(out: Path) -> set[str]:
     """The figures of an earlier report in `out`; UserError if a page there is none of ours."""
-    names: set[str] = set()
-    for page in ("README.md", "index.html"):
-        path = out / page
-        if not path.exists():
-            continue
-        text = read_file(path).decode(errors="replace")
+    pages = [out / name for name in ("index.html", "README.md") if (out / name).exists()]
+    text = ""
+    for page in pages:
+        text = read_file(page).decode(errors="replace")
         if f"<!-- {MARKER} -->" not in text[:400]:
-            raise UserError(f"{path} was not written by report.py and would be replaced; choose another --out")
-        if page == "README.md":
-            names = set(re.findall(r"\]\(figures/([\w.-]+\.(?:svg|png))\)", text))
-    return names
-
-
-def delete(path: Path) -> None:
-    with os_errors_as(f"cannot delete {path}"):
-        path.unlink(missing_ok=True)
+            raise UserError(f"{page} was not written by report.py and would be replaced; choose another --out")
+    return set(re.findall(r"\]\(figures/([\w.-]+\.(?:svg|png))\)", text))

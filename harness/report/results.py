@@ -11,20 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from harness.flags import RESULT_FLAGS, flag_label
+from harness.flags import FLAGS, RESULT_FLAGS, flag_label
 from harness.grid.runs import RowRuns, Run
 from harness.metrics import METRICS
 from harness.report.statistics import Estimate, Sample, prediction_interval
 
 CNN, RECURRENT = "cnn_cifar10", "rnn_mnist"  # a row's `script`
-CELLS = ("rnn", "lstm", "gru")  # in the original's order
+CELLS = tuple(FLAGS["cell"].choices)  # in the original's order
 
-METRIC_NAMES = {
-    "train_loss": "Train, best loss",
-    "train_accuracy": "Train, best accuracy",
-    "test_loss": "Test, best loss",
-    "test_accuracy": "Test, best accuracy",
-}
+_NAMES = ("Train, best loss", "Train, best accuracy", "Test, best loss", "Test, best accuracy")
+METRIC_NAMES = dict(zip(METRICS, _NAMES, strict=True))
 ORIGINAL_FLAGS = ("lr", "hidden_size", "optimizer", "epochs")  # these first, as the original's tables have them
 NOTHING = "–"  # in a table's cell
 
@@ -37,14 +33,12 @@ def over_epochs(run: Run, metric: str) -> tuple[float, ...]:
 
 
 def best(run: Run, metric: str) -> float:
-    """The best over the epochs, the smallest loss or the largest accuracy; nan if there is none."""
-    values = [value for value in over_epochs(run, metric) if math.isfinite(value)]
-    return (max if metric.endswith("accuracy") else min)(values, default=math.nan)
+    """The best over the epochs, the smallest loss or the largest accuracy; nan without an epoch."""
+    return (max if metric.endswith("accuracy") else min)(over_epochs(run, metric), default=math.nan)
 
 
 def last(run: Run, metric: str) -> float:
-    """The last epoch's; nan if there is none."""
-    return over_epochs(run, metric)[-1] if run.history else math.nan
+    return over_epochs(run, metric)[-1]
 
 
 def worst_drop(run: Run) -> float:
@@ -68,7 +62,6 @@ def sample(runs: Sequence[Run], value: Callable[..., float], *arguments: object)
 
 
 def bests(row: RowRuns, metric: str) -> Sample | None:
-    """The complete runs' best; None if there is no complete run."""
     return sample(row.complete, best, metric)
 
 
@@ -86,31 +79,15 @@ def wanted(row: RowRuns) -> int:
     return len({*row.seeds, *(run.seed for run in row.complete)})
 
 
-def row_interval(row: RowRuns, metric: str) -> tuple[float, float] | None:
-    """The prediction interval of the row's best; None with fewer than two complete runs."""
-    ours = bests(row, metric)
-    return prediction_interval(ours) if ours else None
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """A metric that the original printed, beside ours. `interval` and `inside` are None where there is a single seed.
-
-    A printed metric is inside if a number that is rounded to it lies in the interval.
-    """
+    """A metric that the original printed, beside ours. With a single seed `interval` and `inside` are None."""
 
     metric: str
-    printed: float
     ours: Sample
     interval: tuple[float, float] | None
-    inside: bool | None
-
-    @property
-    def verdict(self) -> str:
-        difference = self.printed - self.ours.mean
-        if self.inside is None:
-            return f"ours − original: {signed(-difference, self.metric, self.printed)}"
-        return "inside" if self.inside else f"outside: original {'lower' if difference < 0 else 'higher'}"
+    inside: bool | None  # whether a number that is rounded to the printed one lies in the interval
+    verdict: str
 
 
 def compare(row: RowRuns, metric: str) -> Comparison | None:
@@ -119,11 +96,15 @@ def compare(row: RowRuns, metric: str) -> Comparison | None:
     if printed is None or ours is None:
         return None
     interval = prediction_interval(ours)
+    if interval is None:
+        difference = signed(ours.mean - printed, metric, printed)
+        return Comparison(metric, ours, None, None, f"ours − original: {difference}")
     # Half a unit of the last digit, of which the original prints four that count; more if more are given.
-    digits = len(Decimal(repr(printed)).normalize().as_tuple().digits)
-    rounding = 0.5 * 10.0 ** (Decimal(repr(printed)).adjusted() + 1 - max(4, digits))
-    inside = None if interval is None else interval[0] - rounding <= printed <= interval[1] + rounding
-    return Comparison(metric, printed, ours, interval, inside)
+    number = Decimal(repr(printed)).normalize()
+    rounding = 0.5 * 10.0 ** (number.adjusted() + 1 - max(4, len(number.as_tuple().digits)))
+    inside = interval[0] - rounding <= printed <= interval[1] + rounding
+    verdict = "inside" if inside else f"outside: original {'lower' if printed < ours.mean else 'higher'}"
+    return Comparison(metric, ours, interval, inside, verdict)
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -131,16 +112,13 @@ def compare(row: RowRuns, metric: str) -> Comparison | None:
 
 def setting(row: RowRuns, flag: str) -> object:
     """A flag's value: as the row's runs recorded it, else as the row gives it; None if neither says."""
-    for run in row.runs.values():
-        if flag in run.config.get("flags", {}):
-            return run.config["flags"][flag]
-    return row.row.flags.get(flag)
+    recorded = (run.config["flags"] for run in row.runs.values())
+    return next((flags[flag] for flags in recorded if flag in flags), row.row.flags.get(flag))
 
 
 def dataset(row: RowRuns) -> str:
     """What --data was: "cifar10", "mnist" or "synthetic"."""
-    default = {CNN: "cifar10", RECURRENT: "mnist"}.get(row.row.script)
-    return str(setting(row, "data") or default)
+    return str(setting(row, "data") or ("cifar10" if row.row.script == CNN else "mnist"))
 
 
 @dataclass(frozen=True)
@@ -187,15 +165,14 @@ def tried_settings(rows: Sequence[RowRuns]) -> list[list[str]]:
 
 
 def by_cell(rows: Sequence[RowRuns]) -> dict[object, list[RowRuns]]:
-    """The rows of each cell, the cells in the original's order; None is that of rows that do not say."""
-    found = {setting(row, "cell") for row in rows}
-    order = [*(cell for cell in CELLS if cell in found), *sorted(found - {*CELLS}, key=sort_key)]
-    return {cell: [row for row in rows if setting(row, "cell") == cell] for cell in order}
+    """The rows of each cell, in the original's order; None is that of rows that do not say."""
+    found = {cell: [row for row in rows if setting(row, "cell") == cell] for cell in (*CELLS, None)}
+    return {cell: of_cell for cell, of_cell in found.items() if of_cell}
 
 
 def sort_key(value: object) -> tuple:
     """For values of one flag that may be missing, numbers or words."""
-    return (value is None, isinstance(value, str), value if isinstance(value, int | float | str) else 0)
+    return value is None, isinstance(value, str), value or 0
 
 
 def cell_name(cell: object) -> str:
@@ -205,14 +182,14 @@ def cell_name(cell: object) -> str:
 # -- numbers as text ---------------------------------------------------------------------------------------------------
 
 
-def rounded(value: float, metric: str) -> str:
-    """With four decimals, a loss near zero with five."""
-    if not math.isfinite(value):
+def decimals(value: float | None, count: int) -> str:
+    if value is None or not math.isfinite(value):
         return NOTHING
-    return f"{value:.4g}" if abs(value) >= 1e6 else f"{value:.{_decimals(value, metric)}f}"
+    return f"{value:.4g}" if abs(value) >= 1e6 else f"{value:.{count}f}"
 
 
 def _decimals(size: float, metric: str) -> int:
+    """Metrics of this size have four decimals, a loss near zero has five."""
     return 5 if metric.endswith("loss") and abs(size) < 0.1 else 4
 
 
@@ -222,23 +199,20 @@ def signed(value: float, metric: str, size: float) -> str:
     return (text if float(text) else text.replace("-", "+")).replace("-", "−")
 
 
-def interval_of(estimate: Estimate, metric: str, size: float) -> str:
+def signed_interval(estimate: Estimate, metric: str, size: float) -> str:
     """The interval of a difference of two metrics of about this size."""
-    low, high = estimate.interval
-    return f"{signed(low, metric, size)} … {signed(high, metric, size)}"
+    if estimate.interval is None:
+        return "no interval with a single seed"
+    return " … ".join(signed(end, metric, size) for end in estimate.interval)
 
 
 def spread(sample: Sample | None, metric: str) -> str:
     """`mean ± standard deviation`, or the single value; a deviation that would round to 0 gets one decimal more."""
     if sample is None:
         return NOTHING
-    mean = rounded(sample.mean, metric)
-    if sample.sd is None or not math.isfinite(sample.sd):
-        return mean
-    if sample.sd >= 1e6:
-        return f"{mean} ± {sample.sd:.4g}"
-    decimals = _decimals(sample.mean, metric)
-    return f"{mean} ± {sample.sd:.{decimals + (0 < sample.sd < 0.5 * 10**-decimals)}f}"
+    count = _decimals(sample.mean, metric)
+    mean, sd = decimals(sample.mean, count), sample.sd
+    return mean if sd is None else f"{mean} ± {decimals(sd, count + (0 < sd < 0.5 * 10**-count))}"
 
 
 def interval_text(interval: tuple[float, float] | None, metric: str) -> str:
@@ -249,10 +223,7 @@ def interval_text(interval: tuple[float, float] | None, metric: str) -> str:
     if interval is None:
         return NOTHING
     low, high = max(interval[0], 0.0), min(interval[1], 1.0 if metric.endswith("accuracy") else math.inf)
-    if high >= 1e6:
-        return f"{low:.4g} … {high:.4g}"
-    decimals = _decimals((low + high) / 2, metric) + 1
-    return f"{low:.{decimals}f} … {high:.{decimals}f}"
+    return " … ".join(decimals(end, _decimals((low + high) / 2, metric) + 1) for end in (low, high))
 
 
 def best_text(row: RowRuns, metric: str) -> str:
@@ -260,26 +231,16 @@ def best_text(row: RowRuns, metric: str) -> str:
 
 
 def best_texts(runs: Sequence[Run]) -> list[str]:
-    """The best of each metric."""
     return [spread(sample(runs, best, metric), metric) for metric in METRICS]
-
-
-def last_text(row: RowRuns, metric: str) -> str:
-    return spread(lasts(row, metric), metric)
 
 
 def printed_text(row: RowRuns, metric: str) -> str:
     """What the original printed of a row, as short as it can be."""
-    value = row.row.printed.get(metric)
-    return NOTHING if value is None else f"{value:g}" if float(f"{value:g}") == value else str(value)
+    return f"{row.row.printed[metric]:.10g}" if metric in row.row.printed else NOTHING
 
 
 def printed_texts(row: RowRuns) -> list[str]:
     return [printed_text(row, metric) for metric in METRICS]
-
-
-def decimals(value: float | None, count: int) -> str:
-    return NOTHING if value is None or not math.isfinite(value) else f"{value:.{count}f}"
 
 
 def duration(runs: Sequence[Run]) -> str:
@@ -295,7 +256,7 @@ def recorded(runs: Sequence[Run], key: str) -> str:
 
 def counted(count: int, noun: str) -> str:
     """`1 run`, `3 runs`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def listed(words: Sequence[object]) -> str:

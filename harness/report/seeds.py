@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
-from harness.files import make_folder
+from harness.files import make_folder, os_errors_as
 from harness.grid.runs import RowRuns, Run
-from harness.report.render import delete
 from harness.report.statistics import Sample
 from harness.tensorboard import EPOCH_TAGS, write_events
 
@@ -26,15 +25,13 @@ _SUFFIX = "seeds"  # of our files' names, where a run's events file has the mach
 
 
 def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path, *, synthetic: bool) -> list[Path]:
-    """Write runs_dir/seeds/<row>/ for every row with at least two complete seeds; their events files are returned.
-
-    Of `synthetic` images it is runs_dir/seeds/<row>-synthetic/.
+    """Write runs_dir/seeds/<row>/ (<row>-synthetic/ of synthetic images) for every row with two or more complete seeds.
 
     Each holds, at step = epoch, the four tags of a run (their mean over the seeds, so that it stands beside the runs'
     own curves) and `seeds/<tag>/mean`, `/lower`, `/upper` (mean ± sample standard deviation). The first also holds the
-    layout of the Custom Scalars tab, which TensorBoard merges with that of other grids' rows. Of these rows, aggregates
-    that are outdated are deleted; other grids' rows keep theirs. The same runs give the same bytes. UserError if
-    something cannot be written or deleted.
+    layout of the Custom Scalars tab, which TensorBoard merges with that of other grids' rows. Outdated aggregates of
+    these rows are deleted; other grids' rows keep theirs. Returns the files; the same runs give the same bytes.
+    UserError if something cannot be written or deleted.
     """
     folder = runs_dir / FOLDER
     names = {row.row.name: f"{row.row.name}-synthetic" if synthetic else row.row.name for row in results}
@@ -43,7 +40,10 @@ def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path, *, synthet
     for row in results:
         if len(row.complete) < 2:
             continue
-        wall_time = _wall_time(row.complete)
+        # When the newest of the runs was begun, as the name of its events file has it.
+        files = [path.name for run in row.complete for path in run.path.glob("events.out.tfevents.*")]
+        times = [found[1] for file in files if (found := re.match(r"events\.out\.tfevents\.(\d{1,10})\.", file))]
+        wall_time = max(map(int, times), default=0)
         events = [] if written else [Event(wall_time=wall_time, step=0, summary=_layout_summary())]
         make_folder(folder / names[row.row.name])
         # The runs' own time in the name: a TensorBoard that is open notices a new file, not one replaced.
@@ -52,9 +52,10 @@ def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path, *, synthet
         written.append(path)
     for path in earlier:
         if path.parent.name in names.values() and path not in written:
-            delete(path)
-            if not any(path.parent.iterdir()):
-                path.parent.rmdir()
+            with os_errors_as(f"cannot delete {path}"):
+                path.unlink()
+                if not any(path.parent.iterdir()):
+                    path.parent.rmdir()
     return written
 
 
@@ -75,28 +76,12 @@ def _aggregate(runs: Sequence[Run], wall_time: int) -> list[Event]:
 
 def _layout_summary() -> Summary:
     """The layout of the Custom Scalars tab: a margin chart a tag, all in one category."""
-    charts = [
-        layout_pb2.Chart(
-            title=f"{tag}: mean ± sd over seeds",
-            margin=layout_pb2.MarginChartContent(
-                series=[
-                    layout_pb2.MarginChartContent.Series(
-                        value=f"{FOLDER}/{tag}/mean", lower=f"{FOLDER}/{tag}/lower", upper=f"{FOLDER}/{tag}/upper"
-                    )
-                ]
-            ),
-        )
-        for tag in EPOCH_TAGS
-    ]
-    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="seeds", chart=charts)])
+    charts = []
+    for tag in EPOCH_TAGS:
+        names = {"value": "mean", "lower": "lower", "upper": "upper"}
+        series = {end: f"{FOLDER}/{tag}/{name}" for end, name in names.items()}
+        charts.append({"title": f"{tag}: mean ± sd over seeds", "margin": {"series": [series]}})
+    layout = layout_pb2.Layout(category=[{"title": "seeds", "chart": charts}])
     tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()], tensor_shape=TensorShapeProto())
-    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME)
-    value = Summary.Value(tag=metadata.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=SummaryMetadata(plugin_data=plugin))
+    value = Summary.Value(tag=metadata.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=metadata.create_summary_metadata())
     return Summary(value=[value])
-
-
-def _wall_time(runs: Sequence[Run]) -> int:
-    """When the newest of the runs was begun, in seconds since 1970, as its events file's name has it; else 0."""
-    names = [path.name for run in runs for path in run.path.glob("events.out.tfevents.*")]
-    times = [int(found[1]) for name in names if (found := re.match(r"events\.out\.tfevents\.(\d{1,10})\.", name))]
-    return max(times, default=0)

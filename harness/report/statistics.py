@@ -57,12 +57,14 @@ class Estimate:
         return 1 if low > 0 else -1 if high < 0 else 0
 
 
-def prediction_interval(sample: Sample) -> tuple[float, float] | None:
+def prediction_interval(sample: Sample | None) -> tuple[float, float] | None:
     """Where one more run lies with 95 % probability, if runs are normally distributed: mean ± t(n - 1)·s·√(1 + 1/n).
 
-    None for a single value. Without any spread both ends are the mean.
+    None with fewer than two values. Without any spread both ends are the mean.
     """
-    return None if sample.sd is None else _around(sample.mean, sample.sd * math.sqrt(1 + 1 / sample.n), sample.n - 1)
+    if sample is None or sample.sd is None:
+        return None
+    return _around(sample.mean, sample.sd * math.sqrt(1 + 1 / sample.n), sample.n - 1)
 
 
 def weighted_sum(samples: Sequence[Sample], weights: Sequence[float]) -> Estimate:
