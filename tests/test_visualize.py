@@ -13,7 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-import interpret
+import interpret.activations
+import interpret.correspondence
+import interpret.evolution
+import interpret.invariance
+import interpret.occlusion
 import visualize
 from harness.analyses import ANALYSES, correspondence, deconvnet, draw_analyses, evolution, invariance, read_analyses
 from harness.analyses.base import load_test_images
@@ -117,7 +121,7 @@ def test_all_titles_say_synthetic(drawn: Path):
 def test_activation_table_has_the_numbers_of_interpret(trained_run: Path, drawn: Path):
     model, inputs, _ = _whole(trained_run / "best.pt")
     for row, layer in zip(
-        _rows(drawn / "activations.csv"), interpret.activation_statistics(model, inputs), strict=True
+        _rows(drawn / "activations.csv"), interpret.activations.activation_statistics(model, inputs), strict=True
     ):
         found = [float(row[name]) for name in ("mean", "std", "share of zeros")]
         assert found == pytest.approx([layer.mean, layer.std, layer.zeros], rel=1e-6)
@@ -168,8 +172,8 @@ def test_evolution_table_has_the_snapshots_of_the_run(trained_run: Path, drawn: 
         of_layer = [row for row in rows if row["layer"] == layer]
         maps = sorted({int(row["map"]) for row in of_layer})
         expected = [
-            (stage.epoch, number, *figures)
-            for stage in interpret.evolution(model, inputs, layer, maps, snapshots)
+            (epoch, number, *figures)
+            for epoch, stage in interpret.evolution.evolution(model, inputs, layer, maps, snapshots).items()
             for number, *figures in zip(
                 maps, *(values.tolist() for values in (stage.images, stage.rows, stage.columns)), strict=True
             )
@@ -209,13 +213,13 @@ def test_occlusion_and_correspondence_tables_equal_interpret(trained_run: Path, 
     model, inputs, images = _whole(trained_run / "best.pt")
     rows = _rows(drawn / "occlusion.csv")
     shown = torch.tensor([int(row["test image"]) for row in rows])
-    maps = interpret.occlusion(model, inputs[shown], images.test.labels[shown], size=8)
+    maps = interpret.occlusion.occlusion(model, inputs[shown], images.test.labels[shown], size=8)
     lowest = maps.probability.flatten(1).min(dim=1).values.tolist()
     assert [float(row["lowest p"]) for row in rows] == pytest.approx(lowest, rel=1e-4)
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
     chosen = torch.cat([order[images.test.labels[order] == label][: correspondence.PER_CLASS] for label in range(10)])
     gray = (0.5 - images.mean) / images.std
-    cells = interpret.correspondence(
+    cells = interpret.correspondence.correspondence(
         model, inputs[chosen], images.test.labels[chosen], size=8, stride=4, value=gray, seed=0
     )
     table = [
@@ -242,7 +246,9 @@ def test_invariance_table_is_that_of_interpret(trained_run: Path, drawn: Path):
         assert amounts == pytest.approx(expected[kind])
         of_image = slice(image, image + 1)
         fill = (0.5 - images.mean) / images.std
-        result = interpret.invariance(model, inputs[of_image], images.test.labels[of_image], kind, amounts, fill=fill)
+        result = interpret.invariance.invariance(
+            model, inputs[of_image], images.test.labels[of_image], kind, amounts, fill=fill
+        )
         for name, values in (
             ("first layer", result.first / result.first_norm),
             ("last hidden layer", result.last_hidden / result.last_hidden_norm),
