@@ -10,7 +10,7 @@ import torch
 from harness.analyses import activations, deconvnet, filters, invariance, occlusion
 from harness.analyses.base import Subject
 from harness.data import ImageSet, Split
-from harness.pictures import blank_tile, image_tile
+from harness.pictures import image_tile
 from interpret.deconvnet import Activations, Box
 
 PIXEL = np.zeros((1, 1, 3), dtype=np.uint8)
@@ -164,4 +164,4 @@ def test_tile_of_an_activation_is_its_receptive_field_of_its_image_and_of_none_b
     np.testing.assert_array_equal(patches[0], image_tile(images.test.images[1].numpy()[:, 1:3, 1:4]))
     assert projected[0].shape == (2, 3, 4)  # red, green, blue, alpha
     for blank in (projected[1], patches[1]):
-        np.testing.assert_array_equal(blank, blank_tile((2, 3)))
+        np.testing.assert_array_equal(blank, np.zeros((2, 3, 4)))

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, blank_tile, image_tile, in_plain_style, mosaic, padded, render, signed_tile
+from harness.pictures import DPI, image_tile, in_plain_style, mosaic, padded, render, signed_tile
 from interpret.deconvnet import Activations, receptive_fields, reconstruct
 
 NEEDS = frozenset({"convolutions", "images"})
@@ -67,8 +67,9 @@ def activation_tiles(subject: Subject, layer: str, found: Activations) -> tuple[
     projected, patches = [], []
     for pixels, image, place, value in zip(found.pixels, found.images, places, found.values, strict=True):
         if not value > 0:
-            projected.append(blank_tile(size))
-            patches.append(blank_tile(size))
+            blank = np.zeros((*size, 4), dtype=np.float32)  # transparent
+            projected.append(blank)
+            patches.append(blank)
             continue
         top, left, bottom, right = boxes[place]
         crop, room = np.s_[:, top:bottom, left:right], {"top": top == 0, "left": left == 0}

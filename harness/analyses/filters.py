@@ -68,10 +68,9 @@ def _draw_sheet(pictures: np.ndarray, limit: np.ndarray, title: str) -> np.ndarr
     sheet = mosaic(tiles, maps, zoom=zoom, gap=zoom)
     # The axes have as many pixels as the sheet, so that each weight is equally large.
     left, bottom, above, right = 70, 60, 50, 130
-    size = left + sheet.shape[1] + right, bottom + sheet.shape[0] + above
-    box = (left / size[0], bottom / size[1], sheet.shape[1] / size[0], sheet.shape[0] / size[1])
-    figure = Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI)
-    axes = figure.add_axes(box, frameon=False)
+    size = np.array([left + sheet.shape[1] + right, bottom + sheet.shape[0] + above])  # width and height in pixels
+    figure = Figure(figsize=size / DPI, dpi=DPI)
+    axes = figure.add_axes((*(left, bottom) / size, *sheet.shape[1::-1] / size), frameon=False)
     axes.imshow(sheet, interpolation="nearest", aspect="auto")
     for axis, count, step in ((axes.xaxis, maps, zoom * (width + 1)), (axes.yaxis, inputs, zoom * (height + 1))):
         numbered = range(0, count, 1 if count <= 16 else 4)
@@ -79,8 +78,8 @@ def _draw_sheet(pictures: np.ndarray, limit: np.ndarray, title: str) -> np.ndarr
     axes.set_title(title, fontsize=11)
     axes.set(xlabel="feature map", ylabel="input map")
     axes.tick_params(length=0, labelsize=8)
-    right_of_it = (1 - (right - 20) / size[0], bottom / size[1], 16 / size[0], sheet.shape[0] / size[1])
-    _draw_scale(figure, limit, "weight", cax=figure.add_axes(right_of_it))
+    beside = figure.add_axes((1 - (right - 20) / size[0], bottom / size[1], 16 / size[0], sheet.shape[0] / size[1]))
+    _draw_scale(figure, limit, "weight", cax=beside)
     return render(figure)
 
 
