@@ -45,8 +45,7 @@ def opaque_tile(values: np.ndarray) -> np.ndarray:
     """Values (channels, height, width) in [0, 1] as a tile: three channels in color, others their mean in gray."""
     if values.shape[0] != 3:
         values = values.mean(axis=0, keepdims=True).repeat(3, axis=0)
-    alpha = np.ones((*values.shape[1:], 1), dtype=values.dtype)
-    return np.concatenate([values.transpose(1, 2, 0), alpha], axis=2)  # (height, width, 4)
+    return np.pad(values.transpose(1, 2, 0), ((0, 0), (0, 0), (0, 1)), constant_values=1)  # (height, width, 4)
 
 
 def image_tile(pixels: np.ndarray) -> np.ndarray:
@@ -81,14 +80,14 @@ def mosaic(
 
     Between the tiles are `gap` pixels of the value `ground`, around them all `margin`.
     """
+    tiles = [tile.repeat(zoom, axis=0).repeat(zoom, axis=1) for tile in tiles]
     height, width, channels = tiles[0].shape
-    height, width = height * zoom, width * zoom
     rows = math.ceil(len(tiles) / columns)
     size = rows * (height + gap) - gap + 2 * margin, columns * (width + gap) - gap + 2 * margin
     sheet = np.full((*size, channels), ground, dtype=tiles[0].dtype)
     for index, tile in enumerate(tiles):
         top, left = margin + index // columns * (height + gap), margin + index % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = tile.repeat(zoom, axis=0).repeat(zoom, axis=1)
+        sheet[top : top + height, left : left + width] = tile
     return sheet
 
 
@@ -104,8 +103,8 @@ def filters_grid(weights: np.ndarray, zoom: int = 8) -> np.ndarray:
         weights = weights.mean(axis=1, keepdims=True)
     largest = np.abs(weights).max() or 1.0
     pixels = np.rint(127.5 + 127.5 * weights / largest).clip(0, 255).astype(np.uint8)
-    sheet = mosaic(list(pixels.transpose(0, 2, 3, 1)), 8, zoom=zoom, gap=4, margin=4, ground=255)
-    return sheet if sheet.shape[2] == 3 else sheet[:, :, 0]
+    # (height, width) in gray
+    return mosaic(list(pixels.transpose(0, 2, 3, 1)), 8, zoom=zoom, gap=4, margin=4, ground=255).squeeze()
 
 
 @in_plain_style

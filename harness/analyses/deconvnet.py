@@ -31,7 +31,7 @@ def analyze(subject: Subject) -> Findings:
         count = strongest.values.shape[1]
         numbers = torch.tensor(maps).repeat_interleave(count)  # (maps * count,)
         images, *places, values = (field[maps].flatten() for field in strongest)
-        pixels = reconstruct(subject.model, subject.inputs[images], layer, numbers, *places)
+        pixels = reconstruct(subject.model, subject.inputs[images], layer, numbers, *places).cpu()
         found = Activations(images, *places, values, pixels)
         projected, patches = activation_tiles(subject, layer, found)
         entries = []
@@ -66,15 +66,11 @@ def activation_tiles(subject: Subject, layer: str, found: Activations) -> tuple[
     size = max(box.bottom - box.top for box in boxes.values()), max(box.right - box.left for box in boxes.values())
     projected, patches = [], []
     for pixels, image, place, value in zip(found.pixels, found.images, places, found.values, strict=True):
-        if not value > 0:
-            blank = np.zeros((*size, 4), dtype=np.float32)  # transparent
-            projected.append(blank)
-            patches.append(blank)
-            continue
         top, left, bottom, right = boxes[place]
-        crop, room = np.s_[:, top:bottom, left:right], {"top": top == 0, "left": left == 0}
-        projected.append(padded(signed_tile(pixels.cpu().numpy()[crop]), size, **room))
-        patches.append(padded(image_tile(subject.images.test.images[image].numpy()[crop]), size, **room))
+        here = np.s_[:, top:bottom, left:right]
+        tiles = signed_tile(pixels[here].numpy()), image_tile(subject.images.test.images[image][here].numpy())
+        for kind, tile in zip((projected, patches), tiles, strict=True):
+            kind.append(padded(tile, size, top=top == 0, left=left == 0) * float(value > 0))
     return projected, patches
 
 

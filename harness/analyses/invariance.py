@@ -114,7 +114,7 @@ def draw(results: Sequence[Invariance], examples: Sequence[np.ndarray], names: S
     headings = ("examples", "first layer:\ndistance / length", "last hidden layer:\ndistance / length", "p(true class)")
     for axes, heading in zip(grid[0], headings, strict=True):
         axes.set_title(heading, fontsize=9.5)
-    lines = [*(Patch(color=COLORS[index]) for index in range(shown)), Patch(color="black")]
+    lines = [Patch(color=color) for color in (*COLORS[:shown], "black")]
     labels = [*names, f"mean of {results[0].first.shape[1] - shown} images"]
     figure.legend(lines, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=8.5)
     return render(figure)

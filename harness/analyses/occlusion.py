@@ -27,11 +27,11 @@ right."""
 
 def analyze(subject: Subject) -> Findings:
     shown = subject.shown
-    inputs, labels = subject.inputs[shown], subject.labels[shown]
+    inputs, labels, classes = subject.inputs[shown], subject.labels[shown], subject.images.classes
     size = subject.inputs.shape[-1] // 4
     maps = occlusion(subject.model, inputs, labels, size=size, value=subject.images.mid_gray)
     projected = reconstruct(subject.model, inputs, maps.layer, maps.strongest_map).cpu().numpy()
-    labels, classes = labels.tolist(), subject.images.classes
+    labels = labels.tolist()
     images = subject.images.test.images[shown].numpy()
     tiles = [(image_tile(image), signed_tile(values)) for image, values in zip(images, projected, strict=True)]
     title = f"Occlusion by a square of {size} pixels: {subject.source}"
@@ -73,7 +73,7 @@ def draw(
     figure = Figure(figsize=(10.2, 1.95 * count + 1.35), dpi=DPI, layout="constrained")
     figure.suptitle(title + "\n" * (count == 1), fontsize=11)  # else the layout puts a heading into it
     grid = figure.subplots(count, 5, squeeze=False)
-    down, across = (_edges(starts.numpy() + maps.size / 2) for starts in (maps.rows, maps.columns))
+    down, across = maps.rows + maps.size / 2, maps.columns + maps.size / 2  # the squares' centers
     colors = colormaps["tab10"] if len(classes) <= 10 else colormaps["nipy_spectral"].resampled(len(classes))
     norm = BoundaryNorm(np.arange(len(classes) + 1) - 0.5, len(classes))
     scale = {"cmap": "viridis", "vmin": 0, "vmax": 1}
@@ -103,11 +103,3 @@ def draw(
     swatches, names = [Patch(color=colors(norm(index))) for index in answered], [classes[index] for index in answered]
     figure.legend(swatches, names, loc="outside lower center", ncols=10, frameon=False, fontsize=8)
     return render(figure)
-
-
-def _edges(centers: np.ndarray) -> np.ndarray:
-    """Cell borders half-way between rising centers, the outer ones as far out as the next."""
-    if len(centers) == 1:
-        return np.array([centers[0] - 0.5, centers[0] + 0.5])
-    middle = (centers[1:] + centers[:-1]) / 2
-    return np.concatenate([[2 * centers[0] - middle[0]], middle, [2 * centers[-1] - middle[-1]]])
