@@ -19,11 +19,11 @@ from harness.flags import Parser, add_flags, gpu_share, option, up_to_1024
 from harness.ranks import refuse_ranks
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
-    from harness.grid.rows import Row
     from harness.grid.runs import RowRuns
 
 PROJECT = Path(__file__).resolve().parent
 SCRIPTS = {module.__name__: module for module in (cnn_cifar10, rnn_mnist)}
+PARSERS = {name: script.make_parser() for name, script in SCRIPTS.items()}
 EXIT_INCOMPLETE = 1
 EXIT_CODES = """exit code: 0 if every wanted run (each row with each seed) is complete; 1 if the report is written but
 a run is missing, failed or diverged; 2 for wrong input; 130 or 143 if interrupted."""
@@ -41,17 +41,15 @@ def make_parser() -> argparse.ArgumentParser:
     add_flags(group, "data_dir")
 
     group = parser.add_argument_group("machine")
-    jobs = "runs side by side (default: one a core, or what the Ray cluster has room for)"
-    group.add_argument("--jobs", type=up_to_1024, help=jobs)
-    precision = "auto: bf16 for cnn rows, fp32 for rnn rows"
-    add_flags(group, "precision", choices=("auto", "bf16", "fp32"), default="auto", help=precision)
+    group.add_argument("--jobs", type=up_to_1024, help="runs side by side (default: one a core, or Ray's room)")
+    choices = ("auto", "bf16", "fp32")
+    add_flags(group, "precision", choices=choices, default="auto", help="auto: bf16 for cnn rows, fp32 for rnn rows")
     add_flags(group, "device")
     add_flags(group, "compile", help="pass --compile to the runs")
 
     group = parser.add_argument_group("other machines")
     group.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: each run is a task of Ray's")
-    address = "HOST:PORT of a Ray cluster, or auto, this machine's (default: a Ray of its own)"
-    group.add_argument("--address", help=address)
+    group.add_argument("--address", help="HOST:PORT of a cluster, or auto, this machine's (default: a Ray of its own)")
     group.add_argument("--cpus-per-run", type=up_to_1024, help="CPUs, and threads, of each run on Ray (default: 1)")
     group.add_argument("--gpus-per-run", type=gpu_share, help="of one GPU (default: 0.25 where there are GPUs)")
 
@@ -65,31 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = make_parser().parse_args(argv)
     refuse_ranks("report.py")
-    check_engine(flags)
-    flags.grid = flags.grid or default_grid()
+    if flags.engine == "ray" and not importlib.util.find_spec("ray"):
+        raise UserError("--engine ray needs Ray: pip install -r requirements-ray.txt")
+    for name in ("address", "cpus_per_run", "gpus_per_run"):
+        if flags.engine != "ray" and getattr(flags, name) is not None:
+            raise UserError(f"{option(name)} is for --engine ray")
     try:
         return report(flags, command=command_line(["python", sys.argv[0], *argv]))
     except Interrupted as interruption:
         typed = command_line([program("python"), sys.argv[0], *argv])
         interruption.message = f"interrupted; nothing is lost, continue with: {typed}"
         raise
-
-
-def check_engine(flags: argparse.Namespace) -> None:
-    """UserError for flags of the other engine, and without Ray where it is needed."""
-    if flags.engine == "ray":
-        if not importlib.util.find_spec("ray"):
-            raise UserError("--engine ray needs Ray: pip install -r requirements-ray.txt")
-        return
-    for name in ("address", "cpus_per_run", "gpus_per_run"):
-        if getattr(flags, name) is not None:
-            raise UserError(f"{option(name)} is for --engine ray")
-
-
-def default_grid() -> Path:
-    """The project's own grid, without a path of this machine where that can be: the report names it."""
-    grid, here = PROJECT / "experiments.toml", Path.cwd()
-    return grid.relative_to(here) if grid.is_relative_to(here) else grid
 
 
 def report(flags: argparse.Namespace, *, command: str) -> int:
@@ -99,54 +83,46 @@ def report(flags: argparse.Namespace, *, command: str) -> int:
     from harness.grid.runs import find_runs, print_problems, problems_of
     from harness.report import check_folder, write_report
     from harness.report.seeds import write_seed_aggregates
+    from models import build_model
 
-    parsers = {name: script.make_parser() for name, script in SCRIPTS.items()}
-    grid = load_grid(flags.grid, parsers)
-    chosen = chosen_rows(grid.rows, flags.only, flags.grid)
+    grid, here = flags.grid or PROJECT / "experiments.toml", Path.cwd()
+    grid = grid.relative_to(here) if grid.is_relative_to(here) else grid  # the report names it, on any machine
+    rows, comparison = load_grid(grid, PARSERS)
+    chosen = chosen_rows(rows, flags.only, grid)
     check_folder(flags.out)
     nearest_folder(flags.runs_dir, "--runs-dir")
 
-    def find(rows: "Sequence[Row]", data: str | None, *, quiet: bool = False) -> "list[RowRuns]":
-        seeds = range(flags.seeds)
-        return find_runs(rows, flags.runs_dir, parsers, seeds=seeds, precision=flags.precision, data=data, quiet=quiet)
-
+    same = {"seeds": range(flags.seeds), "precision": flags.precision}
     data = None if flags.data == "real" else flags.data
-    compared = [grid.comparison] if grid.comparison and data is None else []
-    results, failures, on_mnist_problems = find(grid.rows, data), {}, []
+    compared = [comparison] if comparison and data is None else []
+    results = find_runs(rows, flags.runs_dir, PARSERS, data=data, **same)
+    on_mnist = find_runs(compared, flags.runs_dir, PARSERS, data="mnist", **same)
+    problems_on_mnist, failures = [], {}
     if not flags.no_train:
-        failures = train_missing([each for each in results if each.row in chosen], parsers, flags, data)
-        results = find(grid.rows, data, quiet=True)
-        if compared and chosen == grid.rows:
-            failed = train_missing(find(compared, "mnist"), parsers, flags, "mnist")
-            on_mnist = find(compared, "mnist", quiet=True)
-            on_mnist_problems = problems_of(on_mnist, failed)
+        failures = train_missing([each for each in results if each.row in chosen], flags, data)
+        results = find_runs(rows, flags.runs_dir, PARSERS, data=data, **same)
+        if compared and chosen == rows:
+            failed = train_missing(on_mnist, flags, "mnist")
+            on_mnist = find_runs(compared, flags.runs_dir, PARSERS, data="mnist", **same)
+            problems_on_mnist = problems_of(on_mnist, failed)
             keep_first_rows_of(on_mnist, results, flags)
         look_inside(results, flags)
     problems = problems_of(results, failures)
 
-    write_report(
-        results,
-        problems=problems,
-        grid=flags.grid,
-        runs_dir=flags.runs_dir,
-        out=flags.out,
-        precision=flags.precision,
-        data=flags.data,
-        command=command,
-        count_parameters=count_parameters,
-        on_mnist=next(iter(find(compared, "mnist", quiet=True)), None),
-    )
+    others = {name: getattr(flags, name) for name in ("runs_dir", "out", "precision", "data")}
+    others |= {"problems": problems, "grid": grid, "command": command, "on_mnist": next(iter(on_mnist), None)}
+    others["count_parameters"] = lambda config: sum(each.numel() for each in build_model(config).parameters())
+    write_report(results, **others)
     with warned("TensorBoard goes without the curves over seeds"):  # of someone else's runs
         write_seed_aggregates(results, flags.runs_dir, synthetic=flags.data == "synthetic")
     print(f"the report is in {flags.out}")
-    wanted = [problem for problem in problems if problem.row in {row.name for row in chosen}] + on_mnist_problems
-    print_problems(wanted, wanted=(len(chosen) + bool(on_mnist_problems)) * flags.seeds)
+    names = {row.name for row in chosen}
+    wanted = [problem for problem in problems if problem.row in names] + problems_on_mnist
+    print_problems(wanted, wanted=(len(chosen) + bool(problems_on_mnist)) * flags.seeds)
     return EXIT_INCOMPLETE if wanted else 0
 
 
-def train_missing(
-    results: "list[RowRuns]", parsers: dict[str, argparse.ArgumentParser], flags: argparse.Namespace, data: str | None
-) -> dict[tuple[str, int], str]:
+def train_missing(results: "list[RowRuns]", flags: argparse.Namespace, data: str | None) -> dict[tuple[str, int], str]:
     """Train what is missing; returns why a run failed, by row name and seed. UserError if there are no images.
 
     `data` is what --data says to the scripts, None their own default.
@@ -159,7 +135,7 @@ def train_missing(
 
     same = ("runs_dir", "data_dir", "precision", "device", "compile", "jobs")
     settings = Settings(PROJECT, data=data, **{name: getattr(flags, name) for name in same})
-    jobs = plan_jobs(results, parsers, settings)
+    jobs = plan_jobs(results, PARSERS, settings)
     if not jobs:
         return {}
     check_writable(nearest_folder(flags.runs_dir, "--runs-dir"))
@@ -167,9 +143,9 @@ def train_missing(
     if here == "cpu" and any(job.flags["precision"] == "bf16" for job in jobs):
         warn_of_slow_bf16()
     if data != "synthetic":  # fetched here once, and not by two runs at a time
-        for script in sorted({job.row.script for job in jobs}):
-            load_images(SCRIPTS[script].DATA[data or parsers[script].get_default("data")], data_dir=flags.data_dir)
-    print(f"{len(jobs)} run{'s' * (len(jobs) != 1)} to train, into {flags.runs_dir}", flush=True)
+        for script, name in sorted({(job.row.script, job.flags["data"]) for job in jobs}):
+            load_images(SCRIPTS[script].DATA[name], data_dir=flags.data_dir)
+    print(f"runs to train: {len(jobs)}, into {flags.runs_dir}", flush=True)
     if flags.engine == "local":
         return train_jobs(jobs, ThisMachine(settings, len(jobs)))
     from harness.grid.ray_cluster import connect
@@ -189,18 +165,16 @@ def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", fl
     from harness.files import is_outdated
     from models import build_model
 
-    cnn = next((each.complete[0] for each in comparison if each.complete), None)
-    if not cnn:
-        return
-    alike = [cnn.config["flags"][name] for name in ("optimizer", "lr", "epochs")]
-    firsts = [each.complete[0] for each in results if each.row.script == rnn_mnist.__name__ and each.complete]
-    cells = [run for run in firsts if [run.config["flags"][name] for name in ("optimizer", "lr", "epochs")] == alike]
-    runs = [run.path for run in (cnn, *cells) if is_outdated(run.path / FILE, run.path / "best.pt")]
-    images = load_images("mnist", data_dir=flags.data_dir) if runs else None
-    for run in runs:
-        print(f"testing {run} on the first rows of each image", flush=True)
-        with warned(f"the report goes without the first rows of {run}"):
-            keep_first_rows(run, images, build_model)
+    rows = [*comparison, *(each for each in results if each.row.script == rnn_mnist.__name__)]
+    firsts = [each.complete[0] for each in rows if each.complete] if comparison[0].complete else []
+    names = ("optimizer", "lr", "epochs")
+    alike = [run.path for run in firsts if all(run.config["flags"][n] == firsts[0].config["flags"][n] for n in names)]
+    folders = [folder for folder in alike if is_outdated(folder / FILE, folder / "best.pt")]
+    images = load_images("mnist", data_dir=flags.data_dir) if folders else None
+    for folder in folders:
+        print(f"testing {folder} on the first rows of each image", flush=True)
+        with warned(f"the report goes without the first rows of {folder}"):
+            keep_first_rows(folder, images, build_model)
 
 
 def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
@@ -215,19 +189,18 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
 
     runs = [each.complete[0] for each in results if each.row.script == cnn_cifar10.__name__ and each.complete]
     run = max(runs, key=rank, default=None)
-    checkpoint = run and run.path / "best.pt"
-    if not run or not checkpoint.exists():
+    if not run or not (run.path / "best.pt").exists():
         return
     with warned(f"cannot draw the pictures that the report lacks of {run.path}"):
-        wanted = load_checkpoint(checkpoint).get("epoch"), run.config["dataset"]
-        drawn = read_analyses(run.path / "figures")
-        current = {name for name, record in drawn.items() if (record["epoch"], record["dataset"]) == wanted}
+        current = load_checkpoint(run.path / "best.pt").get("epoch"), run.config["dataset"]
+        drawn = read_analyses(run.path / "figures").items()
+        whole = {name for name, record in drawn if (record["epoch"], record["dataset"]) == current}
         if not any((run.path / "snapshots").glob("epoch-*.pt")):
-            current.add("evolution")  # which cannot be drawn
-        if lacking := [name for name in ANALYSES if name not in current]:
+            whole.add("evolution")  # which cannot be drawn
+        if lacking := [name for name in ANALYSES if name not in whole]:
             print(f"looking inside {run.path}", flush=True)
             device = flags.device if flags.engine == "local" else "auto"
-            draw_analyses(checkpoint, build_model, names=lacking, data_dir=flags.data_dir, device=device)
+            draw_analyses(run.path / "best.pt", build_model, names=lacking, data_dir=flags.data_dir, device=device)
 
 
 @contextlib.contextmanager
@@ -237,13 +210,6 @@ def warned(consequence: str) -> Iterator[None]:
         yield
     except UserError as error:
         print(f"warning: {consequence}: {error}", file=sys.stderr)
-
-
-def count_parameters(config: dict) -> int:
-    """How many numbers the network of a run's config learns. ValueError if the config describes none."""
-    from models import build_model
-
-    return sum(parameter.numel() for parameter in build_model(config).parameters())
 
 
 if __name__ == "__main__":

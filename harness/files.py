@@ -122,7 +122,8 @@ def lock_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
     folder. On a file system without locks this is said once, and the folder counts as locked.
     """
     # A soft lock, which is the mere existence of a file, would outlive a process that is killed.
-    lock = FileLock(folder / ".lock", timeout=-1 if wait else 0, fallback_to_soft=False)
+    # It is tried for a moment: another process's is_locked may hold it for an instant.
+    lock = FileLock(folder / ".lock", timeout=-1 if wait else 0.2, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:

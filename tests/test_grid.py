@@ -1,7 +1,6 @@
 """The grid: what experiments.toml may say, and how a row's runs are found."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +9,10 @@ from conftest import PROJECT
 
 import cnn_cifar10
 import rnn_mnist
-from harness.data import published_checksum
 from harness.errors import UserError
 from harness.grid.rows import load_grid, wanted_flags
-from harness.grid.runs import Problem, find_runs, problems_of
+from harness.grid.runs import Problem, _note, find_runs, problems_of
+from harness.image_sets import published_checksum
 
 PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}
 ROW = '[[row]]\nname = "a"\nscript = "rnn_mnist"\n'
@@ -23,16 +22,16 @@ HEADER = "epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds\n"
 def load(text: str | bytes) -> list:
     file = Path("grid.toml")
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return load_grid(file, PARSERS).rows
+    return load_grid(file, PARSERS)[0]
 
 
 @pytest.fixture(autouse=True)
 def empty_folder(in_project):
-    pass
+    _note.cache_clear()
 
 
 def test_the_reports_grid_has_the_originals_nineteen_rows():
-    rows = load_grid(PROJECT / "experiments.toml", PARSERS).rows
+    rows = load_grid(PROJECT / "experiments.toml", PARSERS)[0]
     assert len(rows) == 19
     assert [row.script for row in rows] == ["cnn_cifar10"] * 7 + ["rnn_mnist"] * 12
     best = next(row for row in rows if row.name == "gru-adam-lr0.001")
@@ -95,14 +94,13 @@ def test_row_takes_what_it_leaves_out_from_the_script():
             "row 'a': augment must be true or false, not 1",
         ),
         (ROW + "flags = {}\nprinted = { accuracy = 0.9 }", "row 'a': unknown key 'accuracy' in printed; it may have"),
-        (ROW + "flags = {}\nprinted = { test_loss = nan }", "row 'a': printed test_loss must be a finite number"),
-        (ROW + "flags = {}\nprinted = { test_loss = -inf }", "row 'a': printed test_loss must be a finite number"),
-        (ROW + "flags = {}\nprinted = { test_loss = true }", "row 'a': printed test_loss must be a finite number"),
+        (ROW + "flags = {}\nprinted = { test_loss = nan }", "row 'a': printed test_loss must be a loss of at least 0"),
+        (ROW + "flags = {}\nprinted = { test_loss = -inf }", "row 'a': printed test_loss must be a loss of at least 0"),
+        (ROW + "flags = {}\nprinted = { test_loss = true }", "row 'a': printed test_loss must be a loss of at least 0"),
         (
             ROW + "flags = {}\nprinted = { test_accuracy = 71.7 }",
-            "row 'a': printed test_accuracy cannot be 71.7: a loss is at least 0, an accuracy from 0 to 1",
+            "row 'a': printed test_accuracy must be a loss of at least 0, or an accuracy up to 1, not 71.7",
         ),
-        (ROW + "flags = { epochs = 0x" + "f" * 9000 + " }", "row 'a': Exceeds the limit"),
     ],
 )
 def test_bad_row_is_one_sentence_that_names_file_and_row(text, sentence):
@@ -118,7 +116,7 @@ def test_bad_row_is_one_sentence_that_names_file_and_row(text, sentence):
     [
         ("comparison = 1\n", "comparison: it must be a table with one key, flags"),
         ("[comparison]\n", "comparison: it must be a table with one key, flags"),
-        ("[comparison]\nflags = 1\n", "comparison: it must be a table with one key, flags"),
+        ("[comparison]\nflags = 1\n", "comparison: flags must be a table such as { … }, not 1"),
         ('[comparison]\nflags = {}\nname = "b"\n', "comparison: it must be a table with one key, flags"),
         ('[comparison]\nflags = { channels = "rgb" }\n', "comparison: channels rgb needs color images"),
         ('[comparison]\nflags = { cell = "rnn" }\n', "comparison: cnn_cifar10.py has no flag 'cell'"),
@@ -147,7 +145,7 @@ def test_name_that_cannot_be_a_folder_is_refused(name):
 @pytest.mark.parametrize("second", ["a", "A"])  # the same folder, on some systems
 def test_second_row_of_a_name_is_refused(second):
     text = ROW + "flags = {}\n" + ROW.replace('"a"', f'"{second}"') + "flags = { lr = 0.5 }"
-    with pytest.raises(UserError, match=f"^grid.toml, row '{second}': row 1 has the same name"):
+    with pytest.raises(UserError, match=f"^grid.toml, row '{second}': another row has the same name"):
         load(text)
 
 
@@ -164,11 +162,11 @@ def test_second_row_of_a_setting_is_refused_even_where_it_spells_out_a_default()
         ("row = [", "grid.toml is not valid TOML: "),
         (b"name = '\xff'", "grid.toml is not valid TOML: "),
         ("a = " + "[" * 100_000, "grid.toml is not valid TOML: "),
-        ("", "grid.toml has no row"),
-        ("row = []", "grid.toml has no row"),
-        ("row = 3", "grid.toml: 'row' must be tables"),
-        ("row = [1]", "grid.toml: 'row' must be tables"),
-        ("[[rows]]\nname = 'a'", "grid.toml: unknown key 'rows'"),
+        ("", "grid.toml must consist of [[row]] tables, at least one"),
+        ("row = []", "grid.toml must consist of [[row]] tables"),
+        ("row = 3", "grid.toml must consist of [[row]] tables"),
+        ("row = [1]", "grid.toml, row 1: it must be a table, under a line [[row]]"),
+        ("[[rows]]\nname = 'a'", "grid.toml must consist of [[row]] tables"),
     ],
 )
 def test_bad_file_is_one_sentence_that_names_it(text, sentence):
@@ -222,11 +220,10 @@ def test_published_checksum_is_that_of_the_committed_reference_runs():
     assert published_checksum("synthetic-digits") is None
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows lets not everyone make links")
 def test_folder_of_runs_that_cannot_be_read_is_one_sentence():
     assert find()[0].runs == {}
     Path("runs").mkdir()
-    Path("runs/rnn_mnist").symlink_to("rnn_mnist")
+    Path("runs/rnn_mnist").touch()
     with pytest.raises(UserError, match=r"^cannot read runs/rnn_mnist: "):
         find()
 
@@ -327,7 +324,7 @@ def test_damaged_folder_is_left_out_with_one_note(capsys, spoil, note):
     assert list(find(seeds=(0, 1))[0].runs) == [1]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("note: ") and note in line and line.endswith("the folder is left out")
-    find(quiet=True)
+    find()  # as after training
     assert capsys.readouterr().err == ""
 
 
@@ -376,6 +373,6 @@ def test_epochs_of_damaged_metrics_are_those_of_a_checkpoint_that_fits(status, e
     runs = find(rows=ROW + f"flags = {{ epochs = {epochs} }}")[0].runs
     note = capsys.readouterr().err
     if there:
-        assert [list(row) for row in runs[0].history] == rows and "its epochs are taken from last.pt" in note
+        assert [list(row) for row in runs[0].history] == rows and "taken from last.pt" in note
     else:
         assert not runs and note.endswith("; the folder is left out\n")

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 from killed_runs import assert_same_run
-from test_report_run import SMALL_REPORT, SMALL_SCRIPT, status_of
+from test_report_run import SMALL_REPORT, small_script, status_of
 
 import cnn_cifar10
 import rnn_mnist
@@ -40,17 +39,17 @@ from harness.grid import ray_cluster
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(120),  # Ray waits for ever for what does not come
+    pytest.mark.timeout(600),  # Ray waits for ever for what does not come
     pytest.mark.skipif(os.name == "nt", reason="kills processes"),
 ]
 
 PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}
-EPOCHS = 150  # of some tens of milliseconds: there is time to kill a node
+EPOCHS = 4  # a script trains two and then waits for its end; the next one, which continues, the other two
 ROW = Row("tiny", "rnn_mnist", {"cell": "rnn", "hidden_size": 8, "batch_size": 20, "epochs": EPOCHS}, "tiny")
 GRID = """[[row]]
 name = "tiny"
 script = "rnn_mnist"
-flags = { cell = "rnn", hidden_size = 8, batch_size = 20, epochs = 5000 }
+flags = { cell = "rnn", hidden_size = 8, batch_size = 20, epochs = 4 }
 """
 
 # Does, by its seed, what a script can do; writes what it was given where the test finds it.
@@ -99,7 +98,7 @@ def settings(in_project: Path) -> Settings:
     """What a node is to find of the project lies in scripts/, with a training script on few images."""
     scripts = in_project / "scripts"
     shutil.copytree(PROJECT / "harness", scripts / "harness", ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "rnn_mnist.py").write_text(SMALL_SCRIPT.format(name="rnn_mnist"))
+    (scripts / "rnn_mnist.py").write_text(small_script("rnn_mnist", held=True))
     return Settings(scripts, Path("runs"), Path("data"), "fp32", data="synthetic", device="cpu")
 
 
@@ -107,10 +106,10 @@ def settings(in_project: Path) -> Settings:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the tiny run, trained by its script alone."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "rnn_mnist.py").write_text(SMALL_SCRIPT.format(name="rnn_mnist"))
+    (folder / "rnn_mnist.py").write_text(small_script("rnn_mnist"))
     words = [f"--{name.replace('_', '-')}={value}" for name, value in ROW.flags.items()]
     command = [sys.executable, "rnn_mnist.py", *words, "--data=synthetic", "--threads=1", "--name=run", "--device=cpu"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder / "runs" / "rnn_synthetic" / "run"
 
 
@@ -181,8 +180,8 @@ def test_run_whose_node_is_killed_continues_on_another_and_ends_the_same(
     with connected(settings, nodes, shared=shared) as cluster, once(lambda: len(job.history) > 1, kill_the_node):
         cluster.start = start
         assert train_jobs([job], cluster) == {}
-    assert 2 <= job.losses[0] < EPOCHS
-    assert f"tiny, seed 0: its node was lost (NodeDiedError) after epoch {job.losses[0]}" in capsys.readouterr().out
+    assert job.losses == [2]
+    assert "tiny, seed 0: its node was lost (NodeDiedError) after epoch 2" in capsys.readouterr().out
     assert_same_run(job.folder, undisturbed)
     assert status_of(job.folder) == "complete"
     config = json.loads((job.folder / "config.json").read_text())
@@ -208,7 +207,7 @@ def test_interrupted_run_without_shared_storage_is_home_and_continues(
             train_jobs([job], cluster)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert 2 <= len(job.history) < EPOCHS
+    assert len(job.history) == 2
     (again,) = plan(settings)
     assert (again.folder, again.resumes) == (job.folder, True)
     assert not is_locked(job.folder)
@@ -223,10 +222,10 @@ def test_interrupted_report_leaves_resumable_folders_and_no_script(nodes: Nodes,
     command = [sys.executable, "-c", SMALL_REPORT, *flags, "--engine=ray", f"--address={nodes.address}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
-        if "epoch " in line:
+        if "epoch 2/4 " in line:
             break
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert err.strip().startswith(f"interrupted; nothing is lost, continue with: {command_line([program('python')])} ")
     assert err.strip().endswith(f"--engine=ray --address={nodes.address}")
@@ -251,8 +250,8 @@ def test_runs_get_what_was_asked_for_and_failures_are_told(
         nodes.remove_node(node)
     assert failures == {("tiny", 1): "the disk is full"}
     out = capsys.readouterr().out
-    assert "Ray: 3 nodes with room for 2 runs at once, 2 CPUs and 0.25 of a GPU each\n" in out
-    assert "tiny, seed 0: done, 2 epochs in 3 s, test loss 0.2500, accuracy 0.7500\n" in out
+    assert "Ray nodes: 3; runs at once: 2, each with 2 CPU, 0.25 GPU\n" in out
+    assert "tiny, seed 0: done after epoch 2 and 00:03, test loss 0.2500, accuracy 0.7500\n" in out
     assert "tiny, seed 2: diverged in epoch 0\n" in out
     assert [len(records(job.folder)) for job in jobs] == [1, 1, 1]
     for record in records(jobs[0].folder):
@@ -271,7 +270,7 @@ def test_run_whose_folder_another_process_takes_is_tried_again(nodes: Nodes, set
             lock.enter_context(lock_folder(job.folder))
         return ray_cluster.Cluster.start(cluster, job)
 
-    with connected(settings, nodes) as cluster, once(lambda: records(job.folder) and job.process.ended, lock.close):
+    with connected(settings, nodes) as cluster, once(lambda: records(job.folder) and not job.process, lock.close):
         cluster.start = start
         assert train_jobs([job], cluster) == {}
     assert len(records(job.folder)) == 2
@@ -289,7 +288,7 @@ def test_folder_in_use_at_home_is_not_written(nodes: Nodes, settings: Settings) 
     job.folder.mkdir(parents=True)
     with connected(settings, nodes, shared=False) as cluster, lock_folder(job.folder):
         task = cluster.start(job)
-        task.wait(60)
+        task.wait(600)
         assert task.ended.folder_taken and str(job.folder) in task.ended.failure
     assert [path.name for path in job.folder.iterdir()] == [".lock"]
 
@@ -300,7 +299,7 @@ def test_run_that_got_further_at_home_meanwhile_is_not_overwritten(nodes: Nodes,
         task = cluster.start(job)
         job.folder.mkdir(parents=True)
         (job.folder / "config.json").write_text("another's")
-        task.wait(60)
+        task.wait(600)
         assert task.ended.folder_taken  # after which it is tried again
     assert {path.name for path in job.folder.iterdir()} == {".lock", "config.json"}
 
@@ -315,8 +314,8 @@ def test_jobs_limits_what_is_submitted(nodes: Nodes, settings: Settings) -> None
 @pytest.mark.parametrize(
     "cpus, gpus, sentence",
     [
-        (64, None, "no node has the 64 CPUs that a run is to get: the largest has 1 CPU, all together 0 GPUs"),
-        (1, 0.5, "no node has the 1 CPU and 0.5 of a GPU that a run is to get"),
+        (64, None, "no node has the 64 CPU that a run is to get: the largest has 1 CPU, all together 0 GPU"),
+        (1, 0.5, "no node has the 1 CPU, 0.5 GPU that a run is to get"),
     ],
 )
 def test_what_no_node_has_is_refused(cpus, gpus, sentence, nodes: Nodes, settings: Settings) -> None:
@@ -334,12 +333,13 @@ def test_what_no_node_has_is_refused(cpus, gpus, sentence, nodes: Nodes, setting
         ("head:70000x", "--address head:70000x is not HOST:PORT"),
     ],
 )
-def test_wrong_address_is_one_sentence_at_once(address, sentence, settings: Settings) -> None:
-    began = time.monotonic()
+def test_wrong_address_is_one_sentence_at_once(
+    address, sentence, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray itself tries for minutes"))
     with pytest.raises(UserError) as error, ray_cluster.connect(settings, address, 1, None):
         pass
     assert sentence in str(error.value)
-    assert time.monotonic() - began < 10
 
 
 def test_ray_is_started_here_without_an_address(
@@ -351,6 +351,6 @@ def test_ray_is_started_here_without_an_address(
     with ray_cluster.connect(settings, None, 1, None) as cluster:
         assert train_jobs(jobs, cluster) == {}
     out, err = capfd.readouterr()
-    assert out.startswith("Ray: 1 node with room for 3 runs at once, 1 CPU each\ntiny, seed ")
+    assert out.startswith("Ray nodes: 1; runs at once: 3, each with 1 CPU\ntiny, seed ")
     assert err == ""
     assert not ray.is_initialized()

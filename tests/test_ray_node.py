@@ -5,13 +5,14 @@ tests/test_ray.py does the same on a real cluster.
 
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.grid import ray_node
 from harness.grid.local import Ended
-from harness.grid.ray_node import Assignment, changed_files, train_on_node
+from harness.grid.ray_node import changed_files, train_on_node
 
 # A script of two epochs with a checkpoint each; the second one waits until the test has seen the first.
 SCRIPT = """
@@ -25,8 +26,9 @@ folder.mkdir(parents=True, exist_ok=True)
 before = folder / "last.pt"
 first = int(before.read_text()) + 1 if before.exists() else 1
 for epoch in range(first, 3):
-    (folder / "metrics.csv").write_text("x" * epoch)
-    before.write_text(str(epoch))
+    for name, text in (("metrics.csv", "x" * epoch), ("last.pt", str(epoch))):  # read meanwhile: never half a file
+        (folder / f".{name}").write_text(text)
+        (folder / f".{name}").replace(folder / name)
     while epoch == 1 and not Path(words["data-dir"], "go").exists():
         time.sleep(0.01)
 sys.exit("error: the end")
@@ -52,17 +54,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_node, "POLL", 0.01)
 
 
-def assignment(project: Path) -> Assignment:
+def run_on_node(project: Path, files: dict[str, bytes]) -> Iterator:
+    """What the task sends, with this project as it is at home."""
     runs_dir = project / "runs"
-    return Assignment(
-        script="script",
-        flags=[f"--runs-dir={runs_dir}", f"--data-dir={project}"],
-        threads=1,
-        project=str(project),
-        runs_dir=str(runs_dir),
-        token="token",
-        folder="experiment/run",
-    )
+    script = ["script.py", f"--runs-dir={runs_dir}", f"--data-dir={project}"]
+    home = {"project": str(project), "runs_dir": str(runs_dir), "token": "token"}
+    return train_on_node(script, files, threads=1, folder="experiment/run", **home)
 
 
 def merged(messages: list) -> dict[str, bytes]:
@@ -72,12 +69,12 @@ def merged(messages: list) -> dict[str, bytes]:
 def test_run_on_shared_storage_stays_where_it_is(project: Path) -> None:
     (project / "runs" / "token").touch()
     (project / "go").touch()
-    assert list(train_on_node(assignment(project), {})) == [{}, Ended(1, "the end")]
+    assert list(run_on_node(project, {})) == [{}, Ended(1, "the end")]
     assert (project / "runs" / "experiment" / "run" / "last.pt").read_text() == "2"
 
 
 def test_run_without_shared_storage_goes_home_with_each_checkpoint(project: Path) -> None:
-    messages = train_on_node(assignment(project), {})
+    messages = run_on_node(project, {})
     assert next(messages) == {}
     home: dict[str, bytes] = {}
     while len(home) < 2:  # while the script waits in its second epoch
@@ -92,7 +89,7 @@ def test_run_without_shared_storage_goes_home_with_each_checkpoint(project: Path
 
 def test_run_without_shared_storage_continues_from_the_files_of_home(project: Path) -> None:
     files = {"last.pt": b"1", "metrics.csv": b"x", "snapshots/epoch1.pt": b"s"}
-    messages = list(train_on_node(assignment(project), files))
+    messages = list(run_on_node(project, files))
     assert merged(messages[1:-1]) == {"last.pt": b"2", "metrics.csv": b"xx"}  # what has not changed stays
 
 
@@ -100,7 +97,7 @@ def test_node_with_other_code_at_that_place_runs_the_code_that_was_shipped(proje
     (project / "package" / "part.py").write_text('NAME = "another"\n')
     (project / "runs" / "token").touch()
     (project / "go").touch()
-    assert list(train_on_node(assignment(project), {}))[-1] == Ended(1, "the end")
+    assert list(run_on_node(project, {}))[-1] == Ended(1, "the end")
     assert [path.name for path in (project / "runs" / "experiment").iterdir()] == ["run"]
 
 
@@ -117,7 +114,7 @@ def test_cancelled_task_stops_its_script_in_order(project: Path) -> None:
         "import sys; from pathlib import Path; here = Path(sys.argv[2][11:]); (here / 'begun').touch()\n"
         "sys.stdin.read(); (here / 'stopped').touch()\n"
     )
-    messages = train_on_node(assignment(project), {})
+    messages = run_on_node(project, {})
     next(messages)
 
     sleep, cancelled = time.sleep, []

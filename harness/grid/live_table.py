@@ -7,17 +7,21 @@ import os
 import shutil
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
 from tqdm.utils import disp_len, disp_trim
 
 if TYPE_CHECKING:
     from harness.grid.schedule import Job
 
-_WIDEST_NAME, _NARROWEST_NAME = 30, 8  # columns of the table
+_WIDEST_NAME = 22  # columns; the numbers take 57 of a line's 79
 _OF_THE_SPEED = ("cell", "hidden_size", "channels", "augment", "batch_size", "data")  # flags an epoch's time depends on
+
+clock = tqdm.format_interval  # seconds as 07:39 or 1:07:39
 
 
 class LiveTable:
@@ -34,22 +38,14 @@ class LiveTable:
         print(f"{self._erasure()}{text}", flush=True)
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Show these lines in place of the last ones, cut to the terminal's size: a wrapped line could not be erased.
-
-        The last line always stays in sight.
-        """
+        """Show these lines in place of the last ones, cut to the terminal: a wrapped line could not be erased."""
         if not self.live:
             return
         width, height = shutil.get_terminal_size()
-        room = max(1, height - 2)
-        if len(lines) > room:
-            lines = [*lines[: room - 1], lines[-1]]
+        lines = [*lines[:-1][: max(0, height - 3)], *lines[-1:]]  # the last one always stays in sight
         text = "".join(f"{disp_trim(line, width - 1)}\n" for line in lines)
         print(f"{self._erasure()}{text}", end="", flush=True)
         self._drawn = len(lines)
-
-    def close(self) -> None:
-        print(self._erasure(), end="", flush=True)
 
     def _erasure(self) -> str:
         """What moves the cursor to the table's first line and clears everything from there."""
@@ -62,28 +58,23 @@ def table_lines(running: Sequence["Job"], waiting: Sequence["Job"], ended: Seque
     jobs = [*running, *waiting, *ended]
     paces = _paces(jobs)
     blocked = waiting if len(running) < slots else []
-    digits = max([3, *(len(str(job.epochs)) for job in jobs)])
-    room = shutil.get_terminal_size().columns - 1 - (48 + 2 * digits)  # what the numbers leave for the names
-    widest = min(_WIDEST_NAME, max(_NARROWEST_NAME, room))
-    names = {name: disp_trim(name, widest) for name in {job.row.name for job in jobs}}
-    width = max(map(disp_len, names.values()), default=0)
-    lines = [f"{'':{width}}  seed  {'epoch':>{2 * digits + 1}}  test loss  accuracy  s/epoch     left"]
+    names = {name: disp_trim(name, _WIDEST_NAME) for name in {job.row.name for job in jobs}}
+    width = max(map(disp_len, names.values()))
+    lines = [f"{'':{width}}  seed      epoch  test loss  accuracy  s/epoch      left"]
     for job in [*running, *blocked]:
-        name = names[job.row.name]
-        line = f"{name}{'':{width - disp_len(name)}}  {job.seed:4}  {len(job.history):{digits}}/{job.epochs:<{digits}}"
+        name, epochs = names[job.row.name], f"{len(job.history)}/{job.epochs}"
         if job in blocked:
-            lines.append(f"{line}  waiting: another process is training it")
-            continue
-        if not job.process.started:
-            lines.append(f"{line}  waiting for a free node")
-            continue
-        if job.history:
-            last = job.history[-1]
-            line += f"  {last.test_loss:9.4f}  {last.test_accuracy:8.4f}  {last.seconds:7.1f}"
+            rest = "waiting: another process is training it"
+        elif not job.process.started:
+            rest = "waiting for a free node"
         else:
-            line += f"  {'–':>9}  {'–':>8}  {'–':>7}"
-        left = _seconds_left(job, paces, under_way=True)
-        lines.append(f"{line}  {'?' if left is None else duration(left):>7}")
+            rest = f"{'–':>9}  {'–':>8}  {'–':>7}"
+            if job.history:
+                last = job.history[-1]
+                rest = f"{last.test_loss:9.4f}  {last.test_accuracy:8.4f}  {last.seconds:7.1f}"
+            left = _seconds_left(job, paces)
+            rest += f"  {'?' if left is None else clock(left):>8}"
+        lines.append(f"{name}{'':{width - disp_len(name)}}  {job.seed:4}  {epochs:>9}  {rest}")
     failed = sum(bool(job.ended.failure) for job in ended)
     footer = f"{len(ended)} of {len(jobs)} runs done" + (f" ({failed} failed)" if failed else "")
     return [*lines, f"{footer}; {time_left(running, waiting, ended, slots)}" if running or waiting else footer]
@@ -92,45 +83,32 @@ def table_lines(running: Sequence["Job"], waiting: Sequence["Job"], ended: Seque
 def time_left(running: Sequence["Job"], waiting: Sequence["Job"], ended: Sequence["Job"], slots: int) -> str:
     """What all that is left takes, by the measured seconds of each kind of run's epochs and of the scripts' rest."""
     paces = _paces([*running, *waiting, *ended])
-    measured = [job.overhead for job in ended if job.overhead is not None]
-    overhead = fmean(measured) if measured else 0.0
-    left = [(_seconds_left(job, paces, under_way=True), 0.0) for job in running]
-    left += [(_seconds_left(job, paces, under_way=False), overhead) for job in waiting]
+    overhead = fmean(job.overhead for job in ended) if ended else 0.0
+    left = [(_seconds_left(job, paces), 0.0 if job.process else overhead) for job in (*running, *waiting)]
     known = [training + more for training, more in left if training is not None]
     if not known:
         return "time left not known before an epoch is measured"
     # The runs are dealt out as they come, so no slot is idle for long before the end.
-    total = duration(max(*known, sum(known) / slots) if len(known) > 1 else known[0])
+    total = clock(max([*known, sum(known) / slots]))
     unmeasured = len(left) - len(known)
-    runs = f"{unmeasured} run{'s' * (unmeasured != 1)}"
-    return f"about {total} left" + (f", and {runs} of a kind not measured yet" if unmeasured else "")
+    return f"about {total} left" + (f", without {unmeasured} of a kind not measured yet" if unmeasured else "")
 
 
-def duration(seconds: float) -> str:
-    """`43 s`, `7:39` or `1:07:39`."""
-    whole = round(seconds)
-    minutes, hours = whole // 60, whole // 3600
-    if not minutes:
-        return f"{whole} s"
-    return f"{hours}:{minutes % 60:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
-
-
-def _seconds_left(job: "Job", paces: dict[tuple, float], *, under_way: bool) -> float | None:
+def _seconds_left(job: "Job", paces: dict[tuple, float]) -> float | None:
     """The seconds that a run still needs, by its own epochs or else those of runs of its kind; None without any."""
     pace = fmean(metrics.seconds for metrics in job.history) if job.history else paces.get(_kind(job))
     if pace is None:
         return None
-    spent = min(time.monotonic() - job.epoch_began, pace) if under_way else 0.0
+    spent = min(time.monotonic() - job.epoch_began, pace) if job.process else 0.0
     return max(0.0, (job.epochs - len(job.history)) * pace - spent)
 
 
 def _paces(jobs: Iterable["Job"]) -> dict[tuple, float]:
     """The mean seconds of an epoch for each kind of run that has any; in one pass, for there may be 10,000 jobs."""
-    seconds: dict[tuple, list[float]] = {}
+    seconds = defaultdict(list)
     for job in jobs:
-        if job.history:
-            seconds.setdefault(_kind(job), []).extend(metrics.seconds for metrics in job.history)
-    return {kind: fmean(values) for kind, values in seconds.items()}
+        seconds[_kind(job)] += [metrics.seconds for metrics in job.history]
+    return {kind: fmean(values) for kind, values in seconds.items() if values}
 
 
 def _kind(job: "Job") -> tuple:

@@ -60,23 +60,18 @@ class ThisMachine:
 
 
 def command(job: "Job", settings: Settings, threads: int) -> list[str]:
-    """The script's command line.
-
-    A run that has begun keeps what its folder records of --compile, and with a checkpoint, for the same bits, of
-    --threads.
-    """
-    flags = job.row.flags | {"seed": job.seed, "precision": job.flags["precision"], "resume": True}
-    flags |= {"runs_dir": settings.runs_dir, "data_dir": settings.data_dir}
-    if settings.data:
-        flags["data"] = settings.data
+    """The script's command line."""
+    flags = job.flags | {"resume": True, "runs_dir": settings.runs_dir, "data_dir": settings.data_dir}
     if settings.device != "auto":
         flags["device"] = settings.device
     if job.name:
         flags["name"] = job.name
+    # A run that has begun keeps what its folder records of --compile and, with a checkpoint, for the same bits, of
+    # --threads.
     if not job.resumes:
         flags["threads"] = threads
-    if not job.resumes and not (job.folder / "config.json").exists():
-        flags["compile"] = settings.compile
+        if not (job.folder / "config.json").exists():
+            flags["compile"] = settings.compile
     return [sys.executable, str(settings.scripts / f"{job.row.script}.py"), *flag_words(flags)]
 
 
@@ -89,32 +84,28 @@ class ScriptProcess:
     started = True  # a task of Ray's may have to wait for that
 
     def __init__(self, words: list[str], threads: int, folder: Path) -> None:
-        self.ended: Ended | None = None
         self._folder = folder
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the script has ended
-        alone = {"start_new_session": True}  # Ctrl-C reaches this process only, which then stops the scripts
-        if os.name == "nt":
-            alone = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
         self._process = subprocess.Popen(
             words,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
             env=os.environ | {"OMP_NUM_THREADS": str(threads), STOP_WITH_STDIN: "1"},
-            **alone,
+            # Ctrl-C reaches this process only, which then stops the scripts. The first is Unix's, the other Windows'.
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
 
     def poll(self) -> Ended | None:
         """How the script ended, once it has."""
-        if self.ended is None and self._process.poll() is not None:
-            self.stop()  # closes our end of the pipe
-            with self._errors as file:
-                file.seek(0)
-                lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
-            code = self._process.returncode
-            taken = code == EXIT_BAD_INPUT and is_locked(self._folder)
-            self.ended = Ended(code, _failure(code, [line for line in lines if line]), folder_taken=taken)
-        return self.ended
+        code = self._process.poll()
+        if code is None:
+            return None
+        self.stop()  # closes our end of the pipe
+        self._errors.seek(0)
+        errors = self._errors.read().decode(errors="replace")
+        return Ended(code, failure_of(code, errors), folder_taken=code == EXIT_BAD_INPUT and is_locked(self._folder))
 
     def stop(self) -> None:
         """Ask the script to stop; it keeps the epochs that it has."""
@@ -129,22 +120,21 @@ class ScriptProcess:
             self._process.wait()
 
 
-def _failure(code: int, errors: list[str]) -> str:
+def failure_of(code: int, errors: str) -> str:
     """Why a script failed: the last sentence of its standard error; empty if it did not fail."""
-    errors = [line for line in errors if not line.startswith("warning: ")]
+    lines = [line.strip() for line in errors.splitlines() if line.strip() and not line.startswith("warning: ")]
     # A crash may end with the code of a run that diverged, too: it is that of C's abort() on Windows.
-    if code == 0 or (code == EXIT_DIVERGED and any("diverged" in line for line in errors)):
+    if code == 0 or (code == EXIT_DIVERGED and any("diverged" in line for line in lines)):
         return ""
     if code < 0:
         why = ", perhaps because the memory ran out" if -code == signal.SIGKILL else ""
         return f"killed by signal {-code} ({signal.strsignal(-code)}{why})"
-    return errors[-1].removeprefix("error: ") if errors else f"ended with exit code {code}"
+    return lines[-1].removeprefix("error: ") if lines else f"ended with exit code {code}"
 
 
 def file_state(path: Path) -> tuple | None:
     """What changes when a file is written or replaced; None if there is none."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    stat = path.stat()
     return stat.st_mtime_ns, stat.st_ino, stat.st_size

@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: it reports to its makers else
 
 import ray
-from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import RayError, RayTaskError
 
 from harness.device import cores
 from harness.errors import EXIT_BAD_INPUT, FolderLocked, Interrupted, UserError
@@ -30,9 +30,8 @@ from harness.grid.local import Ended, Settings, command, file_state
 from harness.grid.schedule import Job
 
 GPU_SHARE = 0.25  # of a GPU for each run, where there are GPUs: these networks are small
-_TIME_TO_ANSWER = 5  # seconds for a cluster's port; Ray itself would try for minutes
+_TIME_TO_ANSWER = 5  # seconds for a cluster's port
 _UNREAD = 2  # messages that a task may be ahead of us; each may hold a whole run folder
-_CANCELLED = Ended(143, "cancelled")
 
 
 class Cluster:
@@ -46,28 +45,20 @@ class Cluster:
             has_gpus = any(node.get("GPU") for node in _nodes())
             gpus = GPU_SHARE if has_gpus and settings.device in ("auto", "cuda") else 0.0
         self.cpus, self.gpus, self.jobs = cpus, gpus, settings.jobs
-        self.runs_dir = settings.runs_dir
+        self.needs = f"{cpus} CPU, {gpus:g} GPU" if gpus else f"{cpus} CPU"
         # What another folder or machine is to find must not depend on where this process stands.
         self.settings = replace(settings, runs_dir=settings.runs_dir.resolve(), data_dir=settings.data_dir.resolve())
         self.token = f".ray-{secrets.token_hex(8)}"  # a node that sees this file in --runs-dir sees the run folders
-        self._task = ray.remote(ray_node.train_on_node).options(
-            num_cpus=cpus,
-            num_gpus=gpus,
-            num_returns="streaming",
-            max_retries=0,
-            scheduling_strategy="SPREAD",
-            _generator_backpressure_num_objects=_UNREAD,
-        )
-
-    @property
-    def needs(self) -> str:
-        """What each run gets, in words."""
-        return _count(self.cpus, "CPU") + (f" and {self.gpus:g} of a GPU" if self.gpus else "")
+        options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0, "scheduling_strategy": "SPREAD"}
+        stream = {"num_returns": "streaming", "_generator_backpressure_num_objects": _UNREAD}
+        self._task = ray.remote(**options, **stream)(ray_node.train_on_node)
 
     @property
     def room(self) -> int:
-        """How many runs the nodes hold at once."""
-        return sum(_room(node, self.cpus, self.gpus) for node in _nodes())
+        """How many runs the nodes hold at once; a run's share lies on one GPU."""
+        of_gpus = int(1 / self.gpus + 1e-9) if self.gpus else 0  # runs that one GPU holds
+        counts = [(int(node.get("CPU", 0)) // self.cpus, int(node.get("GPU", 0)) * of_gpus) for node in _nodes()]
+        return sum(min(count) if self.gpus else count[0] for count in counts)
 
     @property
     def slots(self) -> int:
@@ -78,16 +69,16 @@ class Cluster:
         """Submit a run."""
         states: dict[str, tuple] = {}
         files = ray_node.changed_files(job.folder, states)
-        assignment = ray_node.Assignment(
-            script=job.row.script,
-            flags=command(job, self.settings, self.cpus)[2:],
+        messages = self._task.remote(
+            [f"{job.row.script}.py", *command(job, self.settings, self.cpus)[2:]],
+            files,
             threads=self.cpus,
+            folder="/".join(job.folder.parts[-2:]),
             project=str(self.settings.scripts.resolve()),
             runs_dir=str(self.settings.runs_dir),
             token=self.token,
-            folder=job.folder.relative_to(self.runs_dir).as_posix(),
         )
-        return Task(self._task.remote(assignment, files), job, states.get("config.json"))
+        return Task(messages, job.folder, states.get("config.json"))
 
 
 class Task:
@@ -96,11 +87,10 @@ class Task:
     `began_from` is the state of the folder's config.json, which every epoch replaces, when the task was submitted.
     """
 
-    def __init__(self, messages: "ray.ObjectRefGenerator", job: Job, began_from: tuple | None) -> None:
+    def __init__(self, messages: "ray.ObjectRefGenerator", folder: Path, began_from: tuple | None) -> None:
         self.started, self.ended = False, None
-        self._messages, self._job, self._began_from = messages, job, began_from
-        self._lock = contextlib.ExitStack()  # holds the folder's lock from the first file on
-        self._locked = False
+        self._messages, self._folder, self._began_from = messages, folder, began_from
+        self._lock: contextlib.ExitStack | None = None  # holds the folder's lock from the first file on
         self._whole = True  # no message was cut short
 
     def poll(self) -> Ended | None:
@@ -109,10 +99,16 @@ class Task:
             while self.ended is None and self._messages.next_ready():
                 # Half a message may be lost to an interruption, and the files of a later one would not fit the rest.
                 whole, self._whole = self._whole, False
-                self._take(ray.get(next(self._messages)), keep=whole)
-                self._whole = whole
+                message = ray.get(next(self._messages))
+                if isinstance(message, Ended):
+                    self._end(message)
+                elif self.started and whole:  # the first message is empty: the task has begun
+                    self._keep(message)
+                self.started, self._whole = True, whole
         except RayError as error:
-            self._end(_ended_by(error))
+            lost = not isinstance(error, RayTaskError)
+            why = f"its node was lost ({type(error).__name__})" if lost else f"on its node: {error.cause}"
+            self._end(Ended(1, why, node_lost=lost))
         except UserError as error:  # the folder here cannot be locked or written
             self.stop()
             self._end(Ended(EXIT_BAD_INPUT, str(error), folder_taken=isinstance(error, FolderLocked)))
@@ -129,40 +125,24 @@ class Task:
             time.sleep(0.05)
         if self.ended is None:
             ray.cancel(self._messages, force=True)
-            self._end(_CANCELLED)
-
-    def _take(self, message: ray_node.Files | Ended, *, keep: bool) -> None:
-        if isinstance(message, Ended):
-            self._end(message)
-        elif not self.started:  # the first message is empty
-            self.started, self._job.epoch_began = True, time.monotonic()
-        elif keep:
-            self._keep(message)
+            self._end(Ended(143, "cancelled"))
 
     def _keep(self, files: ray_node.Files) -> None:
         """Write files of the run folder here, last.pt last: after a kill in between, the older one still fits."""
-        folder = self._job.folder
-        make_folder(folder)
-        if not self._locked:
-            self._lock.enter_context(lock_folder(folder))
-            self._locked = True
-            if file_state(folder / "config.json") != self._began_from:
-                raise FolderLocked(f"another process has trained in {folder} meanwhile")  # to be begun again from there
+        make_folder(self._folder)
+        if not self._lock:
+            self._lock = contextlib.ExitStack()
+            self._lock.enter_context(lock_folder(self._folder))
+            if file_state(self._folder / "config.json") != self._began_from:  # to be begun again from there
+                raise FolderLocked(f"another process has trained in {self._folder} meanwhile")
         for name in sorted(files, key=lambda name: name == "last.pt"):
-            make_folder((folder / name).parent)
-            write_atomically(folder / name, files[name])
+            make_folder((self._folder / name).parent)
+            write_atomically(self._folder / name, files[name])
 
     def _end(self, ended: Ended) -> None:
         self.ended = ended
-        self._lock.close()
-
-
-def _ended_by(error: RayError) -> Ended:
-    if isinstance(error, TaskCancelledError):
-        return _CANCELLED
-    if isinstance(error, RayTaskError):
-        return Ended(1, f"on its node: {error.cause}")
-    return Ended(1, f"its node was lost ({type(error).__name__})", node_lost=True)
+        if self._lock:
+            self._lock.close()
 
 
 @contextlib.contextmanager
@@ -173,42 +153,49 @@ def connect(settings: Settings, address: str | None, cpus: int, gpus: float | No
     or if no node has what a run needs.
     """
     _start_ray(address or os.environ.get("RAY_ADDRESS") or "local", settings.scripts)
-    try:
-        cluster = Cluster(settings, cpus, gpus)
-        _check_room(cluster)
+    with contextlib.ExitStack() as stack:
+        stack.callback(ray.shutdown)
+        cluster, nodes = Cluster(settings, cpus, gpus), _nodes()
+        if not cluster.room:
+            most = max(int(node.get("CPU", 0)) for node in nodes)
+            raise UserError(
+                f"no node has the {cluster.needs} that a run is to get: the largest has {most} CPU, all together "
+                f"{sum(int(node.get('GPU', 0)) for node in nodes)} GPU; lower --cpus-per-run or --gpus-per-run"
+            )
         make_folder(settings.runs_dir)
         token = settings.runs_dir / cluster.token
+        stack.callback(token.unlink, missing_ok=True)
         write_atomically(token, b"")
-        try:
-            nodes, room = _count(len(_nodes()), "node"), _count(cluster.room, "run")
-            print(f"Ray: {nodes} with room for {room} at once, {cluster.needs} each", flush=True)
-            yield cluster
-        finally:
-            token.unlink(missing_ok=True)
-    finally:
-        ray.shutdown()
+        print(f"Ray nodes: {len(nodes)}; runs at once: {cluster.room}, each with {cluster.needs}", flush=True)
+        yield cluster
 
 
 def _start_ray(address: str, scripts: Path) -> None:
     """Start Ray here, or join a cluster, and ship the code. UserError if that fails."""
-    _check_address(address)
+    host, _, port = address.rpartition(":")
+    remote = address not in ("local", "auto")
+    if remote and ("://" in address or not host or not port.isdigit() or int(port) > 65535):
+        raise UserError(
+            f"--address {address} is not HOST:PORT, auto or local; "
+            "instead of ray://…, run report.py on a node of the cluster with --address auto"
+        )
     packages = [file.parent.name for file in scripts.glob("*/__init__.py")]
     # As in a .gitignore: all but the scripts and the packages, and no hidden files, such as an editor's locks.
     excludes = ["/*", "!.", "!/*.py", *(f"!/{package}" for package in packages), ".[!.]*", "__pycache__"]
+    code = {"working_dir": str(scripts), "excludes": excludes}
     options = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
     handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     # Ray prints what it notices of nodes on our standard output, through the table, and has no switch for it.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     try:
-        ray.init(
-            address,
-            runtime_env={"working_dir": str(scripts), "excludes": excludes},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **options,
-        )
+        if remote:  # Ray itself would try for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_TIME_TO_ANSWER).close()
+        ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError, RayError) as error:
-        raise UserError(_unreachable(address, str(error).partition("\n")[0])) from error
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0].rstrip(".")
+        if address == "local":
+            raise UserError(f"Ray cannot be started here: {reason}") from error
+        raise UserError(f"no Ray cluster answers at {address} ({reason}); `ray start --head` starts one") from error
     except SystemExit as error:  # Ray's own answer to SIGTERM
         raise Interrupted(signal.SIGTERM) from error
     finally:
@@ -216,50 +203,6 @@ def _start_ray(address: str, scripts: Path) -> None:
             signal.signal(each, handler)
 
 
-def _check_address(address: str) -> None:
-    """UserError for what is no address, or where nobody listens."""
-    if address in ("local", "auto"):
-        return
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdigit() or int(port) > 65535:
-        raise UserError(
-            f"--address {address} is not HOST:PORT, auto or local; "
-            "instead of ray://…, run report.py on a node of the cluster with --address auto"
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_TIME_TO_ANSWER).close()
-    except OSError as error:
-        raise UserError(_unreachable(address, error.strerror or str(error))) from error
-
-
-def _unreachable(address: str, reason: str) -> str:
-    if address == "local":
-        return f"Ray cannot be started here: {reason}"
-    return f"no Ray cluster answers at {address} ({reason.rstrip('.')}); `ray start --head` starts one"
-
-
-def _check_room(cluster: Cluster) -> None:
-    """UserError if no node has what a run needs."""
-    if cluster.room:
-        return
-    largest = max((int(node.get("CPU", 0)) for node in _nodes()), default=0)
-    gpus = sum(int(node.get("GPU", 0)) for node in _nodes())
-    raise UserError(
-        f"no node has the {cluster.needs} that a run is to get: the largest has {_count(largest, 'CPU')}, all "
-        f"together {_count(gpus, 'GPU')}; lower --cpus-per-run or --gpus-per-run"
-    )
-
-
 def _nodes() -> list[dict[str, float]]:
     """What each node has: CPU, GPU, …"""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _room(node: dict[str, float], cpus: int, gpus: float) -> int:
-    """How many runs a node holds at once; a run's share lies on one GPU."""
-    room = int(node.get("CPU", 0)) // cpus
-    return min(room, int(node.get("GPU", 0)) * int(1 / gpus + 1e-9)) if gpus else room
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'s' * (number != 1)}"

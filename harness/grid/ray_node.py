@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.grid.local import Ended, ScriptProcess, file_state
@@ -22,50 +21,41 @@ _SHIPPED = Path(__file__).resolve().parents[2]  # the project as it came to this
 Files = dict[str, bytes]  # by their paths in a folder, written with /
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """One run of one script."""
+def train_on_node(
+    script: list[str], files: Files, *, threads: int, folder: str, project: str, runs_dir: str, token: str
+) -> Iterator[Files | Ended]:
+    """Run a script to its end, in the run folder `folder` of `runs_dir`; `files` are those of that folder at home.
 
-    script: str
-    flags: list[str]  # of the script, with folders as they are at home
-    threads: int
-    project: str  # the folder of the scripts at home
-    runs_dir: str  # at home,
-    token: str  # … the name of a file in it by which a node recognizes it
-    folder: str  # the run's, in runs_dir
-
-
-def train_on_node(run: Assignment, files: Files) -> Iterator[Files | Ended]:
-    """Run the script to its end; `files` are those of the run folder at home.
+    `script` is its file's name and its flags; `project`, the scripts' folder, and `runs_dir` are as they are at home,
+    where `token` is the name of a file in `runs_dir`: a node that sees it shares that storage.
 
     Yields first an empty dict: the task has begun. Then, unless this node sees the run folder at home, the files that
     changed, after each epoch and at the end. Last how the script ended. If the task is cancelled the script is stopped.
     """
     yield {}
     with tempfile.TemporaryDirectory(prefix="ray-run-") as scratch:
-        shared = os.path.exists(os.path.join(run.runs_dir, run.token))  # noqa: PTH110, PTH118 - False where one may not look
-        folder = Path(run.runs_dir if shared else scratch, run.folder)
-        words = [sys.executable, str(_scripts(Path(run.project)) / f"{run.script}.py"), *run.flags]
+        shared = os.path.exists(f"{runs_dir}/{token}")  # noqa: PTH110 - False where one may not look
+        here = Path(runs_dir if shared else scratch, folder)
+        words = [sys.executable, str(_scripts(Path(project)) / script[0]), *script[1:]]
         sent: dict[str, tuple] = {}
         if not shared:
             words.append(f"--runs-dir={scratch}")  # of two the last counts
             for name, content in files.items():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(content)
-            changed_files(folder, sent)
-        process = ScriptProcess(words, run.threads, folder)
+                (here / name).parent.mkdir(parents=True, exist_ok=True)
+                (here / name).write_bytes(content)
+            changed_files(here, sent)
+        process = ScriptProcess(words, threads, here)
+        watched = () if shared else ("last.pt", "metrics.csv")  # the checkpoint, and what the progress is read from
         try:
             while process.poll() is None:
                 time.sleep(POLL)
-                # The checkpoint, and what the progress is read from.
-                watched = () if shared else ("last.pt", "metrics.csv")
-                if any(file_state(folder / name) != sent.get(name) for name in watched):
-                    yield changed_files(folder, sent)
+                if any(file_state(here / name) != sent.get(name) for name in watched):
+                    yield changed_files(here, sent)
         finally:
             process.stop()
             process.wait(_TIME_TO_STOP)
         if not shared:
-            yield changed_files(folder, sent)
+            yield changed_files(here, sent)
         yield process.poll()
 
 
@@ -83,11 +73,9 @@ def changed_files(folder: Path, known: dict[str, tuple]) -> Files:
     a run that is resumed from them writes that anew; what they have beyond it is written again with the same values.
     """
     files = {}
-    for path in sorted(folder.rglob("*"), key=lambda path: path != folder / "last.pt"):
-        name = path.relative_to(folder).as_posix()
-        if path.name.startswith(".") or path.is_symlink() or not path.is_file():
-            continue
-        state = file_state(path)  # before the file is read: what is replaced in between is sent once more
-        if known.get(name) != state:
+    for path in sorted(folder.rglob("[!.]*"), key=lambda path: path != folder / "last.pt"):
+        name, state = path.relative_to(folder).as_posix(), file_state(path)
+        # The state is older than what is read: a file that is replaced in between is sent once more.
+        if path.is_file() and not path.is_symlink() and known.get(name) != state:
             files[name], known[name] = path.read_bytes(), state
     return files

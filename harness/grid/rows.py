@@ -5,11 +5,10 @@ of each script to its argparse parser.
 """
 
 import argparse
-import contextlib
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import UserError
@@ -21,7 +20,6 @@ AUTO_PRECISION = {"cnn_cifar10": "bf16", "rnn_mnist": "fp32"}  # what --precisio
 SCRIPT_WORDS = {"cnn": "cnn_cifar10", "rnn": "rnn_mnist"}  # what --only calls all rows of a script
 
 _ROW_KEYS = {"name": str, "script": str, "flags": dict, "title": str, "printed": dict, "note": str}
-_REQUIRED = ("name", "script", "flags")
 
 Parsers = Mapping[str, argparse.ArgumentParser]
 
@@ -38,50 +36,44 @@ class Row:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What a grid file holds: its rows in order, and the CNN that is trained on MNIST for comparison, if it asks."""
+def load_grid(path: Path, parsers: Parsers) -> tuple[list[Row], Row | None]:
+    """The rows of a grid file in order, and the CNN that is trained on MNIST for comparison, if it asks for one.
 
-    rows: list[Row]
-    comparison: Row | None
-
-
-def load_grid(path: Path, parsers: Parsers) -> Grid:
-    """The content of a grid file, each row checked by its script's own parser.
-
-    Raises UserError, in one sentence that names the file and the row, for anything that is not as experiments.toml
-    describes it: what could not be trained must be said before hours of training, not after.
+    Each row is checked by its script's own parser. Raises UserError, in one sentence that names the file and the row,
+    for anything that is not as experiments.toml describes it: what could not be trained must be said before hours of
+    training, not after.
     """
     try:
         content = tomllib.loads(read_file(path).decode())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
-    for key in content:
-        if key not in ("row", "comparison"):
-            raise UserError(f"{path}: unknown key {key!r}; a grid consists of [[row]] tables and one [comparison]")
-    tables = content.get("row", [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise UserError(f"{path}: 'row' must be tables, each under a line [[row]]")
-    if not tables:
-        raise UserError(f"{path} has no row; each stands under a line [[row]]")
-    rows: list[Row] = []
-    names: dict[str, int] = {}  # of the rows so far, for a system that ignores case: their numbers
-    settings: dict[tuple, str] = {}  # and their names
-    for number, table in enumerate(tables, start=1):
-        name = table.get("name")
-        with _named(path, f"row {name!r}" if isinstance(name, str) and name else f"row {number}"):
+    tables = content.get("row")
+    if content.keys() - {"row", "comparison"} or not isinstance(tables, list) or not tables:
+        raise UserError(f"{path} must consist of [[row]] tables, at least one, and perhaps one [comparison]")
+    rows: dict[str, Row] = {}  # by their names as a system reads them that ignores case
+    settings: dict[tuple, str] = {}  # the names of the rows so far
+    comparison, place = None, ""
+    try:
+        for number, table in enumerate(tables, start=1):
+            name = table.get("name") if isinstance(table, dict) else None
+            place = f"row {name!r}" if isinstance(name, str) else f"row {number}"
             row = _read_row(table, parsers)
-            if (first := names.setdefault(row.name.casefold(), number)) != number:
-                raise UserError(f"row {first} has the same name; each row needs its own")
+            if rows.setdefault(row.name.casefold(), row) is not row:
+                raise UserError("another row has the same name; each row needs its own")
             setting = wanted_flags(row, parsers, seed=0, precision="fp32", data=None).items()
             if (same := settings.setdefault((row.script, *setting), row.name)) != row.name:
                 raise UserError(f"it is the same setting as row {same!r}; drop one of the two")
-        rows.append(row)
-    comparison = None
-    if "comparison" in content:
-        with _named(path, "comparison"):
-            comparison = _read_comparison(content["comparison"], parsers)
-    return Grid(rows, comparison)
+        if "comparison" in content:
+            table, place = content["comparison"], "comparison"
+            if not isinstance(table, dict) or table.keys() != {"flags"}:
+                raise UserError("it must be a table with one key, flags")
+            own = {"name": "cnn-mnist", "script": SCRIPT_WORDS["cnn"], "title": "the CNN on MNIST"}
+            comparison = _read_row(own | table, parsers)
+            if comparison.flags.get("channels") == "rgb":
+                raise UserError("channels rgb needs color images, and MNIST has none")
+    except UserError as error:
+        raise UserError(f"{path}, {place}: {error}") from error
+    return list(rows.values()), comparison
 
 
 def chosen_rows(rows: list[Row], only: str | None, grid: Path) -> list[Row]:
@@ -109,68 +101,39 @@ def wanted_flags(row: Row, parsers: Parsers, *, seed: int, precision: str, data:
     return wanted | {"data": data or known["data"], "precision": precision, "seed": seed}
 
 
-def experiment_of(row: Row, parsers: Parsers, data: str | None) -> str:
-    """The folder of runs/ that the row's runs lie in, as the scripts call it: for example `cnn_cifar10`."""
-    return f"{row.script.partition('_')[0]}_{data or parsers[row.script].get_default('data')}"
+def experiment_of(row: Row, flags: Mapping[str, object]) -> str:
+    """The folder of runs/ that the row's runs with these flags lie in, for example `cnn_cifar10`."""
+    return f"{row.script.partition('_')[0]}_{flags['data']}"
 
 
-@contextlib.contextmanager
-def _named(path: Path, label: str) -> Iterator[None]:
-    """Put the file and the row before what is wrong with it."""
-    try:
-        yield
-    except (UserError, ValueError) as error:  # ValueError: Python prints no whole number of thousands of digits
-        raise UserError(f"{path}, {label}: {error}") from error
-
-
-def _read_comparison(table: object, parsers: Parsers) -> Row:
-    if not isinstance(table, dict) or table.keys() != {"flags"} or not isinstance(table["flags"], dict):
-        raise UserError("it must be a table with one key, flags")
-    script = SCRIPT_WORDS["cnn"]
-    flags = parse_row_flags(parsers[script], table["flags"])
-    if flags.get("channels") == "rgb":
-        raise UserError("channels rgb needs color images, and MNIST has none")
-    return Row("cnn-mnist", script, flags, "the CNN on MNIST")
-
-
-def _read_row(table: dict, parsers: Parsers) -> Row:
+def _read_row(table: object, parsers: Parsers) -> Row:
+    if not isinstance(table, dict):
+        raise UserError("it must be a table, under a line [[row]]")
     for key, value in table.items():
         if key not in _ROW_KEYS:
             raise UserError(f"unknown key {key!r}; a row has {', '.join(_ROW_KEYS)}")
         if not isinstance(value, _ROW_KEYS[key]):
             kind = "text in quotes" if _ROW_KEYS[key] is str else "a table such as { … }"
             raise UserError(f"{key} must be {kind}, not {value!r:.60}")
-    for key in _REQUIRED:
+    for key in ("name", "script", "flags"):
         if key not in table:
             raise UserError(f"it has no {key}")
-    name, script = table["name"], table["script"]
-    _check_name(name)
-    if script not in parsers:
-        raise UserError(f"script must be one of {', '.join(parsers)}, not {script!r:.60}")
-    title = table.get("title", name)
-    if not title.strip() or not title.isprintable():
+    row = Row(**{"title": table["name"]} | table)
+    # Every system can have a folder of this name, and --only can name it among others.
+    at_ends, too_long = row.name != row.name.strip().rstrip("."), len(row.name.encode()) > 200
+    if not is_new_folder_name(row.name) or at_ends or too_long or "," in row.name:
+        raise UserError("name must be short and fit for a folder, without a comma, and no space or dot at its end")
+    if row.name in SCRIPT_WORDS:
+        raise UserError(f"--only {row.name} already means all rows of {SCRIPT_WORDS[row.name]}; choose another name")
+    if row.script not in parsers:
+        raise UserError(f"script must be one of {', '.join(parsers)}, not {row.script!r:.60}")
+    if not row.title.strip() or not row.title.isprintable():
         raise UserError("title must be one line of text")
-    flags = parse_row_flags(parsers[script], table["flags"])
-    return Row(name, script, flags, title, _read_printed(table.get("printed", {})), table.get("note", ""))
-
-
-def _check_name(name: str) -> None:
-    """UserError unless every system takes the name for a folder, and --only can name it too."""
-    if not is_new_folder_name(name):
-        raise UserError(f"name {name!r} cannot be the name of a folder")
-    if name != name.strip() or name[-1] == "." or "," in name or len(name.encode()) > 200:
-        raise UserError("name must be short, without commas, and without a space or dot at its end")
-    if name in SCRIPT_WORDS:
-        raise UserError(f"--only {name} already means all rows of {SCRIPT_WORDS[name]}; choose another name")
-
-
-def _read_printed(printed: dict) -> dict[str, float]:
-    for metric, value in printed.items():
+    for metric, value in row.printed.items():
         if metric not in METRICS:
             raise UserError(f"unknown key {metric!r} in printed; it may have {', '.join(METRICS)}")
-        # A comparison with NaN is never true; what is larger than every float would become infinite.
-        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
-            raise UserError(f"printed {metric} must be a finite number, not {value!r:.60}")
-        if value < 0 or (metric.endswith("accuracy") and value > 1):
-            raise UserError(f"printed {metric} cannot be {value}: a loss is at least 0, an accuracy from 0 to 1")
-    return {metric: float(value) for metric, value in printed.items()}
+        most = 1 if metric.endswith("accuracy") else sys.float_info.max
+        if type(value) not in (int, float) or not 0 <= value <= most:  # nor is NaN
+            raise UserError(f"printed {metric} must be a loss of at least 0, or an accuracy up to 1, not {value!r:.60}")
+    flags = parse_row_flags(parsers[row.script], row.flags)
+    return replace(row, flags=flags, printed={metric: float(value) for metric, value in row.printed.items()})

@@ -3,36 +3,39 @@
 schedule.py trains what is missing here; harness/report turns what is there into the report.
 """
 
-import contextlib
-import os
+import functools
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.checkpoint import check_training_state, load_checkpoint
-from harness.data import published_checksum
 from harness.errors import UserError
+from harness.files import os_errors_as
 from harness.flags import complete_record
 from harness.grid.rows import Parsers, Row, experiment_of, wanted_flags
+from harness.image_sets import published_checksum
 from harness.metrics import EpochMetrics, read_metrics
 from harness.run import read_config
 
 FINISHED = ("complete", "diverged")  # a run of this status is not trained on
-STATUSES = (*FINISHED, "running", "interrupted")
-
+_STATUSES = (*FINISHED, "running", "interrupted")
 _PROBLEMS_SHOWN = 12
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that belongs to a row."""
+    """A run folder that can be read."""
 
     path: Path
     seed: int
-    status: str  # "complete", "running", "diverged" or "interrupted", as in config.json
+    status: str  # complete, diverged, running or interrupted, as in config.json
     config: dict
     history: list[EpochMetrics]  # one an epoch; empty before the first is finished
+
+    def progress(self) -> tuple[bool, bool, int]:
+        """Of several runs of one row and seed that with the largest counts."""
+        return self.status == "complete", self.status == "diverged", len(self.history)
 
 
 @dataclass(frozen=True)
@@ -59,52 +62,35 @@ class Problem:
 
 
 def find_runs(
-    rows: Iterable[Row],
-    runs_dir: Path,
-    parsers: Parsers,
-    *,
-    seeds: Iterable[int],
-    precision: str,
-    data: str | None,
-    quiet: bool = False,
+    rows: Iterable[Row], runs_dir: Path, parsers: Parsers, *, seeds: Iterable[int], precision: str, data: str | None
 ) -> list[RowRuns]:
     """The runs of each row under `runs_dir`, whatever their folders are called.
 
     A run belongs to a row if all its result-changing flags and its images are the row's. Of several with one seed the
     complete one counts, else one that diverged, else the longest. Seeds beyond `seeds` are there if they are finished:
-    a report uses all there is. What cannot be read is left out, with a note on standard error unless `quiet`.
+    a report uses all there is. What cannot be read is left out, with a note on standard error.
     """
-    seeds, rows = tuple(seeds), tuple(rows)
-    experiments = {experiment_of(row, parsers, data) for row in rows}
-    configs = {experiment: _read_configs(runs_dir / experiment, quiet) for experiment in experiments}
-    results = []
+    seeds, read_runs, results = tuple(seeds), functools.cache(_read_runs), []  # each folder is read once
     for row in rows:
         wanted = wanted_flags(row, parsers, seed=0, precision=precision, data=data)
         del wanted["seed"]
         added_later = complete_record({}, parsers[row.script])  # the defaults of flags that an older run lacks
         runs: dict[int, Run] = {}
-        for folder, config in configs[experiment_of(row, parsers, data)]:
-            if not wanted.items() <= (added_later | config["flags"]).items():
-                continue
-            with _left_out_if_damaged(quiet):
-                run = _read_run(folder, config, wanted["data"], quiet)
-                if run.seed in seeds or run.status in FINISHED:
-                    runs[run.seed] = max(runs.get(run.seed, run), run, key=_progress)
+        for run in read_runs(runs_dir / experiment_of(row, wanted)):
+            of_row = wanted.items() <= (added_later | run.config["flags"]).items()
+            if of_row and (run.seed in seeds or run.status in FINISHED):
+                runs[run.seed] = max(runs.get(run.seed, run), run, key=Run.progress)
         results.append(RowRuns(row, dict(sorted(runs.items())), seeds))
     return results
 
 
 def complete_runs(folder: Path) -> list[Run]:
-    """All complete runs in an experiment's folder, in the order of their seeds; the rest is passed over in silence."""
-    runs = []
-    for path, config in _read_configs(folder, quiet=True):
-        if config["status"] == "complete":
-            with _left_out_if_damaged(quiet=True):
-                runs.append(_read_run(path, config, str(config["flags"].get("data")), quiet=True))
+    """All complete runs in an experiment's folder, in the order of their seeds."""
+    runs = [run for run in _read_runs(folder) if run.status == "complete"]
     return sorted(runs, key=lambda run: (run.seed, run.path.name))
 
 
-def problems_of(results: Iterable[RowRuns], failures: Mapping[tuple[str, int], str]) -> list[Problem]:
+def problems_of(results: Iterable[RowRuns], failures: dict[tuple[str, int], str]) -> list[Problem]:
     """The wanted runs that are not complete; `failures` maps (row, seed) to what training it ended with."""
     problems = []
     for result in results:
@@ -125,106 +111,72 @@ def problems_of(results: Iterable[RowRuns], failures: Mapping[tuple[str, int], s
 
 def print_problems(problems: list[Problem], *, wanted: int) -> None:
     """Say, a line each, which of the wanted runs are not complete."""
-    if not problems:
-        print(f"all {wanted} runs are complete" if wanted > 1 else "the run is complete")
-        return
-    are = f"{len(problems)} of {wanted} runs {'is' if len(problems) == 1 else 'are'}" if wanted > 1 else "the run is"
-    print(f"{are} not complete:", file=sys.stderr)
+    print(f"runs complete: {wanted - len(problems)} of {wanted}", file=sys.stderr if problems else sys.stdout)
     for problem in problems[:_PROBLEMS_SHOWN]:
         print(f"  {problem.row}, seed {problem.seed}: {problem.status}: {problem.text}", file=sys.stderr)
     if len(problems) > _PROBLEMS_SHOWN:
         print(f"  … and {len(problems) - _PROBLEMS_SHOWN} more; the report lists them all", file=sys.stderr)
 
 
-def _progress(run: Run) -> tuple[bool, bool, int]:
-    """What orders runs of one row and seed; max() keeps the first of equals."""
-    return run.status == "complete", run.status == "diverged", len(run.history)
-
-
-def _read_configs(folder: Path, quiet: bool) -> list[tuple[Path, dict]]:
-    """Each run in an experiment's folder with its config. UserError if the folder is there and cannot be read."""
-    if not os.path.lexists(folder):
+def _read_runs(folder: Path) -> list[Run]:
+    """The runs in an experiment's folder. UserError if the folder is there and cannot be read."""
+    if not folder.exists():
         return []
-    try:
+    with os_errors_as(f"cannot read {folder}"):
         paths = sorted(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"cannot read {folder}: {error.strerror}") from error
-    configs = []
+    runs = []
     for path in paths:
-        with _left_out_if_damaged(quiet):
+        try:
             if path.is_dir() and any((path / name).exists() for name in ("config.json", "last.pt")):
-                config = _read_config(path, quiet)
-                if config.get("experiment") != folder.name or config.get("status") not in STATUSES:
-                    raise UserError(f"{path / 'config.json'} is not of a run of {folder.name}")
-                configs.append((path, config))
-    return configs
+                runs.append(_read_run(path))
+        except (UserError, OSError) as error:  # OSError: a folder that one may not look into
+            _note(f"{str(error).partition(';')[0]}; the folder is left out")  # no reason to have no report
+    return runs
 
 
-@contextlib.contextmanager
-def _left_out_if_damaged(quiet: bool) -> Iterator[None]:
-    """Turn what is wrong with a run folder into a note: one damaged run is no reason to have no report."""
-    try:
-        yield
-    except (UserError, OSError) as error:  # OSError: a folder that one may not look into
-        _note(f"{str(error).partition(';')[0]}; the folder is left out", quiet)
-
-
-def _read_config(folder: Path, quiet: bool) -> dict:
-    """A run's config.json or, if that cannot be read, what last.pt has of it."""
-    try:
-        return read_config(folder)
-    except UserError:
-        if not (folder / "last.pt").exists():
-            raise
-    _note(f"{folder / 'config.json'} is missing or damaged; the run's script writes it again from last.pt", quiet)
-    return load_checkpoint(folder / "last.pt")["config"]
-
-
-def _read_run(folder: Path, config: dict, data: str, quiet: bool) -> Run:
+def _read_run(folder: Path) -> Run:
     """The run in a folder. UserError if it is damaged or saw other images than today's of this name."""
-    seed, epochs = config["flags"].get("seed"), config["flags"].get("epochs")
+    experiment, last, metrics = folder.parent.name, folder / "last.pt", folder / "metrics.csv"
+    config = _read_part(folder / "config.json", lambda file: read_config(file.parent), "config")
+    seed, epochs, data = (config["flags"].get(name) for name in ("seed", "epochs", "data"))
+    status = config.get("status")
+    if config.get("experiment") != experiment or status not in _STATUSES:
+        raise UserError(f"{folder / 'config.json'} is not of a run of {experiment}")
     if type(seed) is not int or seed < 0 or type(epochs) is not int:
         raise UserError(f"{folder / 'config.json'} has no seed, or no number of epochs")
-    if not _is_dataset(config.get("dataset"), data):
+    dataset = config["dataset"] if isinstance(config.get("dataset"), dict) else {}
+    name, checksum = str(dataset.get("name")), dataset.get("checksum")
+    drawn = data == "synthetic" and name.startswith("synthetic-")  # of a drawn set the name says enough
+    if not drawn and (name != data or checksum is None or checksum != published_checksum(data)):
         raise UserError(f"{folder} was trained on other images than today's {data}")
-    return Run(folder, seed, config["status"], config, _read_history(folder, config["status"], epochs, quiet))
+
+    def check(rows: list) -> list[EpochMetrics]:
+        history = [EpochMetrics(*row) for row in rows]
+        whole = len(history) == epochs and all(row.finite for row in history)
+        if len(history) > epochs or (status == "complete" and not whole):
+            raise UserError(f"{metrics} does not hold the {epochs} epochs of a {status} run")
+        return history
+
+    if status not in FINISHED and not metrics.exists() and not last.exists():  # it was killed in its first epoch
+        return Run(folder, seed, status, config, [])
+    history = check(_read_part(metrics, lambda file: check(read_metrics(file)), "history"))
+    return Run(folder, seed, status, config, history)
 
 
-def _is_dataset(dataset: object, data: str) -> bool:
-    """Whether the recorded data set is what --data `data` means today; of a synthetic set the name says enough."""
-    if not isinstance(dataset, dict):
-        return False
-    if data == "synthetic":
-        return str(dataset.get("name")).startswith("synthetic-")
-    return dataset.get("name") == data and dataset.get("checksum") == published_checksum(data)
-
-
-def _read_history(folder: Path, status: str, epochs: int, quiet: bool) -> list[EpochMetrics]:
-    """The epochs of a run: those of metrics.csv or, if that is damaged, of last.pt. UserError if neither fits."""
-    file, last = folder / "metrics.csv", folder / "last.pt"
-    if status not in FINISHED and not file.exists() and not last.exists():  # it may have been killed in its first epoch
-        return []
+def _read_part(file: Path, read: Callable[[Path], object], part: str) -> object:
+    """What `read` makes of a file of a run folder or, if it is missing or damaged, what last.pt has of it."""
+    last = file.with_name("last.pt")
     try:
-        history = read_metrics(file)
-        _check_history(history, file, status, epochs)
+        return read(file)
     except UserError:
         if not last.exists():
             raise
-        content = load_checkpoint(last)
-        check_training_state(content, last)
-        history = [EpochMetrics(*row) for row in content["history"]]
-        _check_history(history, last, status, epochs)
-        _note(f"{file} is missing or damaged; its epochs are taken from last.pt (--resume writes it again)", quiet)
-    return history
+    content = load_checkpoint(last)
+    check_training_state(content, last)
+    _note(f"{file} is missing or damaged: taken from last.pt, from which --resume writes it again")
+    return content[part]
 
 
-def _check_history(history: list[EpochMetrics], file: Path, status: str, epochs: int) -> None:
-    """UserError unless a run of this status may have these epochs."""
-    whole = len(history) == epochs and all(metrics.finite for metrics in history)
-    if len(history) > epochs or (status == "complete" and not whole):
-        raise UserError(f"{file} does not hold the {epochs} epochs of a {status} run")
-
-
-def _note(text: str, quiet: bool) -> None:
-    if not quiet:
-        print(f"note: {text}", file=sys.stderr)
+@functools.cache  # once, though the folders are read before and after training
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)

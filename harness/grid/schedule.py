@@ -5,27 +5,20 @@ between this process and the scripts is flags, exit codes and run folders: progr
 """
 
 import argparse
+import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.errors import EXIT_DIVERGED, UserError
 from harness.files import is_locked
 from harness.flags import run_name
-from harness.grid.live_table import LiveTable, duration, table_lines
-from harness.grid.local import Ended, Settings, file_state
+from harness.grid.live_table import LiveTable, clock, table_lines
+from harness.grid.local import Ended, ScriptProcess, Settings, ThisMachine, file_state
 from harness.grid.rows import Parsers, Row, experiment_of, wanted_flags
 from harness.grid.runs import FINISHED, RowRuns
 from harness.metrics import EpochMetrics, read_metrics
-
-if TYPE_CHECKING:  # Ray need not be installed
-    from harness.grid.local import ScriptProcess, ThisMachine
-    from harness.grid.ray_cluster import Cluster, Task
-
-    Engine = ThisMachine | Cluster  # starts scripts, `slots` side by side
-    Process = ScriptProcess | Task  # a script under way; not `started` while it waits for a free node
 
 POLL = 0.5  # seconds between two looks at the run folders
 _MOST_LOSSES = 3  # of nodes at one and the same epoch, before the run itself is to blame
@@ -42,12 +35,12 @@ class Job:
     folder: Path
     name: str | None  # --name, where the folder is not called as the flags would have it
     history: list[EpochMetrics] = field(default_factory=list)
-    process: "Process | None" = None
+    process: ScriptProcess | None = None  # … or a task of Ray's, which has the same methods
     ended: Ended | None = None
     began: float = 0.0  # when the script was started, on the monotonic clock,
     epoch_began: float = 0.0  # … and its epoch under way
-    epochs_before: int = 0  # when the script was started
-    overhead: float | None = None  # seconds that the script, which has ended, took for other things than its epochs
+    epochs_before: int = 0  # … and how many there were then
+    overhead: float = 0.0  # seconds that the script, which has ended, took for other things than its epochs
     losses: list[int] = field(default_factory=list)  # for each node lost, the epochs that there were
     _read: tuple | None = None  # the state of metrics.csv that `history` was read from
 
@@ -56,71 +49,45 @@ class Job:
         return self.flags["epochs"]
 
     @property
-    def title(self) -> str:
-        return f"{self.row.name}, seed {self.seed}"
-
-    @property
     def resumes(self) -> bool:
         """Whether there is a checkpoint to continue from."""
         return (self.folder / "last.pt").exists()
 
-    def start(self, engine: "Engine") -> None:
-        # An earlier process's epochs count only once the script has begun and written metrics.csv itself.
-        self._read = file_state(self.folder / "metrics.csv")
-        self.epochs_before = len(self._metrics()) if self.resumes else 0
-        self.began = self.epoch_began = time.monotonic()
-        self.process = engine.start(self)
-
     def new_epochs(self) -> list[EpochMetrics]:
         """The epochs finished since the last call, as metrics.csv has them."""
-        state = file_state(self.folder / "metrics.csv")
-        if state == self._read:
-            return []
-        before, self._read = len(self.history), state
-        self.history = self._metrics()
+        file, before = self.folder / "metrics.csv", len(self.history)
+        if (state := file_state(file)) != self._read:
+            self._read = state
+            with contextlib.suppress(UserError):  # the script sees to a file that is damaged
+                self.history = read_metrics(file)
         if len(self.history) > before:
             self.epoch_began = time.monotonic()
         return self.history[before:]
-
-    def end(self, ended: Ended) -> None:
-        self.ended = ended
-        if not ended.failure:
-            self.history = self._metrics()  # with what another process had written before
-            trained = sum(metrics.seconds for metrics in self.history[self.epochs_before :])
-            self.overhead = max(0.0, time.monotonic() - self.began - trained)
-
-    def _metrics(self) -> list[EpochMetrics]:
-        """The epochs in metrics.csv; those known so far if it is missing or damaged, which the script sees to."""
-        try:
-            return read_metrics(self.folder / "metrics.csv")
-        except UserError:
-            return self.history
 
 
 def plan_jobs(results: Iterable[RowRuns], parsers: Parsers, settings: Settings) -> list[Job]:
     """What is to be trained: each wanted run that is neither complete nor diverged; the longest first.
 
     An unfinished run is continued in its folder, whatever that is called. A new one gets the folder that its flags
-    name, or another name beside it if a run of other settings lies there.
+    name, or the first of `…-2`, `…-3`, … if a run of other settings lies there.
     """
-    jobs: list[Job] = []
-    taken: set[Path] = set()
+    jobs: dict[Path, Job] = {}
     for result in results:
-        row = result.row
-        experiment = settings.runs_dir / experiment_of(row, parsers, settings.data)
         for seed in result.seeds:
-            run = result.runs.get(seed)
+            row, run = result.row, result.runs.get(seed)
             if run and run.status in FINISHED:
                 continue
             flags = wanted_flags(row, parsers, seed=seed, precision=settings.precision, data=settings.data)
             usual = run_name(argparse.Namespace(**flags, parser=parsers[row.script]))
-            folder = run.path if run else _free_folder(experiment / usual, taken)
-            taken.add(folder)
-            job = Job(row, seed, flags, folder, None if folder.name == usual else folder.name)
+            experiment = settings.runs_dir / experiment_of(row, flags)
+            folder, number = run.path if run else experiment / usual, 1
+            while not run and (folder in jobs or any((folder / file).exists() for file in ("config.json", "last.pt"))):
+                number += 1
+                folder = experiment / f"{usual}-{number}"
+            job = jobs[folder] = Job(row, seed, flags, folder, None if folder.name == usual else folder.name)
             if run and job.resumes:
                 job.history = list(run.history)
-            jobs.append(job)
-    return sorted(jobs, key=_length, reverse=True)
+    return sorted(jobs.values(), key=_length, reverse=True)
 
 
 def _length(job: Job) -> tuple[bool, int]:
@@ -132,17 +99,8 @@ def _length(job: Job) -> tuple[bool, int]:
     return job.row.script == "cnn_cifar10", (job.epochs - len(job.history)) * gates * job.flags.get("hidden_size", 1)
 
 
-def _free_folder(folder: Path, taken: set[Path]) -> Path:
-    """The folder, or the first of `…-2`, `…-3`, … that neither holds a run nor is promised to another one."""
-    number, free = 1, folder
-    while free in taken or any((free / file).exists() for file in ("config.json", "last.pt")):
-        number += 1
-        free = folder.with_name(f"{folder.name}-{number}")
-    return free
-
-
-def train_jobs(jobs: Sequence[Job], engine: "Engine") -> dict[tuple[str, int], str]:
-    """Train all jobs, as many side by side as the engine has slots, and show how far they are.
+def train_jobs(jobs: Sequence[Job], engine: ThisMachine) -> dict[tuple[str, int], str]:
+    """Train all jobs by this engine, or a ray_cluster.Cluster, in as many slots as it has, and show how far they are.
 
     Returns a sentence for each run, by (row name, seed), whose script failed; the others go on meanwhile. A run whose
     folder another process trains in is waited for, one whose node was lost is continued. However this ends, no script
@@ -165,9 +123,8 @@ def train_jobs(jobs: Sequence[Job], engine: "Engine") -> dict[tuple[str, int], s
 class Schedule:
     """Which jobs wait, which run and which have ended; each is in one of the three lists."""
 
-    def __init__(self, jobs: Sequence[Job], engine: "Engine") -> None:
-        self.engine, self.table = engine, LiveTable()
-        self.slots = engine.slots
+    def __init__(self, jobs: Sequence[Job], engine: ThisMachine) -> None:
+        self.engine, self.table, self.slots = engine, LiveTable(), engine.slots
         self.waiting, self.running, self.ended = list(jobs), [], []
         self._said_to_wait: set[Path] = set()
 
@@ -175,17 +132,21 @@ class Schedule:
         """Show the epochs that a running job has finished since the last look; if its script has ended, see to that."""
         ended = job.process.poll()  # asked first, so that the last epoch is seen below
         if not job.process.started:
-            job.began = time.monotonic()
+            job.began = job.epoch_began = time.monotonic()
         for metrics in job.new_epochs():
             if not self.table.live:
-                self.table.log(f"{job.title}: {_epoch_line(job, metrics)}")
+                epoch = f"epoch {metrics.epoch:{len(str(job.epochs))}}/{job.epochs}"
+                values = f"test loss {metrics.test_loss:8.4f}  accuracy {metrics.test_accuracy:.4f}"
+                self._log(job, f"{epoch}   {values}   {metrics.seconds:6.1f} s")
         if ended is None:
             return
         self.running.remove(job)
+        job.process = None
         if ended.folder_taken:
             self.waiting.append(job)
-        elif ended.node_lost and self._may_go_on(job):
-            self.table.log(f"{job.title}: {ended.failure} after epoch {len(job.history)}; to be continued on another")
+        elif ended.node_lost and job.losses.count(len(job.history)) < _MOST_LOSSES - 1:
+            job.losses.append(len(job.history))
+            self._log(job, f"{ended.failure} after epoch {len(job.history)}; to be continued on another")
             self.waiting.insert(0, job)
         else:
             self._end(job, ended)
@@ -199,11 +160,13 @@ class Schedule:
             if is_locked(job.folder):
                 if not self.table.live and job.folder not in self._said_to_wait:
                     self._said_to_wait.add(job.folder)
-                    self.table.log(f"{job.title}: waiting: another process is training it")
+                    self._log(job, "waiting: another process is training it")
                 continue
             self.waiting.remove(job)
+            job.began = job.epoch_began = time.monotonic()
+            job.epochs_before = len(job.history)
             try:
-                job.start(self.engine)
+                job.process = self.engine.start(job)
                 self.running.append(job)
             except (UserError, OSError) as error:  # OSError: no more processes, or no memory for one
                 self._end(job, Ended(1, f"cannot start {job.row.script}.py: {error}"))
@@ -215,31 +178,23 @@ class Schedule:
         deadline = time.monotonic() + _TIME_TO_STOP
         for job in self.running:
             job.process.wait(max(0.0, deadline - time.monotonic()))
-        self.table.close()
-
-    def _may_go_on(self, job: Job) -> bool:
-        """Note that a job has lost its node; whether it is worth while to go on elsewhere."""
-        job.losses.append(len(job.history))
-        return job.losses.count(len(job.history)) < _MOST_LOSSES
+        self.table.draw([])
 
     def _end(self, job: Job, ended: Ended) -> None:
-        job.end(ended)
+        job.ended = ended
         self.ended.append(job)
-        self.table.log(f"{job.title}: {f'failed: {ended.failure}' if ended.failure else _end_line(job)}")
+        trained = sum(metrics.seconds for metrics in job.history[job.epochs_before :])
+        job.overhead = max(0.0, time.monotonic() - job.began - trained)
+        how = "done"
+        if ended.failure:
+            how = f"failed: {ended.failure}"
+        elif ended.code == EXIT_DIVERGED:
+            how = f"diverged in epoch {len(job.history)}"
+        elif job.history:
+            last, seconds = job.history[-1], clock(sum(metrics.seconds for metrics in job.history))
+            values = f"test loss {last.test_loss:.4f}, accuracy {last.test_accuracy:.4f}"
+            how = f"done after epoch {last.epoch} and {seconds}, {values}"
+        self._log(job, how)
 
-
-def _epoch_line(job: Job, metrics: EpochMetrics) -> str:
-    return (
-        f"epoch {metrics.epoch:{len(str(job.epochs))}}/{job.epochs}   "
-        f"test loss {metrics.test_loss:8.4f}  accuracy {metrics.test_accuracy:.4f}   {metrics.seconds:6.1f} s"
-    )
-
-
-def _end_line(job: Job) -> str:
-    if job.ended.code == EXIT_DIVERGED:
-        return f"diverged in epoch {len(job.history)}"
-    if not job.history:
-        return "done"
-    last, epochs = job.history[-1], f"{len(job.history)} epoch{'s' * (len(job.history) != 1)}"
-    seconds = duration(sum(metrics.seconds for metrics in job.history))
-    return f"done, {epochs} in {seconds}, test loss {last.test_loss:.4f}, accuracy {last.test_accuracy:.4f}"
+    def _log(self, job: Job, text: str) -> None:
+        self.table.log(f"{job.row.name}, seed {job.seed}: {text}")
