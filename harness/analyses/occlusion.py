@@ -73,7 +73,7 @@ def draw(
     figure = Figure(figsize=(10.2, 1.95 * count + 1.35), dpi=DPI, layout="constrained")
     figure.suptitle(title + "\n" * (count == 1), fontsize=11)  # else the layout puts a heading into it
     grid = figure.subplots(count, 5, squeeze=False)
-    down, across = maps.rows + maps.size / 2, maps.columns + maps.size / 2  # the squares' centers
+    down, across = ((starts + maps.size / 2).numpy() for starts in (maps.rows, maps.columns))  # the squares' centers
     colors = colormaps["tab10"] if len(classes) <= 10 else colormaps["nipy_spectral"].resampled(len(classes))
     norm = BoundaryNorm(np.arange(len(classes) + 1) - 0.5, len(classes))
     scale = {"cmap": "viridis", "vmin": 0, "vmax": 1}
@@ -84,9 +84,9 @@ def draw(
         for place, tile in ((axes[0], image), (axes[2], projection)):
             place.imshow(tile, interpolation="nearest", extent=(0, width, height, 0))
             place.set_axis_off()
-        strength = axes[1].pcolormesh(across, down, shares[row], **scale)
-        probability = axes[3].pcolormesh(across, down, maps.probability[row], **scale)
-        axes[4].pcolormesh(across, down, maps.predicted[row], cmap=colors, norm=norm)
+        strength = axes[1].pcolormesh(across, down, shares[row].numpy(), **scale)
+        probability = axes[3].pcolormesh(across, down, maps.probability[row].numpy(), **scale)
+        axes[4].pcolormesh(across, down, maps.predicted[row].numpy(), cmap=colors, norm=norm)
         for each in (axes[1], axes[3], axes[4]):
             each.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[])
             each.spines[:].set_color("#b0b0b0")
