@@ -65,9 +65,8 @@ def occlusion(
         hidden = hide(image.expand(len(tops), *image.shape), tops, lefts, size, value)
         each = label.expand(len(tops)), number.expand(len(tops))
         occluded.append(_answers(model, hidden, *each, last.module, batch_size))
-    maps = (
-        torch.stack(each).unflatten(1, (len(rows), len(columns))) for each in zip(*occluded, strict=True)
-    )  # (n, r, c)
+    grid = len(rows), len(columns)
+    maps = (torch.stack(each).unflatten(1, grid) for each in zip(*occluded, strict=True))  # each (n, r, c)
     clean = _answers(model, images, labels, strongest, last.module, batch_size)
     return OcclusionMaps(size, rows, columns, *maps, *clean, last.name, strongest.cpu())
 
