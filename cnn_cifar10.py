@@ -15,7 +15,7 @@ DATA = sets_for("cnn_cifar10")  # what --data takes, the default first, and the 
 
 
 def make_parser() -> argparse.ArgumentParser:
-    return training_parser("cnn_cifar10", __doc__, data=DATA)
+    return training_parser("cnn_cifar10", __doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

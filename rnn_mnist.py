@@ -16,7 +16,7 @@ DATA = sets_for("rnn_mnist")  # what --data takes, the default first, and the im
 
 
 def make_parser() -> argparse.ArgumentParser:
-    return training_parser("rnn_mnist", __doc__, data=DATA)
+    return training_parser("rnn_mnist", __doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -316,7 +316,7 @@ def keras_arguments(name: str, arguments: argparse.Namespace) -> list:
     images = load_images(network.images, data_dir=arguments.data_dir)
     steps, scale = whole_batches(len(images.train), arguments.fraction)
     content = {}
-    for which, split in (("train", images.train.first(steps * BATCH_SIZE)), ("test", images.test)):
+    for which, split in (("train", images.train.part(slice(steps * BATCH_SIZE))), ("test", images.test)):
         inputs = ((split.images.float() / 255 - images.mean) / images.std).numpy()  # (n, 1, height, width)
         inputs = inputs.transpose(0, 2, 3, 1) if name == "cnn" else inputs[:, 0]
         content |= {f"{which}_inputs": np.ascontiguousarray(inputs), f"{which}_labels": split.labels.numpy()}
@@ -372,7 +372,7 @@ def run_child(loop: str, network: Network, data_dir: Path, fraction: float) -> N
     def load_part(*args: object, **options: object) -> object:
         images = load_images(*args, **options)
         steps, _ = whole_batches(len(images.train), fraction)
-        return replace(images, train=images.train.first(steps * BATCH_SIZE))
+        return replace(images, train=images.train.part(slice(steps * BATCH_SIZE)))
 
     harness.data.load_images = load_part
     harness.train.train_batches = lambda *args: _announced(train_batches(*args))

@@ -19,17 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from harness.errors import (
-    EXIT_BAD_INPUT,
-    STOP_WITH_STDIN,
-    FlagError,
-    Interrupted,
-    OutputLost,
-    UserError,
-    catch_out_of_memory,
-    end_process,
-    ignore_interruptions,
-)
+from harness import errors
 from harness.ranks import is_rank, prepare_process
 
 
@@ -37,46 +27,47 @@ def run_script(main: Callable[[], int]) -> int:
     """Run a script's `main` and return its exit code, 2 after a UserError. An interruption ends the process here."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, _interrupt)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed before Python began: nobody listens, which is no reason to stop
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - for the rest of the process
+    for name in ("stdout", "stderr"):  # one is None if it was closed before Python began: nobody listens, that is all
+        setattr(sys, name, getattr(sys, name) or open(os.devnull, "w"))  # noqa: SIM115, PTH123 - until the process ends
     os.environ["MPLBACKEND"] = "agg"  # no window is opened; a notebook's own, which it hands down, may not be installed
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be text that the terminal can show
     stdout = sys.stdout
     sys.stdout = _Output(stdout)
     prepare_process()
-    if os.environ.pop(STOP_WITH_STDIN, None):
+    if os.environ.pop(errors.STOP_WITH_STDIN, None):
         _stop_with_stdin()
     try:
-        with catch_out_of_memory():
+        with errors.catch_out_of_memory():
             code = main()
         sys.stdout.flush()
         if is_rank():
-            end_process(code)  # threads of PyTorch's that served its group may be alive; they abort Python's own end
+            os._exit(code)  # threads of PyTorch's that served its group may be alive; they abort Python's own end
         return code
-    except UserError as error:
-        hint = " (--help lists every flag)" if isinstance(error, FlagError) else ""
-        _print_error(f"error: {error}{hint}")
-        return EXIT_BAD_INPUT
-    except OutputLost as error:
+    except errors.UserError as error:
+        _print_error(f"error: {error}{' (--help lists every flag)' * isinstance(error, errors.FlagError)}")
+        return errors.EXIT_BAD_INPUT
+    # Both end the process at once: Python's own end would write to standard output again, and take PyTorch's threads
+    # down in order, which can take seconds.
+    except errors.OutputLost as error:
         _print_error(f"error: cannot write to standard output: {error}")
-        end_process(EXIT_BAD_INPUT)  # Python's own end would try to write once more
-    except Interrupted as interruption:
+        os._exit(errors.EXIT_BAD_INPUT)
+    except errors.Interrupted as interruption:
         _print_error(f"\n{interruption.message}")
-        end_process(128 + interruption.signum)
+        os._exit(128 + interruption.signum)
     finally:
         sys.stdout = stdout
 
 
 def _interrupt(signum: int, frame: object) -> None:
-    ignore_interruptions()
-    raise Interrupted(signum)
+    errors.ignore_interruptions()
+    raise errors.Interrupted(signum)
 
 
 def _print_error(sentence: str) -> None:
-    with contextlib.suppress(OSError):  # what has taken standard output may have taken this, too
+    with contextlib.suppress(OSError, errors.OutputLost):  # what has taken standard output may have taken this, too
         print(sentence, file=sys.stderr, flush=True)
+        sys.stdout.flush()
 
 
 def _stop_with_stdin() -> None:
@@ -98,20 +89,18 @@ class _Output:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def write(self, text: str) -> int:
-        return self._attempt(self._stream.write, text)
-
-    def flush(self) -> None:
-        self._attempt(self._stream.flush)
-
-    def _attempt(self, function: Callable, *arguments: str) -> object:
-        try:
-            return function(*arguments)
-        except OSError as error:
-            raise OutputLost(error.strerror) from error
-
     def __getattr__(self, name: str) -> object:
-        return getattr(self._stream, name)
+        value = getattr(self._stream, name)
+        if name not in ("write", "flush"):
+            return value
+
+        def attempt(*given: str) -> object:
+            try:
+                return value(*given)
+            except OSError as error:
+                raise errors.OutputLost(error.strerror) from error
+
+        return attempt
 
 
 # -- the commands that a script prints ---------------------------------------------------------------------------------
@@ -128,14 +117,9 @@ def typed_path(path: Path | str) -> str:
 
 
 def program(name: str) -> str:
-    """How a program of this Python's environment is typed: its name if a shell finds it by that, else its path.
-
-    The environment of the Python that runs may not be the active one: `.venv/bin/python rnn_mnist.py` is enough.
-    """
+    """How a program of this Python's environment is typed: its path, if another environment is active or none is."""
     python, found, here = Path(sys.executable), shutil.which(name), Path.cwd()
     ours = python if name == "python" else python.parent / (f"{name}.exe" if os.name == "nt" else name)
-    if not sys.executable or not ours.exists():  # Python does not know where it is, or the program is not installed
-        return name
-    if found and Path(found).parent.samefile(ours.parent) and Path(found).samefile(ours):
+    if not ours.exists() or (found and Path(found).parent.samefile(ours.parent) and Path(found).samefile(ours)):
         return name
     return str(ours.relative_to(here) if here in ours.parents[1:] else ours)  # a bare name would be looked for in PATH

@@ -1,14 +1,14 @@
 """The data path: an image set as one uint8 tensor and one label tensor in memory, and batches cut out of them.
 
-`load_images` is what scripts call. The files under the data directory lie as torchvision lays them out; each is read
-once, and its bytes are checked against the published MD5 before anything is unpickled or parsed. A batch is a slice
-of the permuted set, normalized (and, if asked, flipped and shifted) by whole-batch tensor operations on the training
-device: these sets are small, so there are no worker processes and no per-image Python. Read next: the table of sets in
-`harness/image_sets.py`, or `harness/train.py`, which takes the batches.
+`load_images` is what scripts call. The files lie as torchvision lays them out; the bytes of each are checked against
+the published MD5 before anything is unpickled or parsed. A batch is a slice of the permuted set, normalized (and, if
+asked, flipped and shifted) by whole-batch tensor operations on the training device: these sets are small, so there are
+no worker processes and no per-image Python. Read next: the table of sets in image_sets.py, or train.py.
 """
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.download import fetch, old_pickles_allowed
+from harness.download import fetch
 from harness.errors import UserError
-from harness.files import os_errors_as, read_file
+from harness.files import read_file
 from harness.image_sets import IMAGE_SETS, ImageSetEntry, published_checksum
 from harness.ranks import ALONE, Ranks
 from harness.synthetic import draw_digits, draw_shapes
@@ -40,9 +40,6 @@ class Split:
 
     def to(self, device: torch.device) -> "Split":
         return Split(self.images.to(device), self.labels.to(device))
-
-    def first(self, count: int) -> "Split":
-        return self.part(slice(count))
 
     def part(self, here: slice) -> "Split":
         return Split(self.images[here], self.labels[here])
@@ -69,7 +66,7 @@ class ImageSet:
 
     def first(self, count: int) -> "ImageSet":
         """The same set cut to the first `count` train and test images, for --dry-run."""
-        return replace(self, train=self.train.first(count), test=self.test.first(count))
+        return replace(self, train=self.train.part(slice(count)), test=self.test.part(slice(count)))
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 pixels to (pixel / 255 - mean) / std in float32, in the given shape and on the given device."""
@@ -109,14 +106,9 @@ class EpochOrder:
         return cls(indices, flips, shifts)
 
     def to(self, device: torch.device) -> "EpochOrder":
-        def move(values: Tensor | None) -> Tensor | None:
-            if values is None:
-                return None
-            if device.type == "cuda":  # copied from pinned memory, without making the host wait
-                return values.pin_memory().to(device, non_blocking=True)
-            return values.to(device)
-
-        return EpochOrder(move(self.indices), move(self.flips), move(self.shifts))
+        cuda = device.type == "cuda"  # copied from pinned memory, without making the host wait
+        drawn = [values for values in (self.indices, self.flips, self.shifts) if values is not None]
+        return EpochOrder(*((v.pin_memory() if cuda else v).to(device, non_blocking=cuda) for v in drawn))
 
 
 def train_batches(
@@ -129,19 +121,17 @@ def train_batches(
     """
     split = images.train
     for share in ranks.shares(len(split), batch_size):
-        here = share.here
-        chosen = order.indices[here]
+        chosen = order.indices[share.here]
         pixels = split.images.index_select(0, chosen)  # whole images; indexing would copy pixel by pixel
         if order.flips is not None:
-            pixels = augment(pixels, order.flips[here], order.shifts[here])
+            pixels = augment(pixels, order.flips[share.here], order.shifts[share.here])
         yield images.normalise(pixels), split.labels.index_select(0, chosen)
 
 
 def test_batches(images: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (inputs, labels), shaped as in train_batches, over the test split in its own order."""
-    for start in range(0, len(images.test), batch_size):
-        here = slice(start, start + batch_size)
-        yield images.normalise(images.test.images[here]), images.test.labels[here]
+    for pixels, labels in zip(images.test.images.split(batch_size), images.test.labels.split(batch_size), strict=True):
+        yield images.normalise(pixels), labels
 
 
 def augment(pixels: Tensor, flips: Tensor, shifts: Tensor) -> Tensor:
@@ -164,17 +154,15 @@ def augment(pixels: Tensor, flips: Tensor, shifts: Tensor) -> Tensor:
 def load_images(name: str, *, data_dir: Path, channels: str = "gray", mirror: str | None = None) -> ImageSet:
     """Load an image set into memory on the CPU, downloading it first if its files are not there.
 
-    `name` is one of IMAGE_SETS; `channels` is "gray" or "rgb" and matters to the color sets only. Gray is ITU-R 601-2
-    luma, rounded as Pillow rounds it.
-
-    Raises UserError if a file is missing and cannot be downloaded, is truncated or corrupt, or cannot be read.
+    `name` is one of IMAGE_SETS; `channels` is "gray" or "rgb" and matters to the color sets only. Raises UserError if a
+    file is missing and cannot be downloaded, is truncated or corrupt, or cannot be read.
     """
+    # NumPy 2.4 and later warn of CIFAR's pickles (pytorch/vision#9340), here and in torchvision.
+    warnings.filterwarnings("ignore", message=r"dtype\(\): align")
     entry = IMAGE_SETS[name]
     if entry.format == "drawn":
         return _drawn(name, entry, channels)
-    with os_errors_as(f"cannot look into {data_dir}"):
-        complete = all((data_dir / file).exists() for file in entry.files)
-    if not complete:
+    if not entry.lies_in(data_dir):
         fetch(name, data_dir, mirror)
     read = {"cifar": _read_cifar, "idx": _read_idx}[entry.format]
     train, test = (read(entry, data_dir / entry.folder, files, channels) for files in (entry.train, entry.test))
@@ -197,8 +185,7 @@ def _read_cifar(entry: ImageSetEntry, folder: Path, files: dict[str, str], chann
     images, labels = [], []
     for name, md5 in files.items():
         content = _verified_bytes(folder / name, md5)
-        with old_pickles_allowed():
-            batch = pickle.loads(content, encoding="bytes")  # safe: these are the published bytes
+        batch = pickle.loads(content, encoding="bytes")  # safe: these are the published bytes
         pixels = torch.from_numpy(np.asarray(batch[b"data"], dtype=np.uint8))
         pixels = pixels.view(-1, entry.channels, entry.size, entry.size)  # (images, channels, height, width)
         images.append(to_gray(pixels) if channels == "gray" else pixels)
@@ -234,11 +221,9 @@ def _verified_bytes(path: Path, md5: str) -> bytes:
 
 def _drawn(name: str, entry: ImageSetEntry, channels: str) -> ImageSet:
     arrays, classes = draw_shapes() if name == "synthetic-shapes" else draw_digits()
-    digest = hashlib.md5(usedforsecurity=False)
-    for array in arrays:
-        digest.update(array.tobytes())
-    train_images, train_labels, test_images, test_labels = (torch.from_numpy(array) for array in arrays)
+    checksum = hashlib.md5(b"".join(array.tobytes() for array in arrays), usedforsecurity=False).hexdigest()
+    train_images, train_labels, test_images, test_labels = map(torch.from_numpy, arrays)
     if channels == "gray" and entry.channels == 3:
         train_images, test_images = to_gray(train_images), to_gray(test_images)
-    train, test = Split(train_images, train_labels), Split(test_images, test_labels)
-    return ImageSet(name, digest.hexdigest(), classes, entry.mean, entry.std, train, test)
+    splits = Split(train_images, train_labels), Split(test_images, test_labels)
+    return ImageSet(name, checksum, classes, entry.mean, entry.std, *splits)

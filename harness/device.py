@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import sys
-import time
+import timeit
 from pathlib import Path
 
 import torch
@@ -31,21 +31,18 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = next(kind for kind, available in there.items() if available())
     if not there[name]():
-        raise UserError(
-            f"--device {name}: this machine, or this build of PyTorch, has none; --device cpu works everywhere"
-        )
+        raise UserError(f"--device {name}: this machine, or this build of PyTorch, has none; take --device cpu")
     return torch.device(name)
 
 
 def choose_threads(asked: int | None = None, *, processes: int = 1) -> None:
-    """Compute on `asked` CPU threads; by default on as many as PyTorch would, but no more than there are cores.
+    """Compute on `asked` CPU threads, by default on as many as PyTorch would, but no more than there are cores.
 
     `processes` is how many ranks compute on this machine, each on so many threads.
     """
     if asked and asked * processes > max(cores(), processes):
-        where = f"{cores()} cores" if cores() > 1 else "one core"
         of_each = f" of each of {processes} ranks" if processes > 1 else ""
-        print(f"warning: {asked} threads{of_each} on {where} slow one another down", file=sys.stderr)
+        print(f"warning: {asked} threads{of_each} slow one another down; CPU cores: {cores()}", file=sys.stderr)
     # Set even if it is PyTorch's own choice: only then does a resumed run compute just as an uninterrupted one.
     torch.set_num_threads(asked or min(torch.get_num_threads(), cores()))
 
@@ -73,29 +70,21 @@ def warn_of_slow_bf16() -> None:
 def _product_seconds(dtype: torch.dtype) -> float:
     """The shortest time that a product of two matrices takes here."""
     matrix = torch.ones(512, 512, dtype=dtype)
-    seconds = []
-    for _ in range(4):
-        started = time.perf_counter()
-        torch.mm(matrix, matrix)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    return min(timeit.repeat(lambda: torch.mm(matrix, matrix), number=1, repeat=4))
 
 
 def keep_freed_memory() -> None:
     """Have the C library keep the memory of large tensors for the next step, where it would return it to the system.
 
     Every step takes and frees the same tens of megabytes; fetched from the system each time, they arrive as thousands
-    of page faults. With this a CNN step takes a tenth to a third less time. Small blocks are joined as they are freed,
-    not all at every large one's. Changes no number; glibc (Linux) only.
+    of page faults. With this a CNN step takes a tenth to a third less time. Changes no number; glibc (Linux) only.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not hasattr(library := ctypes.CDLL(None), "mallopt"):
         return
     largest_fast, trim_threshold, mmap_threshold = 1, -1, -3  # M_MXFAST, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: <malloc.h>
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        library = ctypes.CDLL(None)
-        library.mallopt(mmap_threshold, 2**30) or library.mallopt(mmap_threshold, 2**25)  # all that old ones allow
-        library.mallopt(trim_threshold, 2**31 - 1)
-        library.mallopt(largest_fast, 0)
+    library.mallopt(mmap_threshold, 2**30) or library.mallopt(mmap_threshold, 2**25)  # all that old ones allow
+    library.mallopt(trim_threshold, 2**31 - 1)
+    library.mallopt(largest_fast, 0)  # else all small blocks are joined whenever a large one is freed
 
 
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:
@@ -120,10 +109,7 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
 
 def cores() -> int:
     """How many CPU cores this process may use; at most as many, rounded up, as its container may keep busy."""
-    if hasattr(os, "process_cpu_count"):  # Python 3.13
-        count = os.process_cpu_count() or 1
-    else:
-        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(count, quota_of_cores())))
 
 
@@ -134,10 +120,10 @@ def quota_of_cores(control_groups: Path = Path("/sys/fs/cgroup"), own: Path = Pa
     on the way to the group. PyTorch alone does not see such a limit.
     """
     quotas = [math.inf]
-    with contextlib.suppress(OSError, StopIteration):  # no Linux, or no control groups of version 2
-        group = control_groups / next(line[4:] for line in own.read_text().splitlines() if line.startswith("0::/"))
-        for folder in (group, *group.parents):
-            if (folder / "cpu.max").exists():
-                quota, period = (folder / "cpu.max").read_text().split()
-                quotas += [int(quota) / int(period)] if quota != "max" else []
+    lines = own.read_text().splitlines() if own.exists() else []  # not on other systems
+    for group in (control_groups / line[4:] for line in lines if line.startswith("0::/")):
+        for limit in (folder / "cpu.max" for folder in (group, *group.parents)):
+            quota, period = limit.read_text().split() if limit.exists() else ("max", "")
+            if quota != "max":
+                quotas.append(int(quota) / int(period))
     return min(quotas)

@@ -10,14 +10,14 @@ import contextlib
 import hashlib
 import http.client
 import os
+import posixpath
 import re
 import shutil
 import sys
 import time
 import urllib.error
 import urllib.request
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,25 +66,13 @@ def fetch(name: str, data_dir: Path, mirror: str | None = None) -> None:
             lock.enter_context(lock_folder(data_dir, wait=True))
         except UserError as error:
             raise UserError(f"{complaint}, and {error}; name another --data-dir, or use --data synthetic") from error
-        if all((data_dir / file).exists() for file in entry.files):
+        if entry.lies_in(data_dir):
             return  # another process fetched them meanwhile
         paths = [_obtain(archive, entry, data_dir, mirror, complaint) for archive in entry.archives]
         _unpack(entry, paths, data_dir)
         for path in paths:
             if path.suffix == ".part":  # downloaded for this; the user's own stays
                 path.unlink()
-
-
-def _place_in_mirror(mirror: str, archive: Archive, *, alone: bool) -> str:
-    """The URL or path of the archive; where it is the set's only one (`alone`), the URL of a folder ends in a slash."""
-    # os.path, as Path.is_dir raises for a path that is too long.
-    is_folder = mirror.endswith("/") or (not _is_url(mirror) and os.path.isdir(mirror))  # noqa: PTH112
-    if alone and not is_folder:
-        return mirror
-    if _is_url(mirror):
-        folder = mirror.rpartition("/")[0] if mirror.endswith((".gz", "/")) else mirror
-        return f"{folder}/{archive.name}"
-    return str((Path(mirror).parent if mirror.endswith(".gz") else Path(mirror)) / archive.name)
 
 
 def _is_url(text: str) -> bool:
@@ -96,27 +84,30 @@ def _obtain(archive: Archive, entry: ImageSetEntry, data_dir: Path, mirror: str 
 
     `complaint` begins the UserError that is raised when no source gives the published bytes.
     """
-    folder = data_dir / entry.archive_folder
-    make_folder(folder)
-    part = folder / f"{archive.name}.part"
-    sources = [_place_in_mirror(mirror, archive, alone=len(entry.archives) == 1)] if mirror else []
-    if (folder / archive.name).exists():  # from torchvision, or put there by hand
-        sources.append(str(folder / archive.name))
-    sources.extend(archive.sources)
+    kept = data_dir / entry.archive_folder / archive.name  # from torchvision, or put there by hand
+    make_folder(kept.parent)
+    part = kept.with_name(f"{archive.name}.part")
+    sources = [*([str(kept)] if kept.exists() else []), *archive.sources]
+    if mirror:
+        # A folder stands for each of its archives, and so does one archive of several.
+        if len(entry.archives) > 1 or mirror.endswith("/") or os.path.isdir(mirror):  # noqa: PTH112 - as in _fault
+            mirror = posixpath.join(re.sub(r"[^/\\]*\.gz$", "", mirror), archive.name)
+        sources.insert(0, mirror)
     failures = {}
     # First only sources that are fast enough; then, of those that sent something, any that keeps sending.
     for patience in (PATIENCE, replace(PATIENCE, slowest=0)):
         worth_another_try = []
         for source in sources:
+            name = source.split("/")[2] if _is_url(source) else source
             try:
                 if not _is_url(source):
-                    _verify(Path(source), archive)
+                    if fault := _fault(Path(source), archive):
+                        raise SourceFailed(fault)
                     return Path(source)
                 print(f"downloading {archive.name} from {source}", flush=True)
                 download(source, part, archive, patience)
                 return part
             except SourceFailed as failure:
-                name = source.split("/")[2] if _is_url(source) else source
                 print(f"gave up on {name}: {failure}", flush=True)
                 failures[name] = failure
                 if failure.again:
@@ -148,22 +139,13 @@ def _unpack(entry: ImageSetEntry, archives: Sequence[Path], data_dir: Path) -> N
             (workshop / entry.archive_folder).mkdir(parents=True)
             for archive, path in zip(entry.archives, archives, strict=True):
                 shutil.copyfile(path, workshop / entry.archive_folder / archive.name)
-            with old_pickles_allowed():
-                getattr(datasets, entry.torchvision)(workshop, download=True)
+            getattr(datasets, entry.torchvision)(workshop, download=True)
             (data_dir / entry.folder).mkdir(parents=True, exist_ok=True)
             for path in (workshop / entry.folder).iterdir():
                 if path.suffix != ".gz":  # the copies of the archives
                     path.replace(data_dir / entry.folder / path.name)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def old_pickles_allowed() -> Iterator[None]:
-    """Without the warning that NumPy 2.4 and later give of CIFAR's pickles (pytorch/vision#9340)."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"dtype\(\): align")
-        yield
 
 
 def download(source: str, part: Path, archive: Archive, patience: Patience) -> None:
@@ -176,40 +158,32 @@ def download(source: str, part: Path, archive: Archive, patience: Patience) -> N
         have = part.stat().st_size if part.exists() else 0
         if have < archive.size:
             _request(source, part, have, archive, patience)
-        try:
-            return _verify(part, archive)
-        except SourceFailed:
-            part.unlink()
-            if not have:
-                raise
-            # The fault may lie with what was there before: the source is judged by its own bytes alone.
-            print("what an earlier attempt had left was of another file; from the beginning", flush=True)
+        if not (fault := _fault(part, archive)):
+            return
+        part.unlink()
+        if not have:
+            raise SourceFailed(fault)
+        # The fault may lie with what was there before: the source is judged by its own bytes alone.
+        print("what an earlier attempt had left was of another file; from the beginning", flush=True)
 
 
 def _request(source: str, part: Path, have: int, archive: Archive, patience: Patience) -> None:
     """Bring `part` from `have` bytes to the archive's size, or raise SourceFailed."""
+    headers = {"User-Agent": "small-network-experiments"} | ({"Range": f"bytes={have}-"} if have else {})
     why = ""
     try:
-        request = urllib.request.Request(source, headers={"User-Agent": "small-network-experiments"})
-        if have:
-            request.add_header("Range", f"bytes={have}-")
+        request = urllib.request.Request(source, headers=headers)
         with urllib.request.urlopen(request, timeout=patience.timeout) as response:
             _receive(response, part, _first_byte(response, have, archive), archive, patience)
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: the URL or host cannot be
-        why = _few_words(error, patience)
+        reason = getattr(error, "reason", error)  # of a URLError, what it wraps
+        why = getattr(reason, "strerror", None) or str(reason) or type(error).__name__
+        if isinstance(error, urllib.error.HTTPError):
+            why = f"HTTP {error.code}"
     size = part.stat().st_size if part.exists() else 0
     if size < archive.size:
         why = why or f"the connection ended after {size:,} of {archive.size:,} bytes"
         raise SourceFailed(why, again=size > have)
-
-
-def _few_words(error: Exception, patience: Patience) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f"HTTP {error.code}"
-    if isinstance(error, TimeoutError):
-        return f"nothing came for {patience.timeout:g} s"
-    reason = getattr(error, "reason", error)  # of a URLError, what it wraps
-    return getattr(reason, "strerror", None) or str(reason) or type(error).__name__
 
 
 def _first_byte(response: http.client.HTTPResponse, asked: int, archive: Archive) -> int:
@@ -229,8 +203,8 @@ def _receive(
     response: http.client.HTTPResponse, part: Path, position: int, archive: Archive, patience: Patience
 ) -> None:
     """Write the response to `part` from `position` on, over what is there: should it end early, nothing is lost."""
-    on_terminal = sys.stderr.isatty()
-    bar = tqdm(total=archive.size, initial=position, unit="B", unit_scale=True, disable=not on_terminal)
+    hidden = not sys.stderr.isatty()
+    bar = tqdm(total=archive.size, initial=position, unit="B", unit_scale=True, disable=hidden)
     # Unbuffered: what is counted below is in the file, and closing it has nothing left to fail at.
     with os_errors_as(f"cannot write {part}"):
         file = part.open("r+b" if part.exists() else "wb", buffering=0)
@@ -242,15 +216,14 @@ def _receive(
                 raise SourceFailed("it serves something that is no .gz file")  # a login page, for example
             if position + len(chunk) > archive.size:
                 raise SourceFailed("it sends more than the published size")
-            remaining = memoryview(chunk)
-            with os_errors_as(f"cannot write {part}", "; mend that and run again to continue the download"):
-                while remaining:
-                    remaining = remaining[file.write(remaining) :]
             position += len(chunk)
             window_bytes += len(chunk)
             bar.update(len(chunk))
+            with os_errors_as(f"cannot write {part}", "; mend that and run again to continue the download"):
+                while chunk:  # a nearly full disk may take a part of it
+                    chunk = chunk[file.write(chunk) :]
             now = time.monotonic()
-            if not on_terminal and now - last_line > 10:
+            if hidden and now - last_line > 10:
                 print(f"  {position / 1e6:.0f} of {archive.size / 1e6:.0f} MB", flush=True)
                 last_line = now
             if now - window_start > patience.window:
@@ -260,15 +233,13 @@ def _receive(
                 window_start, window_bytes = now, 0
 
 
-def _verify(path: Path, archive: Archive) -> None:
-    """Raise SourceFailed unless the file at `path` has the archive's published checksums."""
-    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                md5.update(block)
-                sha256.update(block)
-    except OSError as error:
-        raise SourceFailed(error.strerror or str(error)) from error
-    if md5.hexdigest() != archive.md5 or (archive.sha256 and sha256.hexdigest() != archive.sha256):
-        raise SourceFailed("its checksum is not the published one")
+def _fault(path: Path, archive: Archive) -> str:
+    """Why the file is not the published archive; empty if it is."""
+    if not os.path.isfile(path):  # noqa: PTH113 - Path raises for a name that is too long
+        return "no such file"
+    with os_errors_as(f"cannot read {path}"), path.open("rb") as file:
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        file.seek(0)
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    right = md5 == archive.md5 and archive.sha256 in (None, sha256)
+    return "" if right else "its checksum is not the published one"

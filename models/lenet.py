@@ -51,16 +51,12 @@ class LeNet5(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (batch, channels, size, size) to logits (batch, classes)."""
-        maps = self._pooled_first(images) if self.training else self.features(images)  # (batch, 64, size/4, size/4)
-        return self.classifier(maps)
-
-    def _pooled_first(self, images: Tensor) -> Tensor:
-        """`features` with each ReLU behind its pooling: the same bits, forward and back, from a quarter of the work.
-
-        The largest of a window does not change when the negative ones become zero, unless all of them are negative, and
-        then neither order passes a gradient on. Outside training the modules run in their written order, which is what
-        those who look at the ReLUs' outputs expect.
-        """
+        if not self.training:
+            return self.classifier(self.features(images))
+        # With each ReLU behind its pooling: the same bits, forward and back, from a quarter of the work. The largest of
+        # a window does not change when the negative ones become zero, unless all are negative, and then neither order
+        # passes a gradient on. Outside training the order is as written, for those who look at the ReLUs' outputs.
         layers = self.features
         maps = layers.relu1(layers.pool1(layers.conv1(images)))  # (batch, 32, size/2, size/2)
-        return layers.relu2(layers.pool2(layers.conv2(maps)))
+        maps = layers.relu2(layers.pool2(layers.conv2(maps)))  # (batch, 64, size/4, size/4)
+        return self.classifier(maps)

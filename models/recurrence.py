@@ -24,12 +24,10 @@ def last_hidden_state(layer: nn.RNNBase, steps: Tensor) -> Tensor:
     called, which has fused kernels there.
     """
     if type(layer) is nn.LSTM and steps.device.type == "cpu":
+        zero = steps.new_zeros(1, steps.shape[1], layer.hidden_size)
         # What the layer itself calls, after checks that take as long as a small kernel.
-        zero, biases, layers, dropout = steps.new_zeros(1, steps.shape[1], layer.hidden_size), True, 1, 0.0
-        weights, bidirectional, batch_first = list(layer.parameters()), False, False
-        _, last, _ = torch.lstm(
-            steps, (zero, zero), weights, biases, layers, dropout, layer.training, bidirectional, batch_first
-        )
+        settings = True, 1, 0.0, layer.training, False, False  # biases, layers, dropout, …, bidirectional, batch_first
+        _, last, _ = torch.lstm(steps, (zero, zero), list(layer.parameters()), *settings)
         return last.squeeze(0)
     function = {nn.RNN: _RNN, nn.GRU: _GRU}.get(type(layer))
     if function is None or steps.device.type != "cpu":
@@ -62,7 +60,8 @@ class _RNN(torch.autograd.Function):
             d_state = d_gate.mul_(d_state) @ w_hh
         d_w_ih, d_bias = _gradients(d_gates, steps)
         d_w_hh, _ = _gradients(d_gates, states[:-1])
-        return _d_steps(ctx, d_gates, w_ih), d_w_ih, d_w_hh, d_bias, d_bias
+        d_steps = d_gates @ w_ih if ctx.needs_input_grad[0] else None
+        return d_steps, d_w_ih, d_w_hh, d_bias, d_bias
 
 
 class _GRU(torch.autograd.Function):
@@ -111,7 +110,8 @@ class _GRU(torch.autograd.Function):
         d_w_hh, d_b_hh = _gradients(d_gates, states[:-1])
         d_gates[:, :, 2 * hidden :] = d_candidates  # the input's part of the candidate is not multiplied by r
         d_w_ih, d_b_ih = _gradients(d_gates, steps)
-        return _d_steps(ctx, d_gates, w_ih), d_w_ih, d_w_hh, d_b_ih, d_b_hh
+        d_steps = d_gates @ w_ih if ctx.needs_input_grad[0] else None
+        return d_steps, d_w_ih, d_w_hh, d_b_ih, d_b_hh
 
 
 def _each_step(*values: Tensor | list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
@@ -123,7 +123,3 @@ def _gradients(d_gates: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of a weight (G, inputs) and its bias (G,) from those of the gates (T, B, G), over all steps at once."""
     d_gates = d_gates.flatten(0, 1)
     return d_gates.t() @ inputs.flatten(0, 1), d_gates.sum(dim=0)
-
-
-def _d_steps(ctx: FunctionCtx, d_gates: Tensor, w_ih: Tensor) -> Tensor | None:
-    return d_gates @ w_ih if ctx.needs_input_grad[0] else None

@@ -20,9 +20,9 @@ import torch
 from killed_runs import SMALL, metrics_of, same_bits, weights_of
 from small_ranks import LONG, forked_torchrun
 
+from harness.cli import command_line, program
 from harness.data import EpochOrder, ImageSet, Split
 from harness.errors import UserError
-from harness.flags import command_line, program
 from harness.ranks import ALONE, Ranks, launcher
 from harness.train import evaluate, train_epoch
 

@@ -98,7 +98,7 @@ def drops(handler: http.server.BaseHTTPRequestHandler, content: bytes, site: Sit
 def stalls(handler: http.server.BaseHTTPRequestHandler, content: bytes, site: Site) -> None:
     drops(handler, content, site)
     handler.wfile.flush()
-    site.closing.wait(20)
+    site.closing.wait(600)
 
 
 def ignores_ranges(handler: http.server.BaseHTTPRequestHandler, content: bytes, site: Site) -> None:
@@ -155,14 +155,14 @@ def test_an_honest_source_gives_the_published_bytes(site: Site, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("behaviour", "why"),
-    [(drops, "the connection ended after 100,000 of 200,802 bytes"), (stalls, "nothing came for 1 s")],
+    [(drops, "the connection ended after 100,000 of 200,802 bytes"), (stalls, "timed out")],
 )
 def test_what_a_breaking_source_sent_is_kept_and_continued_elsewhere(
     site: Site, tmp_path: Path, behaviour: Callable, why: str
 ) -> None:
     part = tmp_path / "part"
     with pytest.raises(SourceFailed, match=why) as failure:
-        download.download(site.serve("a", behaviour), part, ARCHIVE, replace(CALM, timeout=1))
+        download.download(site.serve("a", behaviour), part, ARCHIVE, replace(CALM, timeout=3))
     assert failure.value.again
     assert part.read_bytes() == CONTENT[:HALF]
     download.download(site.serve("b", honest), part, ARCHIVE, CALM)
@@ -397,7 +397,7 @@ def test_a_useless_mirror_is_named_and_the_known_sources_follow(
     Path("corrupt.tar.gz").write_bytes(cifar10[:-1])
     site.serve("first", honest, cifar10)
     data.load_images("cifar10", data_dir=tmp_path / "data", mirror=mirror)
-    assert f"gave up on {mirror if mirror != '.' else 'cifar-10-python.tar.gz'}:" in capsys.readouterr().out
+    assert f"gave up on {mirror if mirror != '.' else './cifar-10-python.tar.gz'}:" in capsys.readouterr().out
     assert site.requests == [("first", None)]
 
 
@@ -425,7 +425,7 @@ def test_the_last_words_say_what_was_tried_where_files_go_and_what_else_there_is
         data.load_images("cifar10", data_dir=tmp_path / "data", mirror=str(tmp_path / "none.tar.gz"))
     message = str(error.value)
     assert message.startswith(f"cifar10 is not in {tmp_path / 'data/cifar-10-batches-py'} and could not be downloaded")
-    for words in ("none.tar.gz (No such file or directory)", "127.0.0.1:9 (", "run again", "--mirror"):
+    for words in ("none.tar.gz (no such file)", "127.0.0.1:9 (", "run again", "--mirror"):
         assert words in message
     assert "--data synthetic" in message
     assert "\n" not in message

@@ -39,9 +39,9 @@ def test_link_that_leads_nowhere_is_one_sentence(in_project: Path) -> None:
     Path("real").mkdir()
     Path("link").symlink_to("real")
     assert nearest_folder(Path("link/x"), "--out") == Path("link")
-    with pytest.raises(UserError, match=r"^--out dangling/x: dangling is a link to nothing$"):
+    with pytest.raises(UserError, match=r"^--out dangling/x: dangling is a file, and must be a folder$"):
         nearest_folder(Path("dangling/x"), "--out")
-    with pytest.raises(UserError, match=r"^--out loop: loop is a link to nothing$"):
+    with pytest.raises(UserError, match=r"^--out loop: loop is a file, and must be a folder$"):
         nearest_folder(Path("loop"), "--out")
 
 

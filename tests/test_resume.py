@@ -16,8 +16,8 @@ from killed_runs import SMALL, assert_same_run, make_runs_small, metrics_of, wei
 
 import harness.train
 from harness.checkpoint import load_checkpoint
+from harness.cli import command_line, program
 from harness.errors import Interrupted, UserError
-from harness.flags import command_line, program
 
 SMALL_SCRIPT = f"""
 import sys
@@ -213,7 +213,7 @@ def test_interrupted_run_is_resumed_by_the_command_it_printed(monkeypatch, run_m
     monkeypatch.setattr(sys, "argv", ["rnn_mnist.py"])
     flags = [*TINY, "--epochs", "2", "--lr", "0.01", "--overwrite"]
     with monkeypatch.context() as patch:
-        patch.setattr("harness.cli.end_process", lambda code: code)  # the tests go on
+        patch.setattr("harness.cli.os._exit", lambda code: code)  # the tests go on
         fail_in_epoch(patch, 2, Interrupted(signal.SIGINT))
         _, _, err = run_main("rnn_mnist", *flags)
     assert status_of(only_run()) == "interrupted"

@@ -17,7 +17,7 @@ from killed_runs import logged_values, make_runs_small, metrics_of, same_bits
 import rnn_mnist
 from harness.checkpoint import check_training_state, load_checkpoint
 from harness.errors import UserError
-from harness.files import FolderLock, write_atomically
+from harness.files import lock_folder, write_atomically
 from harness.flags import parse_flags
 from harness.metrics import METRICS_HEADER, is_metrics
 from harness.ranks import ALONE, Ranks
@@ -193,7 +193,7 @@ def test_other_number_of_threads_is_allowed_and_said(rnn):
 
 def test_more_threads_than_cores_are_warned_of(rnn, monkeypatch):
     monkeypatch.setattr("harness.device.cores", lambda: 1)
-    for threads, warning in ((1, ""), (2, "warning: 2 threads on one core slow one another down\n")):
+    for threads, warning in ((1, ""), (2, "warning: 2 threads slow one another down; CPU cores: 1\n")):
         assert rnn("--epochs", 1, "--overwrite", "--threads", threads)[::2] == (0, warning)
     torch.set_num_threads(1)
 
@@ -203,7 +203,7 @@ def test_the_threads_of_all_ranks_share_the_cores(rnn, threads, ranks, warned, m
     monkeypatch.setattr("harness.device.cores", lambda: 4 if ranks == 1 else 2)
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)
     monkeypatch.setattr("harness.run.join", lambda: Ranks(local_count=ranks))
-    warning = f"warning: {threads} threads of each of {ranks} ranks on 2 cores slow one another down\n"
+    warning = f"warning: {threads} threads of each of {ranks} ranks slow one another down; CPU cores: 2\n"
     assert rnn("--epochs", 1, "--threads", threads)[::2] == (0, warning if warned else "")
 
 
@@ -409,7 +409,7 @@ def test_results_of_a_finished_run_without_its_checkpoint_are_not_trained_over(r
 def test_second_process_in_a_folder_is_refused(rnn):
     """The lock is held by an open file, so one process can stand for two."""
     assert rnn("--epochs", 1)[0] == 0
-    with FolderLock(RUN / ".lock"):
+    with lock_folder(RUN):
         for way in ("--resume", "--overwrite"):
             code, _, err = rnn("--epochs", 2, way)
             assert code == 2
@@ -481,7 +481,7 @@ def test_dry_run_holds_no_file_open_when_its_folder_is_deleted(rnn, monkeypatch)
 
     class Folder(tempfile.TemporaryDirectory):
         def __exit__(self, *error):
-            with FolderLock(Path(self.name) / "run" / ".lock", refusal="still held"):
+            with lock_folder(Path(self.name) / "run"):
                 looked.append(self.name)
             super().__exit__(*error)
 
