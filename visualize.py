@@ -27,8 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = flags.checkpoint.parent
     if flags.tensorboard:
         shown_by = command_line([program("tensorboard"), "--logdir", typed_path(run)])
-        are = f"{len(pictures)} figures are" if len(pictures) > 1 else "the figure is"
-        print(f"{are} in the Images tab: {shown_by}")
+        print(f"figures in the Images tab: {len(pictures)} ({shown_by})")
     print(f"{(flags.out or run / 'figures') / 'index.html'} shows them all")
     return 0
 
@@ -38,28 +37,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", type=Path, help="best.pt or last.pt of a run of cnn_cifar10.py")
     group = parser.add_argument_group("what to look at")
     add = group.add_argument
-    add(
-        "--only",
-        dest="names",
-        metavar="NAME,NAME",
-        type=names_of_analyses,
-        help=f"some of {','.join(ANALYSES)} (default: all)",
-    )
-    add(
-        "--images",
-        dest="shown_count",
-        metavar="IMAGES",
-        type=whole_number(1, 10),
-        default=5,
-        help="test images in invariance and occlusion, 1 to 10",
-    )
-    add(
-        "--maps",
-        nargs="+",
-        type=map_numbers,
-        metavar="[LAYER:]N,N",
-        help="maps in deconvnet and evolution, of the last convolution or of LAYER (default: random ones)",
-    )
+    some = f"some of {','.join(ANALYSES)} (default: all)"
+    add("--only", dest="names", metavar="NAME,NAME", type=names_of_analyses, help=some)
+    images = "test images in invariance and occlusion, 1 to 10"
+    add("--images", dest="shown_count", metavar="IMAGES", type=whole_number(1, 10), default=5, help=images)
+    maps = "maps in deconvnet and evolution, of the last convolution or of LAYER (default: random ones)"
+    add("--maps", nargs="+", type=map_numbers, metavar="[LAYER:]N,N", help=maps)
     add("--per-filter", action="store_true", help="scale each filter by itself")
     add_flags(group, "seed", help="of the random choice of images and maps")
     group = parser.add_argument_group("data")

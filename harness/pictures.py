@@ -24,12 +24,11 @@ DPI = 110  # pixels an inch, of the figures of a look inside
 
 def png_bytes(pixels: np.ndarray, *, colors: int | None = 256) -> bytes:
     """Encode uint8 (height, width) or (height, width, 3) as PNG, with at most `colors` colors: so it is smaller."""
-    picture = Image.fromarray(pixels)
+    picture, content = Image.fromarray(pixels), io.BytesIO()
     if pixels.ndim == 3 and colors:
         picture = picture.quantize(colors, dither=Image.Dither.NONE)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+    picture.save(content, format="PNG", optimize=True)
+    return content.getvalue()
 
 
 def render(figure: Figure) -> np.ndarray:
@@ -46,31 +45,24 @@ def opaque_tile(values: np.ndarray) -> np.ndarray:
     """Values (channels, height, width) in [0, 1] as a tile: three channels in color, others their mean in gray."""
     if values.shape[0] != 3:
         values = values.mean(axis=0, keepdims=True).repeat(3, axis=0)
-    alpha = np.ones((*values.shape[1:], 1), dtype=values.dtype)
-    return np.concatenate([values.transpose(1, 2, 0), alpha], axis=2)  # (height, width, 4)
+    return np.pad(values.transpose(1, 2, 0), ((0, 0), (0, 0), (0, 1)), constant_values=1)  # (height, width, 4)
 
 
 def image_tile(pixels: np.ndarray) -> np.ndarray:
     """An image uint8 (1 or 3 channels, height, width) as a tile."""
-    return opaque_tile(np.asarray(pixels, dtype=np.float32) / 255)
+    return opaque_tile(pixels.astype(np.float32) / 255)
 
 
 def signed_tile(values: np.ndarray) -> np.ndarray:
     """Signed values (channels, height, width) as a tile: 0 is mid-gray, the largest absolute value white or black."""
-    values = np.asarray(values, dtype=np.float32)
-    limit = float(np.abs(values).max())
-    return opaque_tile((0.5 + values / (2 * limit or 1.0)).clip(0, 1))
-
-
-def blank_tile(size: tuple[int, int]) -> np.ndarray:
-    """Nothing to be seen: a transparent tile (height, width)."""
-    return np.zeros((*size, 4), dtype=np.float32)
+    limit = 2 * np.abs(values).max() or 1.0
+    return opaque_tile((0.5 + values / limit).clip(0, 1))
 
 
 def framed(tile: np.ndarray, color: tuple) -> np.ndarray:
     """The tile within a line of one pixel of `color` (RGBA)."""
     height, width, _ = tile.shape
-    frame = np.broadcast_to(np.asarray(color, dtype=np.float32), (height + 2, width + 2, 4)).copy()
+    frame = np.full((height + 2, width + 2, 4), color, dtype=np.float32)
     frame[1:-1, 1:-1] = tile
     return frame
 
@@ -88,14 +80,14 @@ def mosaic(
 
     Between the tiles are `gap` pixels of the value `ground`, around them all `margin`.
     """
+    tiles = [tile.repeat(zoom, axis=0).repeat(zoom, axis=1) for tile in tiles]
     height, width, channels = tiles[0].shape
-    height, width = height * zoom, width * zoom
     rows = math.ceil(len(tiles) / columns)
     size = rows * (height + gap) - gap + 2 * margin, columns * (width + gap) - gap + 2 * margin
     sheet = np.full((*size, channels), ground, dtype=tiles[0].dtype)
     for index, tile in enumerate(tiles):
         top, left = margin + index // columns * (height + gap), margin + index % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = tile.repeat(zoom, axis=0).repeat(zoom, axis=1)
+        sheet[top : top + height, left : left + width] = tile
     return sheet
 
 
@@ -107,13 +99,12 @@ def filters_grid(weights: np.ndarray, zoom: int = 8) -> np.ndarray:
 
     One scale for all: mid-gray is zero, black and white are the largest absolute weight.
     """
-    weights = np.asarray(weights, dtype=np.float32)
     if weights.shape[1] != 3:
         weights = weights.mean(axis=1, keepdims=True)
-    largest = float(np.abs(weights).max())
-    pixels = np.rint(127.5 + 127.5 * weights / (largest or 1.0)).clip(0, 255).astype(np.uint8)
-    sheet = mosaic(list(pixels.transpose(0, 2, 3, 1)), 8, zoom=zoom, gap=4, margin=4, ground=255)
-    return sheet if sheet.shape[2] == 3 else sheet[:, :, 0]
+    largest = np.abs(weights).max() or 1.0
+    pixels = np.rint(127.5 + 127.5 * weights / largest).clip(0, 255).astype(np.uint8)
+    # (height, width) in gray
+    return mosaic(list(pixels.transpose(0, 2, 3, 1)), 8, zoom=zoom, gap=4, margin=4, ground=255).squeeze()
 
 
 @in_plain_style
@@ -127,9 +118,8 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> 
     for (row, column), count in np.ndenumerate(counts):
         color = "white" if shares[row, column] > 0.55 else "black"
         axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=8)
-    axes.set_xticks(range(len(classes)), classes)
-    if max(map(len, classes)) > 2:  # words would run into each other
-        axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right", rotation_mode="anchor")
+    slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}  # words would run into each other
+    axes.set_xticks(range(len(classes)), classes, **slanted if max(map(len, classes)) > 2 else {})
     axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel="classified as", ylabel="true class", title=title)
     figure.colorbar(shown, label="share of the true class", shrink=0.8)
@@ -138,29 +128,23 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> 
 
 @in_plain_style
 def worst_figure(
-    images: np.ndarray,
-    labels: Sequence[int],
-    answers: Sequence[int],
-    probabilities: Sequence[float],
-    classes: Sequence[str],
-    title: str,
+    images: np.ndarray, labels: Sequence, answers: Sequence, probabilities: Sequence, classes: Sequence[str], title: str
 ) -> np.ndarray:
     """A sheet of the test images with the largest loss, worst first.
 
-    `images` (n, channels, height, width) uint8; under each picture stand the true class, the network's answer and the
-    probability that it gave the true class.
+    `images` (n, channels, height, width) uint8; under each picture stand the true class, the network's answer (numbers
+    of classes) and the probability that it gave the true class.
     """
-    columns = 6
-    rows = max(1, math.ceil(len(images) / columns))
+    rows = max(1, math.ceil(len(images) / 6))
     figure = Figure(figsize=(8.2, 1.7 * rows + 0.4), dpi=90, layout="constrained")
     figure.suptitle(title, fontsize=11)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    grid = figure.subplots(rows, 6, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, image, label, answer, probability in zip(grid, images, labels, answers, probabilities, strict=False):
         shown = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
         axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        answered = f"{classes[label]}, not {classes[answer]}" if label != answer else classes[label]
+        answered = classes[label] + (f", not {classes[answer]}" if answer != label else "")
         text = f"{answered}\np = {probability:.1g}"
         axes.text(0.5, -0.05, text, transform=axes.transAxes, fontsize=7, ha="center", va="top")
     return render(figure)

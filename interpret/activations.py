@@ -4,13 +4,12 @@ The report tabulates mean and standard deviation of ReLU1 and ReLU2 over the tes
 beside them: how sparse the maps are, and which of them never or always respond.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from interpret.chain import BATCH, evaluating, trace
+from interpret.chain import BATCH, evaluating, run, trace
 
 # The exponent and first two bits of the fraction of a positive float32, as one number: four bins of equal width an
 # octave, whose edges are exact. Bins count from 2^-16 on.
@@ -22,34 +21,21 @@ _BINS = (256 << _FRACTION_BITS) - _LOWEST
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Of one layer's output over all images and positions; tensors are float64 (feature maps,) on the CPU.
+    """Of one layer's output over all images and positions; tensors are float64 (feature maps,) on the CPU."""
 
-    layer               the module's name
-    images              how many images were seen
-    mean, std           over every image, map and position; `std` is the population's (divided by n)
-    zeros               share of outputs that are not above zero, in [0, 1]
-    map_mean, map_std   the same for each feature map
-    map_zeros           share of zeros of each map, in [0, 1]
-    map_images          share of the images in which the map is above zero anywhere, in [0, 1]
-    map_max             largest output of each map
-    histogram_edges     float64 (bins + 1,), rising: powers of two from 2^-16 on, each octave cut into four equal parts
-    histogram_counts    int64 (bins,): outputs in [edge, next edge); the first bin holds all positive ones below it too
-    zero_count          how many outputs are zero; with the counts they sum up to all outputs
-    """
-
-    layer: str
-    images: int
-    mean: float
-    std: float
-    zeros: float
-    map_mean: Tensor
+    layer: str  # the module's name
+    images: int  # how many were seen
+    mean: float  # over every image, map and position
+    std: float  # of the population (divided by n)
+    zeros: float  # share of outputs that are not above zero, in [0, 1]
+    map_mean: Tensor  # these three of each feature map
     map_std: Tensor
     map_zeros: Tensor
-    map_images: Tensor
+    map_images: Tensor  # share of the images in which the map is above zero anywhere, in [0, 1]
     map_max: Tensor
-    histogram_edges: Tensor
-    histogram_counts: Tensor
-    zero_count: int
+    histogram_edges: Tensor  # (bins + 1,), rising: powers of two from 2^-16 on, each octave cut into four equal parts
+    histogram_counts: Tensor  # int64 (bins,) in [edge, next edge); the first bin holds all positive ones below it too
+    zero_count: int  # with the counts it sums up to all outputs
 
     @property
     def dead(self) -> list[int]:
@@ -62,29 +48,21 @@ class LayerStatistics:
         return (self.map_images == 1).nonzero().flatten().tolist()
 
 
-def activation_statistics(
-    model: nn.Module, images: Tensor, layers: Sequence[str] | None = None, *, batch_size: int = BATCH
-) -> list[LayerStatistics]:
-    """Statistics of the named layers' outputs over images (n, channels, height, width), in the order of `layers`.
+def activation_statistics(model: nn.Module, images: Tensor, *, batch_size: int = BATCH) -> list[LayerStatistics]:
+    """Statistics of the outputs of all ReLU modules of the chain (ReLU1 and ReLU2 of the report), in its order.
 
-    By default all ReLU modules of the chain (ReLU1 and ReLU2 of the report). Streamed: one forward pass a batch, and
-    sums in float64. ValueError as `chain.trace`, or if a layer named is no ReLU.
+    `images` (n, channels, height, width) are streamed: one forward pass a batch, and sums in float64. ValueError as
+    `chain.trace`.
     """
     chain = trace(model, images)
-    relus = [layer.name for layer in chain if isinstance(layer.module, nn.ReLU)]
-    layers = relus if layers is None else list(layers)
-    for name in layers:
-        if name not in relus:
-            raise ValueError(f"there is no ReLU {name} between the image and the last convolution; there is {relus}")
-    sums = {layer.name: _Sums(layer.output_size, images.device) for layer in chain if layer.name in layers}
+    relus = [layer for layer in chain if isinstance(layer.module, nn.ReLU)]
+    sums = {layer.name: _Sums(layer.output_size, images.device) for layer in relus}
     with evaluating(model):
         for batch in images.split(batch_size):
-            maps = batch
-            for layer in chain:
-                maps = layer.module(maps)
-                if layer.name in sums:
-                    sums[layer.name].add(maps)
-    return [sums[name].statistics(name, len(images)) for name in layers]
+            for name, maps in run(chain, batch):
+                if name in sums:
+                    sums[name].add(maps)
+    return [each.statistics(name, len(images)) for name, each in sums.items()]
 
 
 class _Sums:

@@ -6,7 +6,8 @@ after the last convolution (flattening, linear layers) is free.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,37 +20,26 @@ BATCH = 50
 
 @dataclass(frozen=True)
 class Layer:
-    """One module of the chain, named as in `model.named_modules()`.
-
-    `input_size` and `output_size` are (channels, height, width).
-    """
+    """One module of the chain, named as in `model.named_modules()`."""
 
     name: str
     module: nn.Conv2d | nn.ReLU | nn.MaxPool2d
-    input_size: tuple[int, int, int]
+    input_size: tuple[int, int, int]  # channels, height, width
     output_size: tuple[int, int, int]
 
 
 class FeatureVectors(NamedTuple):
-    """What the paper's section 4 compares, one row an image.
+    """What the paper's section 4 compares, one row (n, …) an image."""
 
-    `first` (n, …) is the first layer in the paper's sense, convolution with the ReLU and pooling that follow it;
-    `last_convolution` (n, …) the same of the last one; `last_hidden` (n, …) is what the last Linear module is given
-    (the paper's layer 7); `logits` (n, classes).
-    """
-
-    first: Tensor
-    last_convolution: Tensor
-    last_hidden: Tensor
-    logits: Tensor
+    first: Tensor  # the first layer in the paper's sense: convolution with the ReLU and pooling that follow it
+    last_convolution: Tensor  # the same of the last one
+    last_hidden: Tensor  # what the last Linear module is given: the paper's layer 7
+    logits: Tensor  # (n, classes)
 
 
 def convolutions(model: nn.Module) -> list[str]:
-    """Names of all Conv2d modules, in the order in which the model defines them. ValueError if it has none."""
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    if not names:
-        raise ValueError(f"{type(model).__name__} has no Conv2d module to look into")
-    return names
+    """Names of all Conv2d modules, in the order in which the model defines them."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
 
 
 def trace(model: nn.Module, images: Tensor, to: str | None = None) -> list[Layer]:
@@ -62,71 +52,68 @@ def trace(model: nn.Module, images: Tensor, to: str | None = None) -> list[Layer
     padding), ReLU or MaxPool2d, is used twice, or takes anything but the output of the module before it (a branch, or
     an operation that is no module); or if there is no layer `to`.
     """
-    if not len(images):
-        raise ValueError("there are no images to look at")
     calls = _calls(model, images[:1])
-    chain: list[Layer] = []
-    for position, call in enumerate(calls[: _end(model, calls, to)]):
-        before = "the image" if position == 0 else calls[position - 1].name
-        if type(call.module) not in (nn.Conv2d, nn.ReLU, nn.MaxPool2d):
+    names = [call.name for call in calls]
+    if to is None:
+        end = max((i + 1 for i, call in enumerate(calls) if isinstance(call.module, nn.Conv2d)), default=0)
+        if not end:
+            raise ValueError(f"{type(model).__name__} has no Conv2d module to look into")
+        while end < len(calls) and calls[end].follows and type(calls[end].module) in (nn.ReLU, nn.MaxPool2d):
+            end += 1
+    elif to in names:
+        end = names.index(to) + 1
+    else:
+        raise ValueError(f"there is no layer {to}; the layers are {', '.join(dict.fromkeys(names))}")
+    chain = []
+    for before, call in zip(["the image", *names], calls[:end], strict=False):
+        if fault := _fault(call, before, names[:end]):
             raise ValueError(
-                f"layer {call.name} is a {type(call.module).__name__}: only a chain of Conv2d, ReLU and MaxPool2d "
-                "modules can be followed back to the image"
+                f"layer {call.name} {fault}; what can be followed back to the image is a chain of ReLU, MaxPool2d and "
+                "Conv2d (groups 1, dilation 1, padded by a number of zeros)"
             )
-        if not call.follows:
-            raise ValueError(
-                f"layer {call.name} is not fed with the output of {before} alone (a branch, or an operation that is "
-                "no module): only a chain of Conv2d, ReLU and MaxPool2d modules can be followed back to the image"
-            )
-        if any(layer.name == call.name for layer in chain):
-            raise ValueError(f"layer {call.name} is used more than once on the way from the image")
-        if isinstance(call.module, nn.Conv2d):
-            _check_convolution(call.name, call.module)
-        chain.append(Layer(call.name, call.module, call.input_size, call.output_size))
+        input_size, output_size = (tuple(maps.shape[1:]) for maps in (call.inputs[0], call.output))
+        chain.append(Layer(call.name, call.module, input_size, output_size))
     return chain
 
 
 def feature_vectors(model: nn.Module, images: Tensor, *, batch_size: int = BATCH) -> FeatureVectors:
     """The feature vectors of images (n, channels, height, width) at three depths, flattened, and their logits.
 
-    Raises ValueError as `trace` does, or if the model has no Linear module or uses none.
+    Raises ValueError as `trace` does, or if the model uses no Linear module.
     """
     chain = trace(model, images)
     # The first layer ends where the second convolution begins.
     second = next((i for i, layer in enumerate(chain) if i and isinstance(layer.module, nn.Conv2d)), len(chain))
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not linears:
-        raise ValueError(f"{type(model).__name__} has no Linear module, and so no last hidden layer")
     seen: dict[str, Tensor] = {}
 
-    def keep_output(name: str) -> Callable:
-        # Copied, because a later module may work in place.
-        return lambda module, inputs, output: seen.update({name: output.flatten(1).clone()})
-
-    def keep_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen["last_hidden"] = inputs[0].flatten(1).clone()  # of several Linear modules the last one stays
+    def keep(name: str, values: Tensor) -> None:
+        seen[name] = values.flatten(1).clone()  # copied, because a later module may work in place
 
     batches = []
-    with contextlib.ExitStack() as hooks:
-        hooks.enter_context(evaluating(model))
-        hooks.enter_context(chain[second - 1].module.register_forward_hook(keep_output("first")))
-        hooks.enter_context(chain[-1].module.register_forward_hook(keep_output("last_convolution")))
-        for linear in linears:
-            hooks.enter_context(linear.register_forward_pre_hook(keep_input))
+    with contextlib.ExitStack() as hooks, evaluating(model):
+        for name, module in (("first", chain[second - 1].module), ("last_convolution", chain[-1].module)):
+            hook = module.register_forward_hook(lambda _, inputs, output, name=name: keep(name, output))
+            hooks.enter_context(hook)
+        for module in model.modules():
+            if isinstance(module, nn.Linear):  # of several the last one stays
+                hooks.enter_context(module.register_forward_pre_hook(lambda _, inputs: keep("last_hidden", inputs[0])))
         for batch in images.split(batch_size):
             logits = model(batch)
             if "last_hidden" not in seen:
-                raise ValueError(f"{type(model).__name__} uses none of its Linear modules")
+                raise ValueError(f"{type(model).__name__} uses no Linear module, and so has no last hidden layer")
             batches.append(FeatureVectors(**seen, logits=logits))
-    return FeatureVectors(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+    return FeatureVectors(*map(torch.cat, zip(*batches, strict=True)))
 
 
-def run(chain: list[Layer], images: Tensor) -> Tensor:
-    """The output of the chain's last layer for images (batch, channels, height, width); nothing behind it is run."""
+def run(chain: list[Layer], images: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The name and the output (batch, maps, height, width) of each layer of the chain, one after the other.
+
+    Take what you need of an output before the next one: a module may work in place. Nothing behind the chain is run.
+    """
     maps = images
     for layer in chain:
         maps = layer.module(maps)
-    return maps
+        yield layer.name, maps
 
 
 @contextlib.contextmanager
@@ -148,9 +135,9 @@ class _Call:
 
     name: str
     module: nn.Module
+    inputs: tuple
     follows: bool
-    input_size: tuple[int, ...] = ()
-    output_size: tuple[int, ...] = ()
+    output: object = None
 
 
 def _calls(model: nn.Module, image: Tensor) -> list[_Call]:
@@ -158,26 +145,20 @@ def _calls(model: nn.Module, image: Tensor) -> list[_Call]:
     calls: list[_Call] = []
     latest = (image, _version(image))  # what the next module of a chain is given, unchanged in place since
 
-    def before(name: str) -> Callable:
-        def watch(module: nn.Module, inputs: tuple) -> None:
-            given = inputs[0] if inputs else None
-            # The very tensor, at the very version: a sum with another branch, or a change in place, breaks the chain.
-            follows = len(inputs) == 1 and given is latest[0] and _version(given) == latest[1]
-            size = tuple(given.shape[1:]) if isinstance(given, Tensor) else ()
-            calls.append(_Call(name, module, follows, input_size=size))
-
-        return watch
+    def before(name: str, module: nn.Module, inputs: tuple) -> None:
+        # The very tensor, at the very version: a sum with another branch, or a change in place, breaks the chain.
+        follows = len(inputs) == 1 and inputs[0] is latest[0] and _version(inputs[0]) == latest[1]
+        calls.append(_Call(name, module, inputs, follows))
 
     def after(module: nn.Module, inputs: tuple, output: object) -> None:
         nonlocal latest
         latest = (output, _version(output))
-        calls[-1].output_size = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
+        calls[-1].output = output
 
-    with contextlib.ExitStack() as hooks:
-        hooks.enter_context(evaluating(model))
+    with contextlib.ExitStack() as hooks, evaluating(model):
         for name, module in model.named_modules():
             if not any(module.children()):  # a Sequential would be seen besides what is in it
-                hooks.enter_context(module.register_forward_pre_hook(before(name)))
+                hooks.enter_context(module.register_forward_pre_hook(functools.partial(before, name)))
                 hooks.enter_context(module.register_forward_hook(after))
         model(image)
     return calls
@@ -188,30 +169,18 @@ def _version(value: object) -> int:
     return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
 
 
-def _end(model: nn.Module, calls: list[_Call], to: str | None) -> int:
-    """How many calls belong to the chain: up to the first run of `to`, or to what follows the last convolution."""
-    names = [call.name for call in calls]
-    if to is not None:
-        if to not in names:
-            raise ValueError(f"there is no layer {to}; the layers are {', '.join(dict.fromkeys(names))}")
-        return names.index(to) + 1
-    convolution = [position for position, call in enumerate(calls) if isinstance(call.module, nn.Conv2d)]
-    if not convolution:
-        raise ValueError(f"{type(model).__name__} has no Conv2d module to look into")
-    end = convolution[-1] + 1
-    while end < len(calls) and calls[end].follows and type(calls[end].module) in (nn.ReLU, nn.MaxPool2d):
-        end += 1
-    return end
-
-
-def _check_convolution(name: str, convolution: nn.Conv2d) -> None:
-    if convolution.groups != 1 or any(step != 1 for step in convolution.dilation):
-        raise ValueError(
-            f"layer {name} has groups {convolution.groups} and dilation {convolution.dilation}; "
-            "only convolutions with 1 and 1 are supported"
-        )
-    if convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
-        raise ValueError(
-            f"layer {name} pads by {convolution.padding!r}, {convolution.padding_mode}; "
-            "only padding by a number of zeros is supported"
-        )
+def _fault(call: _Call, before: str, names: list[str]) -> str:
+    """Why this run, after the layer `before`, can be no part of a chain of `names`; empty if it can."""
+    module = call.module
+    if type(module) not in (nn.Conv2d, nn.ReLU, nn.MaxPool2d):
+        return f"is a {type(module).__name__}"
+    if not call.follows:
+        return f"is not fed with the output of {before} alone (a branch, or an operation that is no module)"
+    if names.count(call.name) > 1:
+        return "is used more than once"
+    if isinstance(module, nn.Conv2d):
+        if module.groups != 1 or module.dilation != (1, 1):
+            return f"has groups {module.groups} and dilation {module.dilation}"
+        if module.padding_mode != "zeros" or isinstance(module.padding, str):
+            return f"pads by {module.padding!r}, {module.padding_mode}"
+    return ""

@@ -5,33 +5,26 @@ change alike from dog to dog, more alike than when random places are hidden. CIF
 its objects lie, so a stand-in is needed; `correspondence` says which, and why.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from interpret.chain import FeatureVectors, feature_vectors
-from interpret.occlusion import occlusion
+from interpret.chain import feature_vectors
+from interpret.occlusion import hide, occlusion
 
 PARTS = ("class's critical cell", "same random cell", "own critical cell", "random cells")
 LAYERS = ("first", "last_convolution", "last_hidden")  # fields of chain.FeatureVectors
 
 
-@dataclass(frozen=True)
-class Consistency:
-    """One cell of the table: Δ for one kind of part at one layer. Smaller is more consistent.
+class Consistency(NamedTuple):
+    """One cell of the table: Δ for one kind of part at one layer. Smaller is more consistent."""
 
-    part        one of PARTS
-    layer       one of LAYERS
-    mean, std   over all pairs of all classes, in [0, 1]; std is the population's
-    by_class    float64 (classes present,): mean over each class's pairs, in rising order of label
-    """
-
-    part: str
-    layer: str
-    mean: float
-    std: float
-    by_class: Tensor
+    part: str  # one of PARTS
+    layer: str  # one of LAYERS
+    mean: float  # over all pairs of all classes, in [0, 1]
+    std: float  # of the population
+    by_class: Tensor  # float64 (classes present,): mean over each class's pairs, in rising order of label
 
 
 def correspondence(
@@ -67,22 +60,24 @@ def correspondence(
     ones. And critical cells are chosen on the images that are compared, by probability, which is one Linear layer above
     "last_hidden": there choosing each image's own cell alone aligns the signs, with random weights as well.
 
-    Raises ValueError as `occlusion` and `chain.feature_vectors`, or unless each class present has two images.
+    ValueError as `chain.trace` and `chain.feature_vectors`.
     """
     labels = labels.cpu()
-    classes, counts = labels.unique(return_counts=True)
-    if not len(classes) or int(counts.min()) < 2:
-        raise ValueError("correspondence compares images of a class: it needs two or more of each")
+    classes = labels.unique()
     maps = occlusion(model, images, labels, size=size, stride=stride, value=value)
     cost = (maps.clean_probability[:, None, None] - maps.probability).flatten(1)  # (n, cells)
     clean = feature_vectors(model, images)
     table = []
     for part, cells in _cells(cost, labels, torch.Generator().manual_seed(seed)).items():
         rows, columns = maps.rows[cells // len(maps.columns)], maps.columns[cells % len(maps.columns)]
-        hidden = images.clone()
-        for image, row, column in zip(hidden, rows.tolist(), columns.tolist(), strict=True):
-            image[:, row : row + size, column : column + size] = value
-        table += _consistencies(part, clean, feature_vectors(model, hidden), labels, classes)
+        hidden = feature_vectors(model, hide(images, rows, columns, size, value))
+        for layer in LAYERS:
+            # ε of the paper: all that counts of a change is where it goes up, down, or nowhere.
+            signs = (getattr(clean, layer) - getattr(hidden, layer)).sign().cpu()  # (n, features)
+            by_class = [_pair_distances(signs[labels == label]) for label in classes]
+            distances = torch.cat(by_class)
+            means = torch.stack([each.mean() for each in by_class])
+            table.append(Consistency(part, layer, float(distances.mean()), float(distances.std(correction=0)), means))
     return table
 
 
@@ -96,28 +91,6 @@ def _cells(cost: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str
         same_random[members] = torch.randint(cells, (), generator=generator)
     random = torch.randint(cells, (images,), generator=generator)
     return dict(zip(PARTS, (critical, same_random, cost.argmax(dim=1), random), strict=True))
-
-
-def _consistencies(
-    part: str, clean: FeatureVectors, hidden: FeatureVectors, labels: Tensor, classes: Tensor
-) -> list[Consistency]:
-    """One part's row of the table: a Consistency for each layer."""
-    row = []
-    for layer in LAYERS:
-        # ε of the paper: all that counts of a change is where it goes up, down, or nowhere.
-        signs = (getattr(clean, layer) - getattr(hidden, layer)).sign().cpu()  # (n, features)
-        by_class = [_pair_distances(signs[labels == label]) for label in classes]
-        distances = torch.cat(by_class)
-        row.append(
-            Consistency(
-                part,
-                layer,
-                float(distances.mean()),
-                float(distances.std(correction=0)),
-                torch.stack([each.mean() for each in by_class]),
-            )
-        )
-    return row
 
 
 def _pair_distances(signs: Tensor) -> Tensor:

@@ -1,22 +1,7 @@
 """The learned filters themselves (the paper's figures 2, layer 1, and 6), and how to see them as pictures."""
 
 import torch
-from torch import Tensor, nn
-
-from interpret.chain import convolutions
-
-
-def filter_weights(model: nn.Module, layer: str | None = None) -> Tensor:
-    """The weights (feature maps, input channels, height, width) of the convolution `layer`, by default the first.
-
-    A detached copy on the CPU. The paper's figure 6 (a) to (c) shows first layers'. ValueError if there is no such
-    convolution.
-    """
-    names = convolutions(model)
-    layer = names[0] if layer is None else layer
-    if layer not in names:
-        raise ValueError(f"there is no convolution {layer}; the convolutions are {', '.join(names)}")
-    return model.get_submodule(layer).weight.detach().cpu().clone()
+from torch import Tensor
 
 
 def filter_pictures(weights: Tensor, *, per_filter: bool = False) -> tuple[Tensor, Tensor]:

@@ -8,27 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from interpret.chain import FeatureVectors, feature_vectors
+from interpret.chain import feature_vectors
 
 
 @dataclass(frozen=True)
 class Invariance:
-    """Curves over the amount of one transformation, float32 on the CPU, one column an image.
+    """Curves over the amount of one transformation, float32 on the CPU, one column an image."""
 
-    kind          "translation" (pixels down, negative is up), "scale" (factor) or "rotation" (degrees counterclockwise)
-    amounts       (k,)
-    first         (k, n) Euclidean distance from the untransformed image's feature vector at the first layer
-    last_hidden   (k, n) the same at the last hidden layer
-    probability   (k, n) of the true class, in [0, 1]
-    first_norm, last_hidden_norm   (n,) length of the untransformed image's feature vector, to compare distances with
-    """
-
-    kind: str
-    amounts: Tensor
-    first: Tensor
-    last_hidden: Tensor
-    probability: Tensor
-    first_norm: Tensor
+    kind: str  # "translation" (pixels down, negative is up), "scale" (factor), "rotation" (degrees counterclockwise)
+    amounts: Tensor  # (k,)
+    first: Tensor  # (k, n): Euclidean distance from the untransformed image's feature vector at the first layer
+    last_hidden: Tensor  # (k, n): the same at the last hidden layer
+    probability: Tensor  # (k, n) of the true class, in [0, 1]
+    first_norm: Tensor  # (n,): length of the untransformed image's feature vector, to compare distances with
     last_hidden_norm: Tensor
 
 
@@ -39,21 +31,17 @@ def transform(images: Tensor, kind: str, amount: float, *, fill: float = 0.0) ->
     factor, above 0; 2 shows the middle half enlarged) or "rotation" (`amount` in degrees, counterclockwise). Bilinear
     interpolation; what comes in from outside the image has the value `fill`: 0.0, mid-gray for images normalized from
     [0, 1] by 0.5 and 0.5, unless told otherwise (-1.0 is black there). At amount 0 (scale 1) the images come back as
-    they were. ValueError for another kind or a scale that is not above 0.
+    they were.
     """
     height, width = images.shape[2:]
     # Where each pixel of the result is looked up in the image: affine_grid's matrix, in coordinates from -1 to 1.
     if kind == "translation":
         matrix = [[1, 0, 0], [0, 1, -2 * amount / height]]
-    elif kind == "scale" and amount > 0:
-        matrix = [[1 / amount, 0, 0], [0, 1 / amount, 0]]
     elif kind == "scale":
-        raise ValueError(f"an image cannot be scaled by {amount}: the factor must be above 0")
-    elif kind == "rotation":
+        matrix = [[1 / amount, 0, 0], [0, 1 / amount, 0]]
+    else:
         cosine, sine = math.cos(math.radians(amount)), math.sin(math.radians(amount))
         matrix = [[cosine, -sine * height / width, 0], [sine * width / height, cosine, 0]]
-    else:
-        raise ValueError(f"{kind!r} is none of translation, scale, rotation")
     # In float64 on the CPU, so that whole pixels stay whole pixels; these are a few images only.
     exact = images.cpu().double()  # on the CPU first: MPS has no float64
     theta = torch.tensor(matrix, dtype=torch.float64).expand(len(images), 2, 3)
@@ -69,16 +57,17 @@ def invariance(
 
     `images` (n, channels, height, width), `labels` int64 (n,). The feature vectors are those of
     `chain.feature_vectors`: first layer (the paper's layer 1) and last hidden layer (its layer 7). `kind`, `amounts`
-    and `fill` as in `transform`. ValueError as `transform` and `chain.feature_vectors`.
+    and `fill` as in `transform`. ValueError as `chain.feature_vectors`.
     """
     clean = feature_vectors(model, images)
+    labels = labels.to(images.device)[:, None]
     first, last_hidden, probability = [], [], []
     for amount in amounts:
         # Batches are cut as for the untransformed images, so that the same image gives the same numbers bit by bit.
         moved = feature_vectors(model, transform(images, kind, amount, fill=fill))
         first.append((moved.first - clean.first).norm(dim=1))
         last_hidden.append((moved.last_hidden - clean.last_hidden).norm(dim=1))
-        probability.append(_true_probability(moved, labels))
+        probability.append(moved.logits.softmax(dim=1).gather(1, labels).squeeze(1))
     return Invariance(
         kind,
         torch.tensor(list(amounts), dtype=torch.float32),
@@ -86,8 +75,3 @@ def invariance(
         clean.first.norm(dim=1).float().cpu(),
         clean.last_hidden.norm(dim=1).float().cpu(),
     )
-
-
-def _true_probability(features: FeatureVectors, labels: Tensor) -> Tensor:
-    probabilities = features.logits.softmax(dim=1)  # (n, classes)
-    return probabilities.gather(1, labels.to(probabilities.device)[:, None]).squeeze(1)

@@ -10,45 +10,27 @@ from interpret.chain import BATCH, evaluating, run, trace
 
 @dataclass(frozen=True)
 class OcclusionMaps:
-    """What the network says with the square at each place; on the CPU, one map an image over the grid of places.
+    """What the network says with the square at each place; on the CPU, one map an image over the grid of places."""
 
-    size                 side of the square in pixels
-    rows, columns        int64 (r,) and (c,): the square's top and left edge at each place
-    probability          (n, r, c) of the true class, in [0, 1] (figure 7 (d))
-    predicted            (n, r, c) int64: the most probable class (figure 7 (e))
-    activation           (n, r, c): sum over `strongest_map` at `layer` (figure 7 (b))
-    clean_probability, clean_predicted, clean_activation   (n,): the same without a square
-    layer                name of the last convolution's ReLU, or of the convolution itself if none follows
-    strongest_map        int64 (n,): the map of that layer with the largest single activation in the clean image
-    """
-
-    size: int
-    rows: Tensor
-    columns: Tensor
-    probability: Tensor
-    predicted: Tensor
-    activation: Tensor
-    clean_probability: Tensor
+    size: int  # side of the square in pixels
+    rows: Tensor  # int64 (r,): the square's top edge at each place
+    columns: Tensor  # int64 (c,): its left edge
+    probability: Tensor  # (n, r, c) of the true class, in [0, 1] (figure 7 (d))
+    predicted: Tensor  # int64 (n, r, c): the most probable class (figure 7 (e))
+    activation: Tensor  # (n, r, c): sum over `strongest_map` at `layer` (figure 7 (b))
+    clean_probability: Tensor  # (n,): these three without a square
     clean_predicted: Tensor
     clean_activation: Tensor
-    layer: str
-    strongest_map: Tensor
+    layer: str  # the last convolution's ReLU, or the convolution itself if none follows
+    strongest_map: Tensor  # int64 (n,): the map there with the largest single activation in the clean image
 
 
 def square_positions(side: int, size: int, stride: int) -> Tensor:
     """Where a square of `size` pixels starts when slid over `side` pixels by `stride`: int64, rising from 0.
 
-    It always lies inside the image; if the stride does not end at the border, one more position does. ValueError if the
-    square is larger than the image, or a size or stride below 1.
+    It always lies inside the image; if the stride does not end at the border, one more position does.
     """
-    if not 1 <= size <= side:
-        raise ValueError(f"a square of {size} pixels cannot be slid over an image of {side}")
-    if stride < 1:
-        raise ValueError(f"a square cannot be slid by {stride} pixels")
-    positions = list(range(0, side - size + 1, stride))
-    if positions[-1] != side - size:
-        positions.append(side - size)
-    return torch.tensor(positions)
+    return torch.tensor(sorted({*range(0, side - size + 1, stride), side - size}))
 
 
 def occlusion(
@@ -66,59 +48,45 @@ def occlusion(
     `labels` int64 (n,) are the true classes; `value` fills the square: 0.0, the mid-gray of images normalized from
     [0, 1] by 0.5 and 0.5, unless told otherwise. The map whose total activation is recorded is, for each image, the one
     with the strongest response to the image as it is, in the last convolution after its ReLU (the paper's layer 5).
-    `batch_size` counts occluded images. ValueError as `chain.trace` and `square_positions`.
+    `batch_size` counts occluded images. ValueError as `chain.trace`.
     """
     chain = trace(model, images)
     # The paper's layer 5 is taken before its pooling, where a map is finest.
     while isinstance(chain[-1].module, nn.MaxPool2d):
         chain.pop()
-    rows, columns = (square_positions(side, size, stride) for side in images.shape[2:])
-    squares = _squares(images, rows, columns, size)  # (r * c, 1, height, width)
-    labels = labels.to(images.device)
+    last, labels = chain[-1], labels.to(images.device)
     with evaluating(model):
-        clean_maps = torch.cat([run(chain, batch) for batch in images.split(batch_size)])
-        strongest = clean_maps.amax(dim=(2, 3)).argmax(dim=1)  # (n,)
-    clean = _answers(model, images, labels, chain[-1].module, strongest, batch_size)
-    occluded = [
-        _answers(
-            model,
-            torch.where(squares, torch.full_like(image, value), image),
-            label.expand(len(squares)),
-            chain[-1].module,
-            number.expand(len(squares)),
-            batch_size,
-        )
-        for image, label, number in zip(images, labels, strongest, strict=True)
-    ]
-    maps = (
-        torch.stack(kind).unflatten(1, (len(rows), len(columns)))  # (n, r, c)
-        for kind in zip(*occluded, strict=True)
-    )
-    return OcclusionMaps(size, rows, columns, *maps, *clean, chain[-1].name, strongest.cpu())
+        peaks = [list(run(chain, batch))[-1][1].amax(dim=(2, 3)) for batch in images.split(batch_size)]  # (batch, maps)
+    strongest = torch.cat(peaks).argmax(dim=1)  # (n,)
+    rows, columns = (square_positions(side, size, stride) for side in images.shape[2:])
+    tops, lefts = torch.cartesian_prod(rows, columns).t()  # (r * c,) each, in reading order
+    occluded = []
+    for image, label, number in zip(images, labels, strongest, strict=True):
+        hidden = hide(image.expand(len(tops), *image.shape), tops, lefts, size, value)
+        each = label.expand(len(tops)), number.expand(len(tops))
+        occluded.append(_answers(model, hidden, *each, last.module, batch_size))
+    grid = len(rows), len(columns)
+    maps = (torch.stack(each).unflatten(1, grid) for each in zip(*occluded, strict=True))  # each (n, r, c)
+    clean = _answers(model, images, labels, strongest, last.module, batch_size)
+    return OcclusionMaps(size, rows, columns, *maps, *clean, last.name, strongest.cpu())
 
 
-def _squares(images: Tensor, rows: Tensor, columns: Tensor, size: int) -> Tensor:
-    """Bool (places, 1, height, width): where the square lies at each place, places in reading order."""
-
-    def covered(starts: Tensor, side: int) -> Tensor:
-        offset = torch.arange(side) - starts[:, None]
-        return (offset >= 0) & (offset < size)  # (starts, side)
-
-    height, width = images.shape[2:]
-    both = covered(rows, height)[:, None, :, None] & covered(columns, width)[None, :, None, :]
-    return both.flatten(0, 1)[:, None].to(images.device)
+def hide(images: Tensor, rows: Tensor, columns: Tensor, size: int, value: float) -> Tensor:
+    """Copies of images (n, channels, height, width), each with a square whose first pixel is (rows[i], columns[i])."""
+    hidden = images.clone()
+    for image, row, column in zip(hidden, rows.tolist(), columns.tolist(), strict=True):
+        image[:, row : row + size, column : column + size] = value
+    return hidden
 
 
 def _answers(
-    model: nn.Module, images: Tensor, labels: Tensor, module: nn.Module, numbers: Tensor, batch_size: int
+    model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, module: nn.Module, batch_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """True class's probability, most probable class, and the total of map numbers[i] of `module`; (n,) on the CPU."""
     totals: list[Tensor] = []
-    logits: list[Tensor] = []
     hook = module.register_forward_hook(lambda module, inputs, output: totals.append(output.sum(dim=(2, 3))))
     with hook, evaluating(model):
-        for batch in images.split(batch_size):
-            logits.append(model(batch))
+        logits = [model(batch) for batch in images.split(batch_size)]
     probabilities = torch.cat(logits).softmax(dim=1)  # (n, classes)
     probability = probabilities.gather(1, labels[:, None]).squeeze(1)
     activation = torch.cat(totals).gather(1, numbers[:, None]).squeeze(1)

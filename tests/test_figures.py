@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import PROJECT
 from matplotlib import rc_context
 from matplotlib.colors import to_rgba
@@ -86,12 +88,12 @@ def test_filters_of_many_inputs_are_a_sheet_with_a_column_for_each_map_and_a_row
 def activation_statistics(**changes: object) -> SimpleNamespace:
     fields = {
         "layer": "features.relu1",
-        "map_mean": np.array([1.0, 0.0]),
-        "map_std": np.array([2.0, 0.0]),
+        "map_mean": torch.tensor([1.0, 0.0]),
+        "map_std": torch.tensor([2.0, 0.0]),
         "dead": (1,),
         "zeros": 0.625,
-        "histogram_edges": np.array([0.0, 1.0, 2.0, 8.0]),
-        "histogram_counts": np.array([99, 10, 30]),
+        "histogram_edges": torch.tensor([0.0, 1.0, 2.0, 8.0]),
+        "histogram_counts": torch.tensor([99, 10, 30]),
     }
     return SimpleNamespace(**(fields | changes))
 
@@ -110,7 +112,9 @@ def test_activations_of_each_map_stand_beside_their_histogram(draw) -> None:
 
 
 def test_layer_without_any_activation_says_so(draw) -> None:
-    dead = activation_statistics(map_mean=np.zeros(2), map_std=np.zeros(2), dead=(0, 1), histogram_counts=np.zeros(3))
+    dead = activation_statistics(
+        map_mean=torch.zeros(2), map_std=torch.zeros(2), dead=(0, 1), histogram_counts=torch.zeros(3)
+    )
     figure = draw(activations.draw, [dead], "title")
     assert "no activation above zero" in words(figure)
     assert figure.axes[0].get_ylim() == (0, 1)
@@ -129,7 +133,7 @@ def test_deconvnet_shows_a_maps_reconstructions_left_of_their_patches(draw) -> N
 
 
 def test_evolution_has_a_row_a_map_and_a_column_an_epoch(draw) -> None:
-    entries = [("map 3", [TILE * 0.5, pictures.blank_tile((4, 6))], [TILE * 1.5, TILE])]
+    entries = [("map 3", [TILE * 0.5, np.zeros((4, 6, 4))], [TILE * 1.5, TILE])]
     figure = draw(evolution.draw, [1, 20], entries, "title")
     shown = figure.axes[0].images[0].get_array()
     middle = shown.shape[1] // 2
@@ -143,12 +147,12 @@ def test_evolution_has_a_row_a_map_and_a_column_an_epoch(draw) -> None:
 def test_invariance_has_a_line_an_image_and_a_thick_one_for_the_mean_of_the_others(draw) -> None:
     result = SimpleNamespace(
         kind="rotation",
-        amounts=np.array([0.0, 90.0]),
-        first=np.array([[0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 6.0, 9.0]]),
-        first_norm=np.array([2.0, 4.0, 8.0, 0.0]),  # the last is silent: it has no share
-        last_hidden=np.array([[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 2.0, 3.0]]),
-        last_hidden_norm=np.array([1.0, 1.0, 4.0, 4.0]),
-        probability=np.array([[1.0, 0.5, 0.5, 0.25], [0.25, 0.25, 0.5, 0.75]]),
+        amounts=torch.tensor([0.0, 90.0]),
+        first=torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 6.0, 9.0]]),
+        first_norm=torch.tensor([2.0, 4.0, 8.0, 0.0]),  # the last is silent: it has no share
+        last_hidden=torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 2.0, 3.0]]),
+        last_hidden_norm=torch.tensor([1.0, 1.0, 4.0, 4.0]),
+        probability=torch.tensor([[1.0, 0.5, 0.5, 0.25], [0.25, 0.25, 0.5, 0.75]]),
     )
     figure = draw(invariance.draw, [result], [TILE], ["cat"], "title")
     example, first, last, probability = figure.axes
@@ -162,7 +166,7 @@ def test_invariance_has_a_line_an_image_and_a_thick_one_for_the_mean_of_the_othe
     assert {"title", "cat", "mean of 3 images"} <= words(figure)
     legend = [patch.get_facecolor() for patch in figure.legends[0].get_patches()]
     assert legend == [to_rgba(line.get_color()) for line in first.lines]
-    silent = SimpleNamespace(**vars(result) | {"first": result.first * 0, "first_norm": np.zeros(4)})
+    silent = SimpleNamespace(**vars(result) | {"first": result.first * 0, "first_norm": torch.zeros(4)})
     axes = draw(invariance.draw, [silent], [TILE], ["cat"], "title").axes[1]
     assert [text.get_text() for text in axes.texts] == ["not active"] and not axes.lines
 
@@ -170,21 +174,21 @@ def test_invariance_has_a_line_an_image_and_a_thick_one_for_the_mean_of_the_othe
 def test_occlusion_draws_its_maps_where_the_squares_centre_was(draw) -> None:
     maps = SimpleNamespace(
         size=2,
-        rows=np.array([0, 2]),
-        columns=np.array([0, 2, 4]),
-        probability=np.array([[[0.9, 0.8, 0.7], [0.6, 0.25, 0.5]], np.full((2, 3), 0.125)]),
-        predicted=np.array([[[1, 1, 1], [0, 0, 1]], np.zeros((2, 3), dtype=int)]),
-        activation=np.array([[[2.0, 3.0, 4.0], [1.5, 2.5, 3.5]], np.full((2, 3), 8.0)]),
-        clean_probability=np.array([0.75, 0.5]),
-        clean_activation=np.array([5.0, 4.0]),
-        strongest_map=np.array([3, 4]),
+        rows=torch.tensor([0, 2]),
+        columns=torch.tensor([0, 2, 4]),
+        probability=torch.tensor([[[0.9, 0.8, 0.7], [0.6, 0.25, 0.5]], torch.full((2, 3), 0.125)]),
+        predicted=torch.tensor([[[1, 1, 1], [0, 0, 1]], torch.zeros(2, 3, dtype=int)]),
+        activation=torch.tensor([[[2.0, 3.0, 4.0], [1.5, 2.5, 3.5]], torch.full((2, 3), 8.0)]),
+        clean_probability=torch.tensor([0.75, 0.5]),
+        clean_activation=torch.tensor([5.0, 4.0]),
+        strongest_map=torch.tensor([3, 4]),
     )
     figure = draw(occlusion.draw, [(TILE, TILE)] * 2, maps, [1, 0], CLASSES, "title")
     image, activation, reconstruction, probability, answer, *second, of_activation, of_probability = figure.axes
     np.testing.assert_allclose(second[1].collections[0].get_array(), 1)  # of the largest in its row
     np.testing.assert_allclose(second[4].collections[0].get_array(), 0)
     assert second[0].get_title() == "cat, p = 0.50" and second[1].get_title() == "map 4"
-    colours = answer.collections[0].to_rgba(np.array([[0, 1]]))[0]
+    colours = answer.collections[0].to_rgba(torch.tensor([[0, 1]]))[0]
     legend = [patch.get_facecolor() for patch in figure.legends[0].get_patches()]
     assert np.allclose(legend, colours) and not np.allclose(colours[0], colours[1])
     for axes, values in ((activation, maps.activation / 5), (probability, maps.probability), (answer, maps.predicted)):
@@ -200,14 +204,16 @@ def test_occlusion_draws_its_maps_where_the_squares_centre_was(draw) -> None:
     assert {"100%", "cat", "dog", "most probable class"} <= words(figure) and "owl" not in words(figure)
 
 
-def test_correspondence_has_a_bar_for_each_part_and_layer_and_a_dot_for_each_class(draw) -> None:
+def test_correspondence_has_a_bar_for_each_part_and_layer_and_a_dot_for_each_class(draw, monkeypatch) -> None:
     parts, layers = ["random", "critical"], ["first", "last_hidden"]
+    monkeypatch.setattr(correspondence, "PARTS", parts)
+    monkeypatch.setattr(correspondence, "LAYERS", layers)
     cells = [
-        SimpleNamespace(part=part, layer=layer, mean=mean, by_class=np.array([mean - 0.1, mean + 0.1]))
+        SimpleNamespace(part=part, layer=layer, mean=mean, by_class=torch.tensor([mean - 0.1, mean + 0.1]))
         for mean, part, layer in ((0.5, "random", "first"), (0.4, "random", "last_hidden"))
     ]
     cells += [SimpleNamespace(part="critical", layer=cell.layer, mean=0.25, by_class=[0.25]) for cell in cells]
-    figure = draw(correspondence.draw, cells, parts, layers, "title")
+    figure = draw(correspondence.draw, cells, "title")
     (axes,) = figure.axes
     assert [bar.get_height() for bar in axes.patches] == [0.5, 0.4, 0.25, 0.25]
     assert [values for _, values in curves(axes)] == [
@@ -291,11 +297,11 @@ def test_drawing_reads_no_styles_of_a_user() -> None:
     program = """
 import sys
 import numpy as np
-from harness.analyses import filters
 from harness import pictures
 pictures.confusion_figure(np.eye(2), ("a", "b"), "title")
-filters.draw(np.full((9, 1, 5, 5), 0.5), np.array(0.25), "title")
 print({"matplotlib.style", "matplotlib.pyplot"} & {*sys.modules})
 """
+    for module in ANALYSES:  # which import PyTorch besides, for seconds
+        assert "pyplot" not in Path(module.__file__).read_text() and "style" not in vars(module)
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr

@@ -9,18 +9,21 @@ import torch
 
 from harness.analyses import activations, deconvnet, filters, invariance, occlusion
 from harness.analyses.base import Subject
-from harness.analyses.deconvnet import Activations
 from harness.data import ImageSet, Split
-from harness.pictures import blank_tile, image_tile
+from harness.pictures import image_tile
+from interpret.deconvnet import Activations, Box
 
 PIXEL = np.zeros((1, 1, 3), dtype=np.uint8)
 
 
-def test_filters_have_the_metrics_of_their_weights() -> None:
-    weights = torch.tensor([[[[3.0, -4.0]]], [[[0.5, 0.5]]]])
-    assert filters.weight_rows("features.conv1", weights) == [
-        ("features.conv1", 0, -0.5, 3.5, 5.0, 4.0),
-        ("features.conv1", 1, 0.5, 0.0, pytest.approx(0.5**0.5), 0.5),
+def test_filters_have_the_metrics_of_their_weights(monkeypatch) -> None:
+    monkeypatch.setattr(filters, "draw", lambda *_: PIXEL)
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, (1, 2)))
+    model[0].weight.data = torch.tensor([[[[3.0, -4.0]]], [[[0.5, 0.5]]]])
+    (table,) = filters.analyze(Subject(SimpleNamespace(model=model, source=lambda images: "cifar10"))).tables
+    assert table.rows == [
+        ("0", 0, -0.5, 3.5, 5.0, 4.0),
+        ("0", 1, 0.5, 0.0, pytest.approx(0.5**0.5), 0.5),
     ]
 
 
@@ -74,7 +77,7 @@ def test_invariance_is_the_distance_as_a_share_of_the_features_length() -> None:
         last_hidden_norm=torch.tensor([10.0, 8.0, 4.0, 2.0]),
         probability=torch.tensor([[1.0, 0.5, 0.5, 0.25], [0.125, 0.25, 0.5, 0.75]]),
     )
-    assert invariance.curve_rows([result], [7, 11], ["cat", "dog"]) == [
+    assert invariance.curve_rows(result, [7, 11], ["cat", "dog"]) == [
         ("rotation", "7", "cat", 0.1, 0.0, 0.0, 1.0),
         ("rotation", "7", "cat", 90.0, 0.5, 0.5, 0.125),
         ("rotation", "11", "dog", 0.1, 0.0, 0.0, 0.5),
@@ -82,10 +85,6 @@ def test_invariance_is_the_distance_as_a_share_of_the_features_length() -> None:
         ("rotation", "mean of 2", "", 0.1, 0.0, 0.625, 0.375),
         ("rotation", "mean of 2", "", 90.0, 0.25, 1.0, 0.625),
     ]
-    silent = "mean of 2 random test images; a layer's distance leaves out those that it does not respond to. What"
-    assert silent in invariance.describe([result], 2)
-    result.first_norm[3] = 1.0
-    assert "mean of 2 random test images. What" in invariance.describe([result], 2)
 
 
 def test_invariance_of_silent_images_is_not_a_number_and_not_in_the_mean() -> None:
@@ -99,7 +98,7 @@ def test_invariance_of_silent_images_is_not_a_number_and_not_in_the_mean() -> No
         last_hidden_norm=torch.tensor([4.0, 0.0, 0.0]),
         probability=torch.tensor([[0.5, 0.25, 0.75]]),
     )
-    shown, mean = invariance.curve_rows([result], [7], ["cat"])
+    shown, mean = invariance.curve_rows(result, [7], ["cat"])
     assert shown == ("scale", "7", "cat", 1.0, pytest.approx(math.nan, nan_ok=True), 0.25, 0.5)
     assert mean == ("scale", "mean of 2", "", 1.0, 0.375, pytest.approx(math.nan, nan_ok=True), 0.5)
 
@@ -127,13 +126,30 @@ def images() -> ImageSet:
     return ImageSet("synthetic", "0", ("cat", "dog"), 0.5, 0.5, train=split, test=split)
 
 
+def test_invariance_says_that_its_mean_leaves_out_silent_images(images: ImageSet, monkeypatch) -> None:
+    subject = Subject(SimpleNamespace(model=None, source=lambda images: "cifar10"), images=images)
+    subject.inputs, subject.labels, subject.shown = torch.zeros(2, 1, 4, 4), images.test.labels, torch.tensor([1])
+    norms = torch.ones(3)
+    distances = {"first": torch.zeros(1, 3), "last_hidden": torch.zeros(1, 3), "probability": torch.zeros(1, 3)}
+    result = SimpleNamespace(kind="scale", amounts=torch.ones(1), **distances, first_norm=norms, last_hidden_norm=norms)
+    monkeypatch.setattr(invariance, "invariance", lambda *_, **options: result)
+    monkeypatch.setattr(invariance, "draw", lambda *_: PIXEL)
+    assert "the mean of 2 random test images. What" in invariance.analyze(subject).text
+    norms[0] = 0.0  # of the image shown
+    assert "the mean of 2 random test images. What" in invariance.analyze(subject).text
+    norms[2] = 0.0
+    silent = "images; a layer's distance leaves out those that it does not respond to. What"
+    assert silent in invariance.analyze(subject).text
+
+
 def two_found(value: float) -> Activations:
     places = (torch.tensor([1, 0]), torch.tensor([2, 3]), torch.tensor([0, 1]))
     return Activations(*places, torch.tensor([0.5, value]), torch.zeros(2, 1, 4, 4))
 
 
 def test_row_of_an_activation_names_its_map_order_image_class_and_place(images: ImageSet) -> None:
-    assert deconvnet.activation_rows("conv1", [5, 6], [1, 2], two_found(0.25), images) == [
+    subject = Subject(SimpleNamespace(model=None), images=images)
+    assert deconvnet.activation_rows(subject, "conv1", [5, 6], [1, 2], two_found(0.25)) == [
         ("conv1", 5, 1, 1, "cat", 2, 0, 0.5),
         ("conv1", 6, 2, 0, "dog", 3, 1, 0.25),
     ]
@@ -141,11 +157,11 @@ def test_row_of_an_activation_names_its_map_order_image_class_and_place(images: 
 
 def test_tile_of_an_activation_is_its_receptive_field_of_its_image_and_of_none_blank(images, monkeypatch) -> None:
     """The second activation is zero: such a map has no more activations."""
-    box = SimpleNamespace(top=1, left=1, bottom=3, right=4)
+    box = Box(top=1, left=1, bottom=3, right=4)
     monkeypatch.setattr(deconvnet, "receptive_fields", lambda *_: {(2, 0): box, (3, 1): box})
     subject = Subject(SimpleNamespace(model=None), images=images)
     projected, patches = deconvnet.activation_tiles(subject, "conv1", two_found(0.0))
     np.testing.assert_array_equal(patches[0], image_tile(images.test.images[1].numpy()[:, 1:3, 1:4]))
     assert projected[0].shape == (2, 3, 4)  # red, green, blue, alpha
     for blank in (projected[1], patches[1]):
-        np.testing.assert_array_equal(blank, blank_tile((2, 3)))
+        np.testing.assert_array_equal(blank, np.zeros((2, 3, 4)))

@@ -38,12 +38,12 @@ def test_network_sees_the_first_k_rows_and_no_more(cut: bool) -> None:
     model = CountsRows()
     figures = first_rows(model, image_set(torch.full((2, 1, 3, 4), 255, dtype=torch.uint8), [1, 0]), cut=cut)
     assert model.heights == ([1, 2, 3] if cut else [3, 3, 3])
-    assert [each.rows for each in figures] == [1, 2, 3]
-    assert [each.accuracy for each in figures] == [0.5, 0.5, 0.5]
+    assert [rows for rows, _, _ in figures] == [1, 2, 3]
+    assert [accuracy for _, accuracy, _ in figures] == [0.5, 0.5, 0.5]
     # Logits (1.5, k): the two images' cross-entropies are log(1 + e^±(1.5 - k)).
-    for k, each in enumerate(figures, 1):
+    for k, _, loss in figures:
         expected = (math.log1p(math.exp(1.5 - k)) + math.log1p(math.exp(k - 1.5))) / 2
-        assert each.loss == pytest.approx(expected, abs=1e-6)
+        assert loss == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
@@ -55,9 +55,9 @@ def test_all_rows_are_the_whole_image(cell: str) -> None:
     images = image_set(pixels, torch.randint(0, 2, (40,), generator=generator).tolist())
     with torch.no_grad():
         logits = model(images.normalise(pixels))
-    last = first_rows(model, images, cut=True)[-1]
-    assert last.accuracy == pytest.approx((logits.argmax(1) == images.test.labels).float().mean().item())
-    assert last.loss == pytest.approx(nn.functional.cross_entropy(logits, images.test.labels).item(), rel=1e-5)
+    _, accuracy, loss = first_rows(model, images, cut=True)[-1]
+    assert accuracy == pytest.approx((logits.argmax(1) == images.test.labels).float().mean().item())
+    assert loss == pytest.approx(nn.functional.cross_entropy(logits, images.test.labels).item(), rel=1e-5)
 
 
 @pytest.mark.usefixtures("tiny_synthetic", "quick_figures")

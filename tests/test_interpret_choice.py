@@ -4,7 +4,8 @@ import torch
 from interpret_networks import images, lenet5
 from torch import nn
 
-from interpret import Strongest, random_maps, rectified_layers, varied_images
+from interpret.choice import random_maps, rectified_layers, varied_images
+from interpret.deconvnet import Strongest
 
 
 def test_a_convolution_is_looked_at_behind_its_relu_or_bare_without_one():
@@ -20,7 +21,7 @@ def test_a_convolution_is_looked_at_behind_its_relu_or_bare_without_one():
 def _strongest(values: list[float]) -> Strongest:
     column = torch.tensor(values)[:, None]
     nowhere = torch.zeros_like(column, dtype=torch.int64)
-    return Strongest("relu", nowhere, nowhere, nowhere, column)
+    return Strongest(nowhere, nowhere, nowhere, column)
 
 
 def test_random_maps_are_some_that_respond_and_of_a_dead_layer_any():

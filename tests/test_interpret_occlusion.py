@@ -9,18 +9,16 @@ import torch
 from interpret_networks import NETWORKS, images, lenet5
 from torch import nn
 
-from interpret import correspondence, feature_vectors, invariance, occlusion, square_positions, transform
-from interpret.correspondence import LAYERS, PARTS
+from interpret.chain import feature_vectors
+from interpret.correspondence import LAYERS, PARTS, correspondence
+from interpret.invariance import invariance, transform
+from interpret.occlusion import occlusion, square_positions
 
 
 def test_square_positions_end_at_the_border():
     assert square_positions(32, 8, 2).tolist() == list(range(0, 25, 2))
     assert square_positions(10, 3, 3).tolist() == [0, 3, 6, 7]
     assert square_positions(5, 5, 1).tolist() == [0]
-    with pytest.raises(ValueError, match="square of 6 pixels"):
-        square_positions(5, 6, 1)
-    with pytest.raises(ValueError, match="slid by 0"):
-        square_positions(5, 2, 0)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -116,13 +114,6 @@ def test_rotation_keeps_an_oblong_images_proportions():
     torch.testing.assert_close(turned, expected, atol=1e-6, rtol=0)
 
 
-def test_unknown_transformations_are_refused():
-    with pytest.raises(ValueError, match="'shear' is none of"):
-        transform(images(1, 1, 4, 4), "shear", 1)
-    with pytest.raises(ValueError, match="scaled by 0"):
-        transform(images(1, 1, 4, 4), "scale", 0)
-
-
 def test_invariance_is_the_distance_of_feature_vectors():
     model, pictures = lenet5()
     labels = torch.tensor([0, 1, 2, 3, 4, 5])
@@ -207,5 +198,3 @@ def test_correspondence_draws_the_same_random_cells_from_a_seed():
     runs = [correspondence(model, pictures, labels, seed=seed) for seed in (1, 1, 2)]
     means = [[cell.mean for cell in table] for table in runs]
     assert means[0] == means[1] != means[2]
-    with pytest.raises(ValueError, match="two or more"):
-        correspondence(model, pictures, torch.tensor([0, 0, 0, 0, 0, 1]))

@@ -10,33 +10,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 from harness.cli import command_line, typed_path
 from harness.errors import Interrupted, UserError
 
-if TYPE_CHECKING:  # PyTorch and Matplotlib take seconds to import, and --help asks for the names alone
-    from torch import nn
-
-    from harness.analyses.base import Subject
-    from harness.analyses.findings import Picture
-
 # In the order in which they are made and shown, each a module here.
-ANALYSES = (
-    "filters",
-    "activations",
-    "deconvnet",
-    "evolution",
-    "invariance",
-    "occlusion",
-    "correspondence",
-)
+ANALYSES = ("filters", "activations", "deconvnet", "evolution", "invariance", "occlusion", "correspondence")
 
 
 def draw_analyses(
     checkpoint: Path,
-    build_model: "Callable[[dict], nn.Module]",
+    build_model: Callable,
     *,
     names: Sequence[str] | None = None,
     data_dir: Path = Path("data"),
@@ -50,14 +34,17 @@ def draw_analyses(
     out: Path | None = None,
     tensorboard: bool = False,
     command: str | None = None,
-) -> "list[Picture]":
-    """Make the named analyses of a best.pt or last.pt (default: all that can be), write them, and return the figures.
+) -> list:
+    """Make the named analyses of a best.pt or last.pt (default: all that can be), write them, and return the Pictures.
 
     They are written to `out`, by default figures/ in the run's folder; `command` is recorded as what made them; the
     other options are the flags of visualize.py. UserError, before anything is computed, if the checkpoint, its
     snapshots or the images cannot be used, or if what is to be written cannot be.
     """
-    from harness.analyses import base
+    # PyTorch and Matplotlib take seconds to import, and --help asks for the names alone.
+    from tqdm import tqdm
+
+    from harness.analyses import base, findings
     from harness.checkpoint import load_snapshots, load_trained
     from harness.files import check_writable, lock_folder, make_folder
     from harness.tensorboard import add_images, find_events
@@ -68,7 +55,7 @@ def draw_analyses(
     modules = {name: import_module(f"{__name__}.{name}") for name in names or ANALYSES}
     needs = set().union(*(module.NEEDS for module in modules.values()))
     if "convolutions" in needs:
-        subject.maps = base.maps_by_layer(maps or (), base.convolution_sizes(trained))
+        subject.maps = base.maps_by_layer(maps or (), trained)
     if "snapshots" in needs:
         subject.snapshots = load_snapshots(trained)
         if not subject.snapshots:
@@ -87,8 +74,35 @@ def draw_analyses(
     make_folder(folder)
     check_writable(folder)
     only = ["--only", ",".join(names)] if names else []
-    command = command or command_line(["python", "visualize.py", typed_path(checkpoint), *only])
-    pictures = _run(modules, subject, folder, command)
+    images, trained_on = subject.images, {"name": trained.dataset, "checksum": trained.checksum}
+    provenance = {
+        "network": type(trained.model).__name__,
+        "checkpoint": str(checkpoint),
+        "epoch": trained.epoch,
+        "trained_on": trained_on,
+        "channels": trained.channels,
+        "dataset": {"name": images.name, "checksum": images.checksum} if images else trained_on,
+        "command": command or command_line(["python", "visualize.py", typed_path(checkpoint), *only]),
+    }
+    title = f"Inside {provenance['network']}: {subject.source}"
+    pictures = []
+    with tqdm(modules.items(), unit="", leave=False, disable=not sys.stderr.isatty()) as bar:
+        for name, module in bar:
+            bar.set_description(name)
+            started = time.perf_counter()
+            try:
+                found = module.analyze(subject)
+                findings.write_findings(folder, name, found, provenance)
+                findings.write_page(folder, read_analyses(folder).values(), title)  # all that are in the folder
+            except Interrupted as interruption:
+                interruption.message = f"interrupted during {name}; what was finished before is in {folder}"
+                raise
+            if found.printed:
+                tqdm.write(found.printed, file=sys.stdout)
+            files = ", ".join(f"{picture.name}.png" for picture in found.pictures)
+            tqdm.write(f"{name:14} {time.perf_counter() - started:5.1f} s   {files}", file=sys.stdout)
+            sys.stdout.flush()
+            pictures += found.pictures
     if tensorboard:
         with lock_folder(run):
             add_images(run, {f"figures/{picture.name}": picture.pixels for picture in pictures}, trained.epoch)
@@ -106,42 +120,3 @@ def read_analyses(folder: Path) -> dict[str, dict]:
 
     records = {name: read_record(folder, name) for name in ANALYSES}
     return {name: record for name, record in records.items() if record}
-
-
-def _run(modules: dict[str, ModuleType], subject: "Subject", folder: Path, command: str) -> "list[Picture]":
-    """One analysis after the other: compute, write, and say so. The page shows all that are in the folder."""
-    from tqdm import tqdm
-
-    from harness.analyses.findings import write_findings, write_page
-
-    trained, images = subject.trained, subject.images
-    network = type(subject.model).__name__
-    trained_on = {"name": trained.dataset, "checksum": trained.checksum}
-    provenance = {
-        "network": network,
-        "checkpoint": str(trained.path),
-        "epoch": trained.epoch,
-        "trained_on": trained_on,
-        "channels": trained.channels,
-        "dataset": {"name": images.name, "checksum": images.checksum} if images else trained_on,
-        "command": command,
-    }
-    pictures = []
-    with tqdm(modules.items(), unit="", leave=False, disable=not sys.stderr.isatty()) as bar:
-        for name, module in bar:
-            bar.set_description(name)
-            started = time.perf_counter()
-            try:
-                findings = module.analyze(subject)
-                write_findings(folder, name, findings, provenance)
-                write_page(folder, read_analyses(folder).values(), f"Inside {network}: {subject.source}")
-            except Interrupted as interruption:
-                interruption.message = f"interrupted during {name}; what was finished before is in {folder}"
-                raise
-            if findings.printed:
-                tqdm.write(findings.printed, file=sys.stdout)
-            files = ", ".join(f"{picture.name}.png" for picture in findings.pictures)
-            tqdm.write(f"{name:14} {time.perf_counter() - started:5.1f} s   {files}", file=sys.stdout)
-            sys.stdout.flush()
-            pictures += findings.pictures
-    return pictures

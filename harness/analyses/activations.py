@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
 from harness.pictures import DPI, in_plain_style, render
-from interpret import LayerStatistics, activation_statistics
+from interpret.activations import LayerStatistics, activation_statistics
 
 NEEDS = frozenset({"convolutions", "images"})
+HEADER = ("activations", "mean", "std", "report mean", "report std", "share of zeros", "dead maps", "always-on maps")
 REPORT = ((0.0657, 0.1373), (0.1000, 0.3112))  # mean and standard deviation of ReLU1 and ReLU2, as printed there
 
 TEXT = """\
@@ -22,10 +24,8 @@ def analyze(subject: Subject) -> Findings:
     layers = activation_statistics(subject.model, subject.inputs)
     where = f"{subject.source}, {layers[0].images:,} test images"
     title = f"Activations over the test set: {where}"
-    tables = make_tables(layers, where)
-    picture = Picture("activations", draw(layers, title), title)
-    printed = printed_table(tables[0].rows, where)
-    return Findings("Activation statistics", TEXT, [picture], tables, printed)
+    picture, tables = Picture("activations", draw(layers, title), title), make_tables(layers, where)
+    return Findings("Activation statistics", TEXT, [picture], tables, printed_table(tables[0].rows, where))
 
 
 def make_tables(layers: Sequence[LayerStatistics], where: str) -> list[Table]:
@@ -36,20 +36,15 @@ def make_tables(layers: Sequence[LayerStatistics], where: str) -> list[Table]:
         report = REPORT[number - 1] if number <= len(REPORT) else (None, None)
         rows.append((name, layer.mean, layer.std, *report, layer.zeros, len(layer.dead), len(layer.always_on)))
         columns = (layer.map_mean, layer.map_std, layer.map_zeros, layer.map_images, layer.map_max)
-        values = zip(*(column.tolist() for column in columns), strict=True)
-        by_map += [(name, index, *row) for index, row in enumerate(values)]
+        by_map += [(name, index, *row) for index, row in enumerate(torch.stack(columns, dim=1).tolist())]
         edges, counts = layer.histogram_edges.tolist(), layer.histogram_counts.tolist()
         bins.append((name, None, None, layer.zero_count))
         bins += [(name, *each) for each in zip(edges[:-1], edges[1:], counts, strict=True)]
-    header = (
-        *("activations", "mean", "std", "report mean", "report std"),
-        *("share of zeros", "dead maps", "always-on maps"),
-    )
-    header_by_map = ("activations", "map", "mean", "std", "share of zeros", "share of images", "max")
     title = f"Activations, {where}; the report's figures are for its CIFAR-10 network"
+    header_by_map = ("activations", "map", "mean", "std", "share of zeros", "share of images", "max")
     histogram = f"Histogram of activations, {where}; the row without a range counts the zeros"
     return [
-        Table("activations", title, header, rows),
+        Table("activations", title, HEADER, rows),
         Table("activations_maps", f"Activations of each feature map, {where}", header_by_map, by_map),
         Table("activations_histogram", histogram, ("activations", "from", "below", "count"), bins),
     ]
@@ -71,23 +66,21 @@ def draw(layers: Sequence[LayerStatistics], title: str) -> np.ndarray:
     figure.suptitle(title, fontsize=11)
     grid = figure.subplots(len(layers), 2, squeeze=False, width_ratios=(3, 2))
     for (left, right), layer in zip(grid, layers, strict=True):
-        numbers = np.arange(len(layer.map_mean))
-        left.bar(numbers, np.asarray(layer.map_std), color="#c6d4f0", width=0.9, label="standard deviation")
-        left.bar(numbers, np.asarray(layer.map_mean), color="#4269d0", width=0.5, label="mean")
+        numbers = range(len(layer.map_mean))
+        left.bar(numbers, layer.map_std.numpy(), color="#c6d4f0", width=0.9, label="standard deviation")
+        left.bar(numbers, layer.map_mean.numpy(), color="#4269d0", width=0.5, label="mean")
         if layer.dead:
             left.plot(layer.dead, np.zeros(len(layer.dead)), "x", color="#c62828", label="dead", clip_on=False)
-        if not 1e-3 < np.asarray(layer.map_std).max() < 1e4:
+        if not 1e-3 < layer.map_std.max() < 1e4:
             left.yaxis.set_major_formatter("{x:g}")  # a common factor would stand where the legend does
-        left.set(xlabel="feature map", ylabel=f"activation, {short(layer.layer)}")
-        left.set_xlim(-1, len(numbers))
+        left.set(xlabel="feature map", ylabel=f"activation, {short(layer.layer)}", xlim=(-1, len(numbers)))
         left.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 0.99), borderaxespad=0)
         # Without the first bin, which holds all that is smaller still.
-        edges, counts = np.asarray(layer.histogram_edges)[1:], np.asarray(layer.histogram_counts, dtype=float)[1:]
-        right.stairs(counts / np.log2(edges[1:] / edges[:-1]), edges, fill=True, color="#4269d0")
+        edges, counts = layer.histogram_edges[1:].numpy(), layer.histogram_counts[1:].numpy()
         if counts.any():
+            right.stairs(counts / np.log2(edges[1:] / edges[:-1]), edges, fill=True, color="#4269d0")
             right.set(xscale="log", yscale="log", xlabel="activation above zero", ylabel="how many per factor of 2")
         else:  # the whole layer is dead
-            right.clear()
             right.set_axis_off()
             right.text(0.5, 0.5, "no activation above zero", transform=right.transAxes, ha="center", fontsize=9)
             left.set_ylim(0, 1)

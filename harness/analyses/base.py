@@ -16,29 +16,26 @@ from harness.data import ImageSet, load_images
 from harness.device import choose_device, choose_threads
 from harness.errors import UserError
 from harness.image_sets import CNN, sets_for
-from interpret import Strongest, convolutions, random_maps, rectified_layers, strongest_activations, varied_images
+from interpret.chain import convolutions
+from interpret.choice import random_maps, rectified_layers, varied_images
+from interpret.deconvnet import Strongest, strongest_activations
 
 STRONGEST = 9  # activations shown of a map, as in the paper
 
 
 @dataclass
 class Subject:
-    """What is looked at, and what was asked for.
-
-    `images` are None where no analysis needs them. `inputs` are the test images as the network takes them, float32
-    (n, channels, height, width), and `labels` their classes (n,); `snapshots` maps epochs to convolution weights;
-    `maps` convolutions to the numbers of the maps asked for; `shown_count` is the number of images to show.
-    """
+    """What is looked at, and what was asked for. Where no analysis needs the images or snapshots, they are None."""
 
     trained: Trained
-    shown_count: int = 5
+    shown_count: int = 5  # test images to show
     seed: int = 0
     per_filter: bool = False
-    maps: Mapping[str, list[int]] | None = None
+    maps: Mapping[str, list[int]] | None = None  # of each convolution the numbers of the maps asked for
     images: ImageSet | None = None
-    inputs: Tensor | None = None
-    labels: Tensor | None = None
-    snapshots: Mapping[int, Mapping[str, Tensor]] | None = None
+    inputs: Tensor | None = None  # the test images as the network takes them, float32 (n, channels, height, width)
+    labels: Tensor | None = None  # their classes (n,)
+    snapshots: Mapping[int, Mapping[str, Tensor]] | None = None  # of each epoch the convolutions' weights
 
     @property
     def model(self) -> nn.Module:
@@ -72,9 +69,8 @@ class Subject:
 
     def chosen_maps(self, convolution: str, count: int) -> list[int]:
         """The maps asked for or, as in the paper, a random few of those that respond to anything."""
-        if self.maps and convolution in self.maps:
-            return self.maps[convolution]
-        return random_maps(self.strongest[self.layers[convolution]], count, seed=self.seed)
+        asked = self.maps.get(convolution)
+        return asked or random_maps(self.strongest[self.layers[convolution]], count, seed=self.seed)
 
 
 def show_images(subject: Subject, data: str | None, *, data_dir: Path, mirror: str | None, device: str) -> None:
@@ -96,8 +92,8 @@ def load_test_images(trained: Trained, data: str | None, *, data_dir: Path, mirr
     """
     name = sets_for(CNN)[data] if data else trained.dataset
     images = load_images(name, data_dir=data_dir, channels=trained.channels, mirror=mirror)
-    wanted = trained.description["channels"], trained.description["image_size"], trained.description["classes"]
-    found = *images.test.images.shape[1:3], len(images.classes)
+    wanted = [trained.description[key] for key in ("channels", "image_size", "classes")]
+    found = [*images.test.images.shape[1:3], len(images.classes)]
     if found != wanted:
         raise UserError(
             "{} takes images of {} channels and {} pixels a side in {} classes, and {} has {}, {} and {}; "
@@ -110,31 +106,25 @@ def load_test_images(trained: Trained, data: str | None, *, data_dir: Path, mirr
     return images
 
 
-def convolution_sizes(trained: Trained) -> dict[str, int]:
-    """Each convolution's number of maps. UserError, naming the layers, if the network is no chain of what we know."""
-    try:
-        names = convolutions(trained.model)
-    except ValueError as error:
-        layers = ", ".join(f"{name} ({type(module).__name__})" for name, module in trained.model.named_children())
-        raise UserError(
-            f"{trained.path} holds a {type(trained.model).__name__} with the layers {layers}; "
-            "only a network that begins with a chain of Conv2d, ReLU and MaxPool2d can be looked into"
-        ) from error
-    return {name: trained.model.get_submodule(name).out_channels for name in names}
-
-
-def maps_by_layer(asked: Iterable[tuple[str, Sequence[int]]], sizes: Mapping[str, int]) -> dict[str, list[int]]:
+def maps_by_layer(asked: Iterable[tuple[str, Sequence[int]]], trained: Trained) -> dict[str, list[int]]:
     """What --maps names, by the convolution's full name; without a layer it is the last convolution.
 
-    `asked` are results of `flags.map_numbers`, `sizes` the number of maps of each convolution. UserError if there is no
-    such layer or map.
+    `asked` are results of `flags.map_numbers`. UserError if there is no such layer or map, or no convolution at all.
     """
+    network = trained.model
+    sizes = {name: network.get_submodule(name).out_channels for name in convolutions(network)}
+    if not sizes:
+        layers = ", ".join(f"{name} ({type(module).__name__})" for name, module in network.named_children())
+        raise UserError(
+            f"{trained.path} holds a {type(network).__name__} with the layers {layers}; "
+            "only a network that begins with a chain of Conv2d, ReLU and MaxPool2d can be looked into"
+        )
     chosen: dict[str, list[int]] = {}
     for layer, numbers in asked:
-        names = [name for name in sizes if layer in (name, short(name))] if layer else [list(sizes)[-1]]
+        names = [name for name in sizes if layer in (name, short(name))] if layer else list(sizes)
         if not names:
             raise UserError(f"--maps: there is no convolution {layer}; there is {', '.join(map(short, sizes))}")
-        name = names[0]
+        name = names[-1]
         for number in numbers:
             if not 0 <= number < sizes[name]:
                 raise UserError(f"--maps: {short(name)} has the maps 0 to {sizes[name] - 1}, and no {number}")

@@ -10,8 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
 from harness.pictures import DPI, in_plain_style, render
-from interpret import Consistency, correspondence
-from interpret.correspondence import LAYERS, PARTS
+from interpret.correspondence import LAYERS, PARTS, Consistency, correspondence
 
 NEEDS = frozenset({"convolutions", "images"})
 PER_CLASS = 10  # images compared
@@ -32,39 +31,31 @@ def analyze(subject: Subject) -> Findings:
     classes = range(len(subject.images.classes))
     chosen = torch.cat([subject.order[labels == label][:PER_CLASS] for label in classes])  # (classes * PER_CLASS,)
     size = subject.inputs.shape[-1] // 4
-    cells = correspondence(
-        subject.model,
-        subject.inputs[chosen],
-        subject.labels[chosen],
-        size=size,
-        stride=max(1, size // 2),
-        value=subject.images.mid_gray,
-        seed=subject.seed,
-    )
+    square = {"size": size, "stride": max(1, size // 2), "value": subject.images.mid_gray}
+    inputs, labels = subject.inputs[chosen], subject.labels[chosen]
+    cells = correspondence(subject.model, inputs, labels, **square, seed=subject.seed)
     title = f"Correspondence: {subject.source}"
     rows = [(cell.part, cell.layer.replace("_", " "), cell.mean, cell.std) for cell in cells]
     table_title = f"Consistency Δ, {subject.source}; smaller is more consistent"
     table = Table("correspondence", table_title, ("part hidden", "layer", "mean", "std"), rows)
-    picture = Picture("correspondence", draw(cells, PARTS, LAYERS, title), title)
+    picture = Picture("correspondence", draw(cells, title), title)
     return Findings("Correspondence", TEXT, [picture], [table])
 
 
 @in_plain_style
-def draw(cells: Sequence[Consistency], parts: Sequence[str], layers: Sequence[str], title: str) -> np.ndarray:
+def draw(cells: Sequence[Consistency], title: str) -> np.ndarray:
     """Table 1 as bars: for each layer the mean Δ of each kind of part, and a dot for each class."""
     figure = Figure(figsize=(8.6, 3.9), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(parts)
-    for index, part in enumerate(parts):
-        by_layer = {cell.layer: cell for cell in cells if cell.part == part}
-        places = np.arange(len(layers)) + (index - (len(parts) - 1) / 2) * width
-        means = [by_layer[layer].mean for layer in layers]
-        axes.bar(places, means, width * 0.92, color=COLORS[index], label=part)
-        for place, layer in zip(places, layers, strict=True):
-            by_class = np.asarray(by_layer[layer].by_class)
-            spread = np.linspace(-0.28, 0.28, len(by_class)) * width
-            axes.plot(place + spread, by_class, ".", color="black", markersize=3.5, alpha=0.7)
-    axes.set_xticks(range(len(layers)), [layer.replace("_", " ") + " layer" for layer in layers])
+    width = 0.8 / len(PARTS)
+    for index, part in enumerate(PARTS):
+        bars = [cell for cell in cells if cell.part == part]  # one a layer, in the order of LAYERS
+        places = np.arange(len(LAYERS)) + (index - (len(PARTS) - 1) / 2) * width
+        axes.bar(places, [cell.mean for cell in bars], width * 0.92, color=COLORS[index], label=part)
+        for place, cell in zip(places, bars, strict=True):
+            spread = np.linspace(-0.28, 0.28, len(cell.by_class)) * width
+            axes.plot(place + spread, cell.by_class, ".", color="black", markersize=3.5, alpha=0.7)
+    axes.set_xticks(range(len(LAYERS)), [layer.replace("_", " ") + " layer" for layer in LAYERS])
     axes.set_ylabel("Δ, mean Hamming distance")
     axes.set_title(title, fontsize=11)
     axes.grid(axis="y", alpha=0.3)

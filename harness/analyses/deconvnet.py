@@ -3,18 +3,15 @@
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
-from harness.data import ImageSet
-from harness.pictures import DPI, blank_tile, image_tile, in_plain_style, mosaic, padded, render, signed_tile
-from interpret import receptive_fields, reconstruct
+from harness.pictures import DPI, image_tile, in_plain_style, mosaic, padded, render, signed_tile
+from interpret.deconvnet import Activations, receptive_fields, reconstruct
 
 NEEDS = frozenset({"convolutions", "images"})
 MAPS_SHOWN = 12  # of each convolution, if --maps names none
@@ -27,26 +24,15 @@ part of the image that the activation depends on. The number is the strongest ac
 drawn at random from those that respond."""
 
 
-class Activations(NamedTuple):
-    """n activations: image, row, column and value (n,) of each, and its projection (n, channels, height, width)."""
-
-    images: Tensor
-    rows: Tensor
-    columns: Tensor
-    values: Tensor
-    pixels: Tensor
-
-
 def analyze(subject: Subject) -> Findings:
-    pictures, table_rows = [], []
+    pictures, rows = [], []
     for convolution, layer in subject.layers.items():
         strongest, maps = subject.strongest[layer], subject.chosen_maps(convolution, MAPS_SHOWN)
-        count = strongest.images.shape[1]
+        count = strongest.values.shape[1]
         numbers = torch.tensor(maps).repeat_interleave(count)  # (maps * count,)
-        fields = strongest.images, strongest.rows, strongest.columns, strongest.values
-        images, rows, columns, values = (field[maps].flatten() for field in fields)
-        pixels = reconstruct(subject.model, subject.inputs[images], layer, numbers, rows, columns)
-        found = Activations(images, rows, columns, values, pixels)
+        images, *places, values = (field[maps].flatten() for field in strongest)
+        pixels = reconstruct(subject.model, subject.inputs[images], layer, numbers, *places).cpu()
+        found = Activations(images, *places, values, pixels)
         projected, patches = activation_tiles(subject, layer, found)
         entries = []
         for index, number in enumerate(maps):
@@ -55,21 +41,19 @@ def analyze(subject: Subject) -> Findings:
             entries.append((heading, projected[here], patches[here]))
         title = f"Strongest activations of {short(convolution)}, projected to pixels: {subject.source}"
         pictures.append(Picture(f"deconvnet_{short(convolution)}", draw(entries, title), title))
-        ranks = [*range(1, count + 1)] * len(maps)
-        table_rows += activation_rows(layer, numbers.tolist(), ranks, found, subject.images)
+        rows += activation_rows(subject, layer, numbers.tolist(), [*range(1, count + 1)] * len(maps), found)
     header = ("layer", "map", "rank", "test image", "class", "row", "column", "activation")
-    table = Table("deconvnet", f"Strongest activations over the test set, {subject.source}", header, table_rows)
+    table = Table("deconvnet", f"Strongest activations over the test set, {subject.source}", header, rows)
     return Findings("Deconvnet", TEXT, pictures, [table])
 
 
 def activation_rows(
-    layer: str, maps: Sequence[int], orders: Sequence[int], found: Activations, images: ImageSet
+    subject: Subject, layer: str, maps: Sequence[int], orders: Sequence[int], found: Activations
 ) -> list[tuple]:
     """A row of the deconvnet's and the evolution's table for each activation; `orders` are ranks or epochs."""
-    names = [images.classes[label] for label in images.test.labels[found.images].tolist()]
-    rows, columns, values = found.rows.tolist(), found.columns.tolist(), found.values.tolist()
-    columns_of_table = (maps, orders, found.images.tolist(), names, rows, columns, values)
-    return [(layer, *row) for row in zip(*columns_of_table, strict=True)]
+    images, *columns = (field.tolist() for field in found[:4])  # image, row, column and value
+    classes = [subject.images.classes[subject.images.test.labels[image]] for image in images]
+    return [(layer, *row) for row in zip(maps, orders, images, classes, *columns, strict=True)]
 
 
 def activation_tiles(subject: Subject, layer: str, found: Activations) -> tuple[list, list]:
@@ -81,18 +65,12 @@ def activation_tiles(subject: Subject, layer: str, found: Activations) -> tuple[
     boxes = receptive_fields(subject.model, subject.inputs, layer, places)
     size = max(box.bottom - box.top for box in boxes.values()), max(box.right - box.left for box in boxes.values())
     projected, patches = [], []
-    for pixels, image, place, value in zip(
-        found.pixels, found.images.tolist(), places, found.values.tolist(), strict=True
-    ):
-        box = boxes[place]
-        if not value > 0:
-            projected.append(blank_tile(size))
-            patches.append(blank_tile(size))
-            continue
-        crop = (slice(None), slice(box.top, box.bottom), slice(box.left, box.right))
-        room = {"top": box.top == 0, "left": box.left == 0}
-        projected.append(padded(signed_tile(pixels.cpu().numpy()[crop]), size, **room))
-        patches.append(padded(image_tile(subject.images.test.images[image].numpy()[crop]), size, **room))
+    for pixels, image, place, value in zip(found.pixels, found.images, places, found.values, strict=True):
+        top, left, bottom, right = boxes[place]
+        here = np.s_[:, top:bottom, left:right]
+        tiles = signed_tile(pixels[here].numpy()), image_tile(subject.images.test.images[image][here].numpy())
+        for kind, tile in zip((projected, patches), tiles, strict=True):
+            kind.append(padded(tile, size, top=top == 0, left=left == 0) * float(value > 0))
     return projected, patches
 
 
@@ -106,14 +84,13 @@ def draw(entries: Sequence[tuple[str, list, list]], title: str) -> np.ndarray:
     rows = math.ceil(len(entries) / columns)
     width = 2.5 * columns + 0.1
     lines = textwrap.wrap(title, max(12, int(width / 0.105)))  # a letter of a title takes 0.105 inches
-    figure = Figure(figsize=(width, 1.42 * rows + 0.3 + 0.2 * len(lines)), dpi=DPI)
+    figure = Figure(figsize=(width, 1.42 * rows + 0.3 + 0.2 * len(lines)), dpi=DPI, facecolor=TINT)
     figure.suptitle("\n".join(lines), fontsize=11, y=1 - 0.1 / figure.get_figheight(), va="top")
-    figure.set_facecolor(TINT)
     set_margins(figure, top=0.35 + 0.2 * len(lines), bottom=0.08, left=0.08, right=0.08)
-    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.16})
-    for axes in grid.ravel():
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.16}).ravel()
+    for axes in grid:
         axes.set_axis_off()
-    for axes, (heading, projections, patches) in zip(grid.ravel(), entries, strict=False):
+    for axes, (heading, projections, patches) in zip(grid, entries, strict=False):
         left, right = mosaic(projections, 3), mosaic(patches, 3)
         gutter = np.zeros((len(left), 8, 4), dtype=np.float32)
         axes.imshow(np.concatenate([left, gutter, right], axis=1), interpolation="nearest")

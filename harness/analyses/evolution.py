@@ -7,10 +7,11 @@ import torch
 from matplotlib.figure import Figure
 
 from harness.analyses.base import Subject, short
-from harness.analyses.deconvnet import TINT, Activations, activation_rows, activation_tiles, set_margins
+from harness.analyses.deconvnet import TINT, activation_rows, activation_tiles, set_margins
 from harness.analyses.findings import Findings, Picture, Table
 from harness.pictures import DPI, in_plain_style, mosaic, render
-from interpret import evolution
+from interpret.deconvnet import Activations
+from interpret.evolution import evolution
 
 NEEDS = frozenset({"convolutions", "images", "snapshots"})
 MAPS_SHOWN = 6  # of each convolution, if --maps names none
@@ -23,8 +24,7 @@ that another image has become the strongest."""
 
 
 def analyze(subject: Subject) -> Findings:
-    epochs = sorted(subject.snapshots)
-    printed = ""
+    epochs, printed = sorted(subject.snapshots), ""
     if len(epochs) > STAGES:
         printed = f"note: evolution at {STAGES} of the run's {len(epochs)} snapshots, evenly chosen"
         last = len(epochs) - 1
@@ -34,17 +34,14 @@ def analyze(subject: Subject) -> Findings:
     pictures, rows = [], []
     for convolution, layer in subject.layers.items():
         maps = subject.chosen_maps(convolution, MAPS_SHOWN)
-        stages = evolution(subject.model, subject.inputs, layer, maps, snapshots)
-        fields = ("images", "rows", "columns", "values", "reconstructions")
-        found = Activations(*(torch.cat([getattr(stage, field) for stage in stages]) for field in fields))
-        projected, patches = activation_tiles(subject, layer, found)  # by epoch, and within it by map
-        entries = [
-            (f"map {number}", projected[index :: len(maps)], patches[index :: len(maps)])
-            for index, number in enumerate(maps)
-        ]
+        stages = evolution(subject.model, subject.inputs, layer, maps, snapshots).values()
+        found = Activations(*map(torch.cat, zip(*stages, strict=True)))  # by epoch, and within it by map
+        projected, patches = activation_tiles(subject, layer, found)
+        each = [slice(index, None, len(maps)) for index in range(len(maps))]
+        entries = [(f"map {n}", projected[here], patches[here]) for n, here in zip(maps, each, strict=True)]
         title = f"Evolution of {short(convolution)}: {source}"
         pictures.append(Picture(f"evolution_{short(convolution)}", draw(epochs, entries, title), title))
-        rows += activation_rows(layer, maps * len(epochs), np.repeat(epochs, len(maps)).tolist(), found, subject.images)
+        rows += activation_rows(subject, layer, maps * len(epochs), np.repeat(epochs, len(maps)).tolist(), found)
     header = ("layer", "map", "epoch", "test image", "class", "row", "column", "activation")
     table = Table("evolution", f"Strongest activation at each snapshot, {source}", header, rows)
     return Findings("Evolution", TEXT, pictures, [table], printed)
@@ -56,15 +53,13 @@ def draw(epochs: Sequence[int], entries: Sequence[tuple[str, list, list]], title
 
     `entries` holds (heading, projection tiles, patch tiles) a map, a tile an epoch.
     """
-    columns, rows = len(epochs), len(entries)
-    figure = Figure(figsize=(max(6.5, 1.55 * columns + 0.9), 0.82 * rows + 0.95), dpi=DPI)
-    height = figure.get_figheight()
+    width, height = max(6.5, 1.55 * len(epochs) + 0.9), 0.82 * len(entries) + 0.95
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=TINT)
     figure.suptitle(title, fontsize=11, y=1 - 0.1 / height, va="top")
     patches = "strongest activation over the test images: projected to pixels (left), its image patch (right)"
     figure.text(0.5, 1 - 0.42 / height, patches, fontsize=8.5, ha="center", va="center")
-    figure.set_facecolor(TINT)
     set_margins(figure, top=0.8, bottom=0.08, left=0.85, right=0.06)
-    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
+    grid = figure.subplots(len(entries), len(epochs), squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
     for row, (heading, projections, images) in zip(grid, entries, strict=True):
         for axes, left, right in zip(row, projections, images, strict=True):
             axes.imshow(mosaic([left, right], 2), interpolation="nearest")

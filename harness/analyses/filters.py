@@ -4,12 +4,12 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
 from harness.pictures import DPI, in_plain_style, mosaic, opaque_tile, render
-from interpret import convolutions, filter_pictures, filter_weights
+from interpret.chain import convolutions
+from interpret.filters import filter_pictures
 
 NEEDS = frozenset({"convolutions"})
 
@@ -21,22 +21,16 @@ a picture for each map that it reads."""
 def analyze(subject: Subject) -> Findings:
     pictures, rows = [], []
     for number, layer in enumerate(convolutions(subject.model), start=1):
-        weights = filter_weights(subject.model, layer)
+        weights = subject.model.get_submodule(layer).weight.detach().cpu()
         drawn, limit = filter_pictures(weights, per_filter=subject.per_filter)
         title = f"Filters of convolution {number}: {subject.source}"
         pictures.append(Picture(f"filters_{short(layer)}", draw(drawn.numpy(), limit.numpy(), title), title))
-        rows += weight_rows(layer, weights)
+        for index, row in enumerate(weights.double().flatten(1).numpy()):  # (channels * height * width,) each
+            rows.append((layer, index, *map(float, (row.mean(), row.std(), np.linalg.norm(row), np.abs(row).max()))))
     header = ("layer", "map", "mean", "std", "norm", "largest")
     scale = "each filter's own" if subject.per_filter else "one scale for all filters of a layer"
     table = Table("filters", f"Weights of each filter, {subject.source}", header, rows)
     return Findings("Filters", TEXT.format(scale=scale), pictures, [table])
-
-
-def weight_rows(layer: str, weights: Tensor) -> list[tuple]:
-    """A row a filter: layer, map, and mean, deviation, norm and largest absolute value of its weights."""
-    flat = weights.double().numpy().reshape(len(weights), -1)  # (maps, channels * height * width)
-    metrics = ((row.mean(), row.std(), np.linalg.norm(row), np.abs(row).max()) for row in flat)
-    return [(layer, number, *map(float, each)) for number, each in enumerate(metrics)]
 
 
 @in_plain_style
@@ -74,10 +68,9 @@ def _draw_sheet(pictures: np.ndarray, limit: np.ndarray, title: str) -> np.ndarr
     sheet = mosaic(tiles, maps, zoom=zoom, gap=zoom)
     # The axes have as many pixels as the sheet, so that each weight is equally large.
     left, bottom, above, right = 70, 60, 50, 130
-    size = left + sheet.shape[1] + right, bottom + sheet.shape[0] + above
-    box = (left / size[0], bottom / size[1], sheet.shape[1] / size[0], sheet.shape[0] / size[1])
-    figure = Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI)
-    axes = figure.add_axes(box, frameon=False)
+    size = np.array([left + sheet.shape[1] + right, bottom + sheet.shape[0] + above])  # width and height in pixels
+    figure = Figure(figsize=size / DPI, dpi=DPI)
+    axes = figure.add_axes((*(left, bottom) / size, *sheet.shape[1::-1] / size), frameon=False)
     axes.imshow(sheet, interpolation="nearest", aspect="auto")
     for axis, count, step in ((axes.xaxis, maps, zoom * (width + 1)), (axes.yaxis, inputs, zoom * (height + 1))):
         numbered = range(0, count, 1 if count <= 16 else 4)
@@ -85,8 +78,8 @@ def _draw_sheet(pictures: np.ndarray, limit: np.ndarray, title: str) -> np.ndarr
     axes.set_title(title, fontsize=11)
     axes.set(xlabel="feature map", ylabel="input map")
     axes.tick_params(length=0, labelsize=8)
-    right_of_it = (1 - (right - 20) / size[0], bottom / size[1], 16 / size[0], sheet.shape[0] / size[1])
-    _draw_scale(figure, limit, "weight", cax=figure.add_axes(right_of_it))
+    beside = figure.add_axes((1 - (right - 20) / size[0], bottom / size[1], 16 / size[0], sheet.shape[0] / size[1]))
+    _draw_scale(figure, limit, "weight", cax=beside)
     return render(figure)
 
 

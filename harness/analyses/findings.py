@@ -9,7 +9,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,6 @@ from PIL import Image
 
 from harness.files import write_atomically
 from harness.pictures import png_bytes
-
-PAGE = "index.html"
-FIELDS = {"epoch": int, "dataset": dict, "figures": list, "tables": list}  # what a record must have
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,8 @@ class Findings:
 
     heading: str
     text: str
-    pictures: list[Picture] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
+    pictures: list[Picture]
+    tables: list[Table]
     printed: str = ""
 
 
@@ -72,19 +69,21 @@ def write_findings(folder: Path, name: str, findings: Findings, provenance: dict
     """
     record_file = folder / f"{name}.json"
     record_file.unlink(missing_ok=True)  # it describes the old files: a kill among the new ones leaves no false record
-    figures, tables = [], []
-    for picture in findings.pictures:
-        write_atomically(folder / f"{picture.name}.png", png_bytes(picture.pixels, colors=None))
-        height, width = picture.pixels.shape[:2]
-        figures.append({"file": f"{picture.name}.png", "title": picture.title, "width": width, "height": height})
-    for table in findings.tables:
-        write_atomically(folder / f"{table.name}.csv", table.as_csv().encode())
-        write_atomically(folder / f"{table.name}.md", table.as_markdown().encode())
-        rows = [[_json_value(value) for value in row] for row in table.rows]
-        files = {"file": f"{table.name}.csv", "markdown": f"{table.name}.md"}
-        tables.append({**files, "title": table.title, "header": list(table.header), "rows": rows})
     record = {"name": name, "heading": findings.heading, "text": findings.text, **provenance}
-    record |= {"figures": figures, "tables": tables}
+    record |= {"figures": [], "tables": []}
+    for picture in findings.pictures:
+        file, (height, width, _) = f"{picture.name}.png", picture.pixels.shape
+        write_atomically(folder / file, png_bytes(picture.pixels, colors=None))
+        record["figures"].append({"file": file, "title": picture.title, "width": width, "height": height})
+    for table in findings.tables:
+        files = {"file": f"{table.name}.csv", "markdown": f"{table.name}.md"}
+        write_atomically(folder / files["file"], table.as_csv().encode())
+        write_atomically(folder / files["markdown"], table.as_markdown().encode())
+        rows = [
+            [None if isinstance(value, float) and not math.isfinite(value) else value for value in row]
+            for row in table.rows  # JSON has no nan
+        ]
+        record["tables"].append({**files, "title": table.title, "header": table.header, "rows": rows})
     lines = (f" {json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())  # a field a line
     write_atomically(record_file, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
@@ -93,16 +92,18 @@ def read_record(folder: Path, name: str) -> dict | None:
     """The record of an analysis, if it is one and all its files are there, the PNGs whole; else None."""
     try:
         record = json.loads((folder / f"{name}.json").read_bytes())
-        files = [each["file"] for each in (*record["figures"], *record["tables"])]
-        widths = [{len(table["header"]), *map(len, table["rows"])} for table in record["tables"]]
-        usable = (
-            all(isinstance(record[key], kind) for key, kind in FIELDS.items())
-            and all(len(each) == 1 for each in widths)
-            and all(Path(file).name == file and _is_whole(folder / file) for file in files)  # beside the record only
-        )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # missing, damaged, or somebody else's
+        whole = isinstance(record["epoch"], int) and isinstance(record["dataset"], dict)
+        for table in record["tables"]:
+            whole = whole and all(len(row) == len(table["header"]) for row in table["rows"])
+        for each in (*record["figures"], *record["tables"]):
+            file = folder / each["file"]
+            whole = whole and file.parent == folder and file.is_file()  # beside the record only
+            if file.suffix == ".png":
+                with Image.open(file) as picture:
+                    picture.load()
+    except Exception:  # missing, damaged or somebody else's: JSON and Pillow can fail in many ways
         return None
-    return record | {"name": name} if usable else None
+    return record | {"name": name} if whole else None
 
 
 def write_page(folder: Path, records: Iterable[dict], title: str) -> None:
@@ -113,7 +114,7 @@ def write_page(folder: Path, records: Iterable[dict], title: str) -> None:
     environment.globals.update(rounded=rounded, text_columns=text_columns)
     style = (here.parent / "report" / "page.css").read_text(encoding="utf-8")
     page = environment.get_template("page.html.j2").render(title=title, records=list(records), style=style)
-    write_atomically(folder / PAGE, page.encode(errors="backslashreplace"))  # a path may be no text
+    write_atomically(folder / "index.html", page.encode(errors="backslashreplace"))  # a path may be no text
 
 
 def rounded(value: object) -> str:
@@ -126,19 +127,3 @@ def rounded(value: object) -> str:
 def text_columns(header: Sequence[str], rows: Sequence[Sequence]) -> list[bool]:
     """Of each column whether it holds words, which stand to the left."""
     return [any(isinstance(row[index], str) for row in rows) for index in range(len(header))]
-
-
-def _json_value(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no nan
-
-
-def _is_whole(file: Path) -> bool:
-    """Whether the file is there and, if it is a picture, can be read to its end."""
-    if file.suffix != ".png":
-        return file.is_file()
-    try:
-        with Image.open(file) as picture:
-            picture.load()
-    except Exception:  # a damaged file can make Pillow fail in many ways
-        return False
-    return True

@@ -6,11 +6,10 @@ original report asserts this difference between the two; here it is measured, fo
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from harness.analyses.findings import Table
 from harness.checkpoint import load_trained
@@ -19,37 +18,26 @@ from harness.errors import UserError
 from harness.files import make_folder, write_atomically
 
 FILE = Path("figures") / "first_rows.csv"  # in the run's folder
-_BATCH = 500
-
-
-class FirstRows(NamedTuple):
-    """The whole test set seen down to `rows`: accuracy in [0, 1] and mean cross-entropy a sample."""
-
-    rows: int
-    accuracy: float
-    loss: float
 
 
 @torch.no_grad()
-def first_rows(model: nn.Module, images: ImageSet, *, cut: bool) -> list[FirstRows]:
-    """Accuracy and loss on the first k rows of the test images, for k from 1 to all of them, in fp32 on the CPU.
+def first_rows(model: nn.Module, images: ImageSet, *, cut: bool) -> list[tuple[int, float, float]]:
+    """(k, accuracy in [0, 1], mean cross-entropy) on the first k rows of all test images, for every k, on the CPU.
 
     With `cut` the model gets images of k rows (a recurrent network, one step a row); without, rows below the k-th are
     black. The model is in evaluation mode.
     """
-    height, labels = images.test.images.shape[2], images.test.labels
+    labels, height = images.test.labels, images.test.images.shape[2]
     metrics = []
     for rows in range(1, height + 1):
-        parts = [_first(part, rows, cut=cut) for part in images.test.images.split(_BATCH)]
-        logits = torch.cat([model(images.normalise(part)) for part in parts])  # (n, classes)
-        accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
-        metrics.append(FirstRows(rows, accuracy, F.cross_entropy(logits.double(), labels).item()))
+        logits = []
+        for part in images.test.images.split(500):  # uint8 (500, channels, height, width)
+            seen = part[:, :, :rows] if cut else F.pad(part[:, :, :rows], (0, 0, 0, height - rows))
+            logits.append(model(images.normalise(seen)))
+        answers = torch.cat(logits).double()  # (n, classes)
+        accuracy = (answers.argmax(dim=1) == labels).double().mean()
+        metrics.append((rows, float(accuracy), float(F.cross_entropy(answers, labels))))
     return metrics
-
-
-def _first(images: Tensor, rows: int, *, cut: bool) -> Tensor:
-    """The first rows of images, uint8 (n, channels, height, width): alone, or with black ones below."""
-    return images[:, :, :rows] if cut else F.pad(images[:, :, :rows], (0, 0, 0, images.shape[2] - rows))
 
 
 def keep_first_rows(run: Path, images: ImageSet, build_model: Callable[[dict], nn.Module]) -> None:
@@ -62,6 +50,6 @@ def keep_first_rows(run: Path, images: ImageSet, build_model: Callable[[dict], n
     if trained.checksum != images.checksum:
         raise UserError(f"{trained.path} was trained on other images than this {images.name}")
     measured = first_rows(trained.model, images, cut=trained.description["name"] == "RecurrentClassifier")
-    rows = [(each.rows, round(each.accuracy, 6), round(each.loss, 6)) for each in measured]
+    rows = [(number, round(accuracy, 6), round(loss, 6)) for number, accuracy, loss in measured]
     make_folder(run / FILE.parent)
-    write_atomically(run / FILE, Table(FILE.stem, "", FirstRows._fields, rows).as_csv().encode())
+    write_atomically(run / FILE, Table(FILE.stem, "", ("rows", "accuracy", "loss"), rows).as_csv().encode())

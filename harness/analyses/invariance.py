@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
 from harness.pictures import DPI, framed, image_tile, in_plain_style, mosaic, render
-from interpret import Invariance, invariance, transform
+from interpret.invariance import Invariance, invariance, transform
 
 NEEDS = frozenset({"convolutions", "images"})
 AVERAGED = 200  # random images that the curves' mean is over
@@ -46,26 +46,21 @@ def analyze(subject: Subject) -> Findings:
     title = f"Invariance: {subject.source}"
     picture = Picture("invariance", draw(results, examples, names, title), title)
     header = ("transformation", "test image", "class", "amount", "first layer", "last hidden layer", "p(true class)")
-    rows = curve_rows(results, shown.tolist(), names)
+    rows = [row for result in results for row in curve_rows(result, shown.tolist(), names)]
     table = Table("invariance", f"Distance over length of the feature vector, {subject.source}", header, rows)
-    return Findings("Invariance", describe(results, len(shown)), [picture], [table])
+    norms = torch.stack([results[0].first_norm, results[0].last_hidden_norm])[:, len(shown) :]  # (2, averaged)
+    without = "" if norms.all() else "; a layer's distance leaves out those that it does not respond to"
+    return Findings("Invariance", TEXT.format(averaged=norms.shape[1], without=without), [picture], [table])
 
 
-def describe(results: Sequence[Invariance], shown: int) -> str:
-    """How to read it; the first `shown` columns of the results are the images shown."""
-    norms = [norm[shown:] for result in results for norm in (result.first_norm, result.last_hidden_norm)]
-    silent = "; a layer's distance leaves out those that it does not respond to"
-    return TEXT.format(averaged=len(norms[0]), without="" if all(norm.all() for norm in norms) else silent)
+def curves(result: Invariance) -> list[np.ndarray]:
+    """What is drawn over the amounts, each (amounts, images): two distances over lengths, and the probability.
 
-
-def curves(result: Invariance) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is drawn over the amounts, each (amounts, images): two distances over lengths, and the probability."""
-    shares = []
-    for distance, length in ((result.first, result.first_norm), (result.last_hidden, result.last_hidden_norm)):
-        distance, length = np.asarray(distance), np.asarray(length)
-        nothing = np.full(distance.shape, np.nan)  # stays where the layer does not respond to the image
-        shares.append(np.divide(distance, length, out=nothing, where=length > 0))
-    return *shares, np.asarray(result.probability)
+    A share is nan where the layer does not respond to the untransformed image.
+    """
+    pairs = ((result.first, result.first_norm), (result.last_hidden, result.last_hidden_norm))
+    shares = [(distance / length.where(length > 0, torch.nan)).double().numpy() for distance, length in pairs]
+    return [*shares, result.probability.numpy()]
 
 
 def mean_over_images(values: np.ndarray) -> np.ndarray:
@@ -74,19 +69,16 @@ def mean_over_images(values: np.ndarray) -> np.ndarray:
     return values[:, finite].mean(axis=1) if finite.any() else np.full(len(values), np.nan)
 
 
-def curve_rows(results: Sequence[Invariance], ids: Sequence[int], names: Sequence[str]) -> list[tuple]:
+def curve_rows(result: Invariance, ids: Sequence[int], names: Sequence[str]) -> list[tuple]:
     """A row for each point of each curve: of the images shown (`ids`, of the classes `names`), then of the mean."""
-    rows, shown = [], len(ids)
-    for result in results:
-        amounts = [round(amount, 6) for amount in result.amounts.tolist()]
-        values = curves(result)
-        labels = [*zip(map(str, ids), names, strict=True), (f"mean of {values[0].shape[1] - shown}", "")]
-        lines = [[each[:, index] for each in values] for index in range(shown)]
-        lines.append([mean_over_images(each[:, shown:]) for each in values])
-        for label, line in zip(labels, lines, strict=True):
-            points = zip(amounts, *(each.tolist() for each in line), strict=True)
-            rows += [(result.kind, *label, *point) for point in points]
-    return rows
+    values, shown = curves(result), len(ids)
+    columns = [np.column_stack([each[:, :shown], mean_over_images(each[:, shown:])]) for each in values]
+    labels = [*zip(map(str, ids), names, strict=True), (f"mean of {values[0].shape[1] - shown}", "")]
+    return [
+        (result.kind, *label, round(float(amount), 6), *(float(each[step, line]) for each in columns))
+        for line, label in enumerate(labels)
+        for step, amount in enumerate(result.amounts)
+    ]
 
 
 @in_plain_style
@@ -103,15 +95,14 @@ def draw(results: Sequence[Invariance], examples: Sequence[np.ndarray], names: S
     for (picture, *plots), result, example in zip(grid, results, examples, strict=True):
         picture.imshow(example, interpolation="nearest")
         picture.set_axis_off()
-        amounts = np.asarray(result.amounts)
         for axes, values in zip(plots, curves(result), strict=True):
             if not np.isfinite(values).any():
                 axes.text(0.5, 0.5, "not active", transform=axes.transAxes, ha="center", fontsize=9)
                 axes.set_axis_off()
                 continue
             for image in range(shown):
-                axes.plot(amounts, values[:, image], color=COLORS[image], linewidth=1, alpha=0.85)
-            axes.plot(amounts, mean_over_images(values[:, shown:]), color="black", linewidth=2.4)
+                axes.plot(result.amounts, values[:, image], color=COLORS[image], linewidth=1, alpha=0.85)
+            axes.plot(result.amounts, mean_over_images(values[:, shown:]), color="black", linewidth=2.4)
             axes.set_xlabel(f"{result.kind}, {UNITS[result.kind]}", fontsize=8.5)
             axes.set_ylim(bottom=0)
             axes.grid(alpha=0.3)
@@ -123,7 +114,7 @@ def draw(results: Sequence[Invariance], examples: Sequence[np.ndarray], names: S
     headings = ("examples", "first layer:\ndistance / length", "last hidden layer:\ndistance / length", "p(true class)")
     for axes, heading in zip(grid[0], headings, strict=True):
         axes.set_title(heading, fontsize=9.5)
-    lines = [*(Patch(color=COLORS[index]) for index in range(shown)), Patch(color="black")]
+    lines = [Patch(color=color) for color in (*COLORS[:shown], "black")]
     labels = [*names, f"mean of {results[0].first.shape[1] - shown} images"]
     figure.legend(lines, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=8.5)
     return render(figure)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -13,7 +12,8 @@ from matplotlib.ticker import PercentFormatter
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
 from harness.pictures import DPI, image_tile, in_plain_style, render, signed_tile
-from interpret import OcclusionMaps, occlusion, reconstruct_maps
+from interpret.deconvnet import reconstruct
+from interpret.occlusion import OcclusionMaps, occlusion
 
 NEEDS = frozenset({"convolutions", "images"})
 
@@ -27,14 +27,14 @@ right."""
 
 def analyze(subject: Subject) -> Findings:
     shown = subject.shown
-    inputs, labels = subject.inputs[shown], subject.labels[shown]
+    inputs, labels, classes = subject.inputs[shown], subject.labels[shown], subject.images.classes
     size = subject.inputs.shape[-1] // 4
     maps = occlusion(subject.model, inputs, labels, size=size, value=subject.images.mid_gray)
-    projected = reconstruct_maps(subject.model, inputs, maps.layer, maps.strongest_map).cpu().numpy()
-    labels, classes = labels.tolist(), subject.images.classes
-    title = f"Occlusion by a square of {size} pixels: {subject.source}"
+    projected = reconstruct(subject.model, inputs, maps.layer, maps.strongest_map).cpu().numpy()
+    labels = labels.tolist()
     images = subject.images.test.images[shown].numpy()
     tiles = [(image_tile(image), signed_tile(values)) for image, values in zip(images, projected, strict=True)]
+    title = f"Occlusion by a square of {size} pixels: {subject.source}"
     picture = Picture("occlusion", draw(tiles, maps, labels, classes, title), title)
     header = (
         *("test image", "class", "p as it is", "lowest p", "top", "left", "share right"),
@@ -52,10 +52,10 @@ def occlusion_rows(
     for index, (image, label) in enumerate(zip(ids, labels, strict=True)):
         probability, activation = maps.probability[index], maps.activation[index]
         down, across = divmod(int(probability.argmin()), len(maps.columns))
-        right = float((maps.predicted[index] == label).double().mean())
         answer = float(maps.clean_probability[index]), float(probability.min())
-        strongest = int(maps.strongest_map[index]), float(maps.clean_activation[index]), float(activation.min())
         place = int(maps.rows[down]), int(maps.columns[across])
+        right = float((maps.predicted[index] == label).double().mean())
+        strongest = int(maps.strongest_map[index]), float(maps.clean_activation[index]), float(activation.min())
         rows.append((image, classes[label], *answer, *place, right, *strongest))
     return rows
 
@@ -69,50 +69,37 @@ def draw(
     `tiles` holds each image and its projection. The maps are drawn where the square's center was, on axes as large as
     the image.
     """
-    count, side = len(tiles), tiles[0][0].shape[:2]
+    count, (height, width, _) = len(tiles), tiles[0][0].shape
     figure = Figure(figsize=(10.2, 1.95 * count + 1.35), dpi=DPI, layout="constrained")
     figure.suptitle(title + "\n" * (count == 1), fontsize=11)  # else the layout puts a heading into it
     grid = figure.subplots(count, 5, squeeze=False)
-    down, across = (_edges(np.asarray(starts) + maps.size / 2) for starts in (maps.rows, maps.columns))
-    answers = np.asarray(maps.predicted)
+    down, across = ((starts + maps.size / 2).numpy() for starts in (maps.rows, maps.columns))  # the squares' centers
     colors = colormaps["tab10"] if len(classes) <= 10 else colormaps["nipy_spectral"].resampled(len(classes))
     norm = BoundaryNorm(np.arange(len(classes) + 1) - 0.5, len(classes))
+    scale = {"cmap": "viridis", "vmin": 0, "vmax": 1}
+    # The largest total activation of each row, which the square may well raise; 1 if there is none.
+    largest = maps.activation.amax(dim=(1, 2)).maximum(maps.clean_activation)
+    shares = maps.activation / largest.where(largest > 0, 1)[:, None, None]
     for row, (axes, (image, projection)) in enumerate(zip(grid, tiles, strict=True)):
-        _place(axes[0], image, f"{classes[labels[row]]}, p = {maps.clean_probability[row]:.2f}")
-        top = max(float(maps.activation[row].max()), float(maps.clean_activation[row])) or 1.0
-        shares = np.asarray(maps.activation[row]) / top
-        strength = axes[1].pcolormesh(across, down, shares, cmap="viridis", vmin=0, vmax=1)
-        axes[1].set_title(f"map {int(maps.strongest_map[row])}", fontsize=8.5, pad=3)
-        _place(axes[2], projection, "")
-        values = np.asarray(maps.probability[row])
-        probability = axes[3].pcolormesh(across, down, values, cmap="viridis", vmin=0, vmax=1)
-        axes[4].pcolormesh(across, down, answers[row], cmap=colors, norm=norm)
+        for place, tile in ((axes[0], image), (axes[2], projection)):
+            place.imshow(tile, interpolation="nearest", extent=(0, width, height, 0))
+            place.set_axis_off()
+        strength = axes[1].pcolormesh(across, down, shares[row].numpy(), **scale)
+        probability = axes[3].pcolormesh(across, down, maps.probability[row].numpy(), **scale)
+        axes[4].pcolormesh(across, down, maps.predicted[row].numpy(), cmap=colors, norm=norm)
         for each in (axes[1], axes[3], axes[4]):
-            each.set(xlim=(0, side[1]), ylim=(side[0], 0), aspect="equal", xticks=[], yticks=[])
+            each.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[])
             each.spines[:].set_color("#b0b0b0")
+        axes[0].set_title(f"{classes[labels[row]]}, p = {maps.clean_probability[row]:.2f}", fontsize=8.5, pad=3)
+        axes[1].set_title(f"map {int(maps.strongest_map[row])}", fontsize=8.5, pad=3)
     strongest = "total activation of\nthe strongest map"
     headings = ("image", strongest, "its reconstruction", "p(true class)", "most probable class")
     for axes, heading in zip(grid[0], headings, strict=True):
-        axes.set_title("\n".join(part for part in (heading, axes.get_title()) if part), fontsize=9.5, pad=4)
+        axes.set_title(f"{heading}\n{axes.get_title()}".strip(), fontsize=9.5, pad=4)
     # All rows share one scale, so that any of them stands for the color bar.
     figure.colorbar(strength, ax=grid[:, 1], location="bottom", shrink=0.85, aspect=14, format=PercentFormatter(1))
     figure.colorbar(probability, ax=grid[:, 3], location="bottom", shrink=0.85, aspect=14)
-    answered = sorted({*answers.ravel().tolist(), *labels})
-    swatches = [Patch(color=colors(norm(index))) for index in answered]
-    names = [classes[index] for index in answered]
+    answered = sorted({*maps.predicted.flatten().tolist(), *labels})
+    swatches, names = [Patch(color=colors(norm(index))) for index in answered], [classes[index] for index in answered]
     figure.legend(swatches, names, loc="outside lower center", ncols=10, frameon=False, fontsize=8)
     return render(figure)
-
-
-def _place(axes: Axes, tile: np.ndarray, heading: str) -> None:
-    axes.imshow(tile, interpolation="nearest", extent=(0, tile.shape[1], tile.shape[0], 0))
-    axes.set_axis_off()
-    axes.set_title(heading, fontsize=8.5, pad=3)
-
-
-def _edges(centers: np.ndarray) -> np.ndarray:
-    """Cell borders half-way between rising centers, the outer ones as far out as the next."""
-    if len(centers) == 1:
-        return np.array([centers[0] - 0.5, centers[0] + 0.5])
-    middle = (centers[1:] + centers[:-1]) / 2
-    return np.concatenate([[2 * centers[0] - middle[0]], middle, [2 * centers[-1] - middle[-1]]])
