@@ -43,6 +43,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def small_runs(monkeypatch, in_project):
     make_runs_small(monkeypatch.setattr)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # nobody pulls the plug
 
 
 def kill_in_epoch(monkeypatch, run_main, epoch: int, *flags: object, torn: int = 0) -> None:

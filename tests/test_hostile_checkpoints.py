@@ -1,6 +1,7 @@
 """Checkpoints that are damaged, of something else, absurd or malicious: one sentence, exit 2, and nothing is run."""
 
 import io
+import os
 import pickle
 import struct
 import sys
@@ -28,6 +29,7 @@ TINY = ("--data", "synthetic", "--hidden-size", "8", "--epochs", "1", "--name", 
 def last(monkeypatch, in_project, run_main) -> Path:
     """last.pt of a small GRU run in this folder."""
     make_runs_small(monkeypatch.setattr)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # nobody pulls the plug
     assert run_main("rnn_mnist", *TINY)[0] == 0
     return Path("runs/rnn_synthetic/run/last.pt").resolve()
 

@@ -31,6 +31,7 @@ RUN = Path("runs/rnn_synthetic/run")
 @pytest.fixture(autouse=True)
 def small_runs(monkeypatch, in_project):
     make_runs_small(monkeypatch.setattr)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # nobody pulls the plug
 
 
 def config_of(run: Path) -> dict:
