@@ -172,31 +172,30 @@ def test_resume_refuses_another_value_and_names_the_flag(rnn, flag, value):
     assert (RUN / "config.json").read_bytes() == before
 
 
-def test_other_number_of_threads_is_allowed_and_said(rnn):
-    before = torch.get_num_threads()
-    try:
-        assert rnn("--epochs", 1, "--threads", 1)[0] == 0
-        code, out, _ = rnn("--epochs", 2, "--resume", "--threads", 2)
-        assert code == 0
-        assert "threads 2 instead of the recorded 1; bits may differ" in out
-        _, out, _ = rnn("--epochs", 3, "--resume")
-        assert config_of(RUN)["threads"] == 2  # the recorded number by default
-        assert "instead of" not in out
-        line = (*TINY, "--name", "run", "--epochs", "4", "--resume")
-        for ranks, typed, threads in ((ALONE, (), 2), (Ranks(0, 2), (), None), (Ranks(0, 2), ("--threads", "3"), 3)):
-            flags = parse_flags(rnn_mnist.make_parser(), [*line, *typed])
-            resumed = RunFolder(RUN, "rnn_synthetic", flags, ranks)
-            resumed.load()
-            assert resumed.flags.threads == threads  # two ranks do not take all the cores each
-    finally:
-        torch.set_num_threads(before)
+def test_other_number_of_threads_is_allowed_and_said(rnn, monkeypatch):
+    chosen = [1]  # the number alone matters here; threads that share one core make a test slow
+    monkeypatch.setattr("torch.set_num_threads", chosen.append)
+    monkeypatch.setattr("torch.get_num_threads", lambda: chosen[-1])
+    assert rnn("--epochs", 1, "--threads", 1)[0] == 0
+    code, out, _ = rnn("--epochs", 2, "--resume", "--threads", 2)
+    assert code == 0
+    assert "threads 2 instead of the recorded 1; bits may differ" in out
+    _, out, _ = rnn("--epochs", 3, "--resume")
+    assert config_of(RUN)["threads"] == 2  # the recorded number by default
+    assert "instead of" not in out
+    line = (*TINY, "--name", "run", "--epochs", "4", "--resume")
+    for ranks, typed, threads in ((ALONE, (), 2), (Ranks(0, 2), (), None), (Ranks(0, 2), ("--threads", "3"), 3)):
+        flags = parse_flags(rnn_mnist.make_parser(), [*line, *typed])
+        resumed = RunFolder(RUN, "rnn_synthetic", flags, ranks)
+        resumed.load()
+        assert resumed.flags.threads == threads  # two ranks do not take all the cores each
 
 
 def test_more_threads_than_cores_are_warned_of(rnn, monkeypatch):
     monkeypatch.setattr("harness.device.cores", lambda: 1)
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
     for threads, warning in ((1, ""), (2, "warning: 2 threads on one core slow one another down\n")):
         assert rnn("--epochs", 1, "--overwrite", "--threads", threads)[::2] == (0, warning)
-    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(("threads", "ranks", "warned"), [(1, 2, False), (2, 2, True), (1, 4, False), (4, 1, False)])
