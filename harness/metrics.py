@@ -1,6 +1,6 @@
 """What is measured after each epoch: the metrics of a run, their CSV file, and which epoch is the best.
 
-`train.py` makes the numbers; `run.py` keeps them in the run folder.
+`train.py` makes the numbers and keeps them in the run folder.
 """
 
 import math

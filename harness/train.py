@@ -77,7 +77,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
             return _print_end(run, state)
         _note_other_machine(run, device)
 
-    trained = ranks.parallel(model)  # the same parameters
+    trained = ranks.parallel(model)  # it holds the very parameters of `model`, and so does what --compile makes of it
     if flags.compile:
         trained = compiled(trained, device)
     run.begin(model=description, dataset=dataset, device=str(device))
