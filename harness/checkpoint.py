@@ -6,26 +6,23 @@ run has, `train.py` when they are written.
 """
 
 import io
-import os
 import pickletools
 import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from harness.data import ImageSet
 from harness.errors import OutOfMemory, UserError, is_out_of_memory
-from harness.files import make_folder, write_atomically
+from harness.files import make_folder, read_file, write_atomically
 from harness.image_sets import IMAGE_SETS
 from harness.metrics import EpochMetrics, is_metrics
 
-CHECKPOINT_FORMAT = 1
-MAX_CHECKPOINT_BYTES = 8 << 30
+FORMAT = 1
 
 # The names that the pickle inside a checkpoint may use. PyTorch's own list is longer and has, for example, bytearray
 # and the old tensor classes, which take any amount of memory when called with a number.
@@ -51,9 +48,15 @@ class State:
 
 def save_last(folder: Path, config: dict, state: State) -> None:
     """Write last.pt, from which the run can be continued to the bit."""
-    training = {"optimizer": state.optimizer.state_dict(), "generator": state.generator.get_state()}
-    training |= {"history": [list(row) for row in state.history], "wall_times": state.wall_times}
-    _save(folder / "last.pt", config, {"model": state.model.state_dict(), "epoch": state.epoch, **training})
+    content = {
+        "model": state.model.state_dict(),
+        "epoch": state.epoch,
+        "optimizer": state.optimizer.state_dict(),
+        "generator": state.generator.get_state(),
+        "history": [list(row) for row in state.history],
+        "wall_times": state.wall_times,
+    }
+    _save(folder / "last.pt", config, content)
 
 
 def save_best(folder: Path, config: dict, state: State) -> None:
@@ -72,7 +75,7 @@ def save_snapshot(path: Path, config: dict, state: State) -> None:
 def _save(path: Path, config: dict, content: dict) -> None:
     make_folder(path.parent)
     buffer = io.BytesIO()  # through memory: torch.save to a path hides what the disk said
-    torch.save({"format": CHECKPOINT_FORMAT, "config": config, **content}, buffer)
+    torch.save({"format": FORMAT, "config": config, **content}, buffer)
     write_atomically(path, buffer.getvalue())
 
 
@@ -99,8 +102,8 @@ def restore(state: State, saved: dict, template: dict, path: Path) -> None:
     state.optimizer.load_state_dict({"state": fresh, "param_groups": settings})
     state.history = [EpochMetrics(*row) for row in saved["history"]]
     times = saved.get("wall_times")  # which older versions did not record
-    known = isinstance(times, list) and len(times) == state.epoch and all(type(each) is float for each in times)
-    state.wall_times = list(times) if known else [time.time()] * state.epoch
+    known = isinstance(times, list) and [type(each) for each in times] == [float] * state.epoch
+    state.wall_times = times if known else [time.time()] * state.epoch
 
 
 def _alike(given: object, expected: dict | Tensor) -> bool:
@@ -114,69 +117,41 @@ def _alike(given: object, expected: dict | Tensor) -> bool:
 def load_checkpoint(path: Path) -> dict:
     """A checkpoint of this project, as tensors on the CPU and plain values; nothing in the file is ever run.
 
-    Raises UserError, in one sentence, if the file is missing, truncated, no checkpoint, one of another project, absurd
-    in its sizes, or asks for code to be run.
+    Raises UserError if the file is missing, truncated, no checkpoint, one of another project, or asks for code to be
+    run. A tensor in it can still have one number for any number of elements: look at its shape before its values.
     """
-    content = None
+    file = io.BytesIO(read_file(path))
     try:
-        with path.open("rb") as file:
-            fault = _fault_of_archive(file)
-            if not fault:
-                file.seek(0)
-                content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        fault = _fault_of_archive(file)
+        file.seek(0)
+        content = None if fault else torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file can make the reader fail in any way
         if is_out_of_memory(error):
             raise OutOfMemory(f"there is not enough memory to read {path}") from error
         raise UserError(f"{path} is not a checkpoint that can be trusted: it is damaged or holds code") from error
-    fault = fault or _fault_of_content(content)
     if fault:
         raise UserError(f"{path} {fault}")
+    if not isinstance(content, dict) or not _is_plain(content.get("format"), 0) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is not a checkpoint of this project")
+    if not is_config(content.get("config")):
+        raise UserError(f"{path} has no config of a run in it")
     return content
 
 
-def _fault_of_archive(file: BinaryIO) -> str | None:
+def _fault_of_archive(file: io.BytesIO) -> str | None:
     """What is wrong with a zip that is no checkpoint, would grow when read, or whose pickle uses a foreign name."""
-    size = os.fstat(file.fileno()).st_size
-    if size > MAX_CHECKPOINT_BYTES:
-        return f"has {size:,} bytes, more than any checkpoint of this project"
     if file.read(4) != b"PK\x03\x04":  # PyTorch would read anything else in its older formats, which check less
         return "is no checkpoint, or was written by a very old PyTorch"
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            return "holds compressed entries, which no checkpoint of this project does"
-        if sum(entry.file_size for entry in entries) > size:
-            return "claims more data than it has bytes"
+        grows = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        overlaps = sum(entry.file_size for entry in entries) > len(file.getbuffer())
         pickles = [entry for entry in entries if "data.pkl" in entry.orig_filename.lower()]
-        if len(pickles) != 1:  # PyTorch might read another one than is checked here
-            return "is not a checkpoint of this project"
+        if grows or overlaps or len(pickles) != 1:  # of two pickles PyTorch might read the one not checked here
+            return "is not an archive as PyTorch writes it"
         operations = list(pickletools.genops(archive.read(pickles[0])))
     strange = {value for operation, value, _ in operations if operation.name == "GLOBAL"} - ALLOWED_NAMES
-    if strange:
-        return f"is not a checkpoint that can be trusted: it asks for {min(strange).replace(' ', '.')!r}"
-    return None
-
-
-def _fault_of_content(content: object) -> str | None:
-    """What is wrong with what was read; a tensor must not have more elements than the file has for it."""
-    seen, waiting = set(), [content]
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen:  # containers can hold themselves, or one another many times
-            continue
-        seen.add(id(value))
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list | tuple):
-            waiting += value
-        elif isinstance(value, Tensor) and value.nbytes > value.untyped_storage().nbytes():
-            # One element repeated by a stride of 0: copied, it would become terabytes.
-            return f"has a tensor of {value.numel():,} elements, more than it has data for"
-    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
-        return "is not a checkpoint of this project"
-    return None if is_config(content.get("config")) else "has no config of a run in it"
+    return f"is not a checkpoint that can be trusted: it asks for {min(strange)!r}" if strange else None
 
 
 def is_config(value: object) -> bool:
@@ -184,57 +159,48 @@ def is_config(value: object) -> bool:
 
     Anything deeper could be a tensor, or a list that grows beyond all memory when it is printed.
     """
+    return isinstance(value, dict) and isinstance(value.get("flags"), dict) and _is_plain(value, 2)
 
-    def is_plain(value: object) -> bool:
-        return value is None or type(value) in (str, bool, int, float)
 
-    def is_flat(value: object) -> bool:
-        return isinstance(value, dict) and all(type(key) is str and is_plain(each) for key, each in value.items())
-
-    return (
-        isinstance(value, dict)
-        and is_flat(value.get("flags"))
-        and all(type(key) is str and (is_plain(each) or is_flat(each)) for key, each in value.items())
-    )
+def _is_plain(value: object, depth: int) -> bool:
+    """Whether it is None, text, a number, or a dict of such, nested no deeper than `depth`."""
+    if isinstance(value, dict) and depth:
+        return all(type(key) is str and _is_plain(each, depth - 1) for key, each in value.items())
+    return value is None or type(value) in (str, bool, int, float)
 
 
 def check_training_state(content: dict, path: Path) -> None:
     """Raise UserError unless a checkpoint has the parts of last.pt, each of the right type."""
-    parts = {"model": dict, "optimizer": dict, "generator": Tensor, "epoch": int, "history": list}
-    for name, kind in parts.items():
+    for name, kind in {"model": dict, "optimizer": dict, "generator": Tensor, "epoch": int, "history": list}.items():
         if not isinstance(content.get(name), kind) or content[name] is True:  # True is an int, to Python
             raise UserError(f"{path} has no {name} to continue from; --overwrite starts the run anew")
     rows = content["history"]
-    fits = len(rows) == content["epoch"] > 0 and all(is_metrics(row, number) for number, row in enumerate(rows, 1))
-    if not fits:
+    if not (len(rows) == content["epoch"] > 0 and all(is_metrics(row, epoch) for epoch, row in enumerate(rows, 1))):
         raise UserError(f"{path} has metrics that do not fit its epoch; --overwrite starts the run anew")
 
 
-def metrics_in(path: Path) -> dict | None:
-    """The metrics of the epoch whose model a best.pt holds; None if it is not there or damaged."""
+def is_best_of(path: Path, epoch: EpochMetrics) -> bool:
+    """Whether a best.pt is there, whole, and holds the model of this epoch."""
     try:
-        return load_checkpoint(path).get("metrics")
+        metrics = load_checkpoint(path).get("metrics")
     except UserError:
-        return None
+        return False
+    return _is_plain(metrics, 1) and metrics == epoch._asdict()
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its weights, in evaluation mode on the CPU, and what is known of its training.
-
-    `description` is config["model"]; `dataset` the name and `checksum` the MD5 of the set that it was trained on.
-    """
+    """A network with its weights, in evaluation mode on the CPU, and what is known of its training."""
 
     path: Path
     model: nn.Module
-    description: dict
-    dataset: str
-    checksum: str
+    description: dict  # config["model"]
+    dataset: str  # the name of the set that it was trained on
+    checksum: str  # and its MD5
     epoch: int
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
         return self.path.parent
 
     @property
@@ -243,32 +209,27 @@ class Trained:
 
     def source(self, images: ImageSet | None, *, all_epochs: bool = False) -> str:
         """What stands in every title: on what the network was trained, and what it is shown if that is another set."""
-        learnt = source_of(self.dataset, self.channels, None if all_epochs else self.epoch)
+        trained_on = f"{self.dataset} {self.channels}" + ("" if all_epochs else f", epoch {self.epoch}")
         if images is None or images.name == self.dataset:
-            return learnt
-        return f"trained on {learnt}; images of {images.name}"
-
-
-def source_of(dataset: str, channels: str, epoch: int | None) -> str:
-    """What a network learnt, as titles say it: `cifar10 gray, epoch 19`; without the epoch if it is None."""
-    return f"{dataset} {channels}" + ("" if epoch is None else f", epoch {epoch}")
+            return trained_on
+        return f"trained on {trained_on}; images of {images.name}"
 
 
 def load_trained(path: Path, build_model: Callable[[dict], nn.Module]) -> Trained:
-    """The network of a best.pt or last.pt; nothing in the file is run. UserError if it cannot be rebuilt from it."""
+    """The network of a best.pt or last.pt. UserError if it cannot be rebuilt from it."""
     content = load_checkpoint(path)
     weights, epoch, config = content.get("model"), content.get("epoch"), content["config"]
-    if not isinstance(weights, dict) or not isinstance(epoch, int):
+    if not isinstance(weights, dict) or not isinstance(epoch, int):  # it may be a snapshot
         raise UserError(f"{path} holds no whole network; name a run's best.pt or last.pt")
     dataset = config.get("dataset")
     if not isinstance(dataset, dict) or dataset.get("name") not in IMAGE_SETS:
         raise UserError(f"{path} does not say on which images it was trained")
     try:
         model = build_model(config)
+        if not _alike(weights, model.state_dict()):
+            raise ValueError("its weights are not those of the network in its config")
     except ValueError as error:
         raise UserError(f"{path} cannot be rebuilt: {error}") from error
-    if not _alike(weights, model.state_dict()):
-        raise UserError(f"{path} cannot be rebuilt: its weights are not those of the network in its config")
     model.load_state_dict(weights)
     if not all(value.isfinite().all() for value in model.state_dict().values()):
         raise UserError(f"{path} holds weights that are not finite, of a run that diverged; there is nothing to see")
@@ -284,8 +245,8 @@ def load_snapshots(trained: Trained) -> dict[int, dict[str, Tensor]]:
     for path in trained.folder.glob("snapshots/epoch-*.pt"):
         content = load_checkpoint(path)
         weights, epoch = content.get("weights"), content.get("epoch")
-        of_own_names = isinstance(weights, dict) and weights and weights.keys() <= own.keys()
-        if not (isinstance(epoch, int) and of_own_names and _alike(weights, {name: own[name] for name in weights})):
+        expected = {name: own[name] for name in own if isinstance(weights, dict) and name in weights}
+        if not (isinstance(epoch, int) and expected and _alike(weights, expected)):
             raise UserError(f"{path} is no snapshot of the network in {trained.path}")
         if all(value.isfinite().all() for value in weights.values()):  # else of an epoch that diverged
             snapshots[epoch] = weights

@@ -1,10 +1,8 @@
 """What is measured after each epoch: the metrics of a run, their CSV file, and which epoch is the best.
 
-`train.py` makes the numbers; `run.py` keeps them in the run folder.
+`train.py` makes the numbers and keeps them in the run folder.
 """
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,14 +37,9 @@ def best_epoch(history: Sequence[EpochMetrics]) -> EpochMetrics:
 
 def best_values(history: Sequence[EpochMetrics]) -> EpochMetrics:
     """The best of each metric over the epochs, each by itself: smallest loss, largest accuracy; seconds summed up."""
-    return EpochMetrics(
-        len(history),
-        min(row.train_loss for row in history),
-        max(row.train_accuracy for row in history),
-        min(row.test_loss for row in history),
-        max(row.test_accuracy for row in history),
-        sum(row.seconds for row in history),
-    )
+    _, train_losses, train_accuracies, test_losses, test_accuracies, seconds = zip(*history, strict=True)
+    bests = min(train_losses), max(train_accuracies), min(test_losses), max(test_accuracies)
+    return EpochMetrics(len(history), *bests, sum(seconds))
 
 
 def accuracy_at(history: Sequence[EpochMetrics], epoch: int) -> float:
@@ -56,30 +49,26 @@ def accuracy_at(history: Sequence[EpochMetrics], epoch: int) -> float:
 
 def metrics_csv(history: Sequence[EpochMetrics]) -> bytes:
     """metrics.csv: floats as Python prints them, so that they are read back to the bit."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(METRICS_HEADER)
-    writer.writerows(history)
-    return text.getvalue().encode()
+    return "".join(",".join(map(str, line)) + "\n" for line in (METRICS_HEADER, *history)).encode()
 
 
 def read_metrics(file: Path) -> list[EpochMetrics]:
     """The epochs of a metrics.csv, from 1 on without a gap. UserError if it cannot be read or is something else."""
     try:
-        header, *lines = csv.reader(read_file(file).decode().splitlines())
-        rows = [[int(line[0]), *map(float, line[1:])] for line in lines]
-    except (ValueError, IndexError, csv.Error) as error:
+        header, *lines = (line.split(",") for line in read_file(file).decode().splitlines())
+        rows = [[int(epoch), *map(float, values)] for epoch, *values in lines]
+        if tuple(header) != METRICS_HEADER or not all(
+            is_metrics(row, epoch) for epoch, row in enumerate(rows, start=1)
+        ):
+            raise ValueError("another header, or rows that are no metrics")
+    except ValueError as error:
         raise UserError(f"{file} is not the metrics of a run") from error
-    if tuple(header) != METRICS_HEADER or not all(is_metrics(row, epoch) for epoch, row in enumerate(rows, start=1)):
-        raise UserError(f"{file} is not the metrics of a run")
     return [EpochMetrics(*row) for row in rows]
 
 
 def is_metrics(row: object, epoch: int) -> bool:
     """Whether it is a list of what EpochMetrics holds, of this epoch; a damaged file may have anything instead."""
-    if not isinstance(row, list) or len(row) != len(METRICS_HEADER) or type(row[0]) is not int:
-        return False
-    if not all(type(value) is float for value in row[1:]):
+    if not isinstance(row, list) or [type(value) for value in row] != [int, float, float, float, float, float]:
         return False
     metrics = EpochMetrics(*row)
     accuracies = (metrics.train_accuracy, metrics.test_accuracy)

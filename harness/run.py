@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
-import math
 import platform
 import shutil
 import subprocess
@@ -28,7 +27,6 @@ from harness.cli import command_line
 from harness.errors import Interrupted, OutOfMemory, OutputLost, UserError, catch_out_of_memory
 from harness.files import lock_folder, make_folder, os_errors_as, read_file, write_atomically
 from harness.flags import RESULT_FLAGS, check_new_name, recorded_flags, resume_command, resumed_flags, run_name
-from harness.metrics import EpochMetrics, metrics_csv
 from harness.ranks import ALONE, Ranks, join
 from harness.tensorboard import EventsFile
 
@@ -37,28 +35,20 @@ RUN_FILES = ("last.pt", "snapshots", "figures", "best.pt", "metrics.csv", "event
 
 
 class RunFolder:
-    """A run's folder, locked for this process while it is open.
+    """A run's folder. Nothing is written in it before `begin`, and of several ranks only the main one locks and writes.
 
-    `flags` are the flags to train with (the recorded ones, when resuming); `checkpoint` is what last.pt holds and
-    `recorded` the config of the run to resume, if there is one. `config` is what checkpoints and config.json will hold,
-    `status` what config.json says. Nothing is written before `begin`. Of several `ranks` that train the run, only the
-    main one locks and writes the folder; for the others all that does nothing.
+    `flags` are those to train with: when resuming, the recorded ones.
     """
 
     def __init__(self, path: Path, experiment: str, flags: argparse.Namespace, ranks: Ranks = ALONE) -> None:
         self.path, self.experiment, self.flags, self.ranks = path, experiment, flags, ranks
-        self.checkpoint: dict | None = None
-        self.recorded: dict = {}
-        self.config: dict = {}
-        self.status: str | None = None
+        self.checkpoint: dict | None = None  # what last.pt holds of the run to resume
+        self.recorded: dict = {}  # and the config of that run
+        self.config: dict = {}  # what checkpoints and config.json will hold
+        self.status: str | None = None  # what config.json says, once this process has written it
         self.events: EventsFile | None = None
-        self.locked = contextlib.ExitStack()  # empty until the folder is locked
+        self.locked = contextlib.ExitStack()  # holds the lock, once there is one
         self.is_locked = False
-
-    @property
-    def kept(self) -> bool:
-        """False for a dry run, whose folder is thrown away."""
-        return not self.flags.dry_run
 
     def lock(self) -> None:
         self.locked.enter_context(lock_folder(self.path))
@@ -67,9 +57,9 @@ class RunFolder:
     def find(self) -> None:
         """Look whether the folder holds a run; lock it then, and load it for --resume. UserError if that cannot be."""
         flags = self.flags
-        if has_run(self.path):
+        if self.has_run():
             if not (flags.resume or flags.overwrite):
-                raise _folder_exists(self.path)
+                raise self.exists_already()
             self.lock()
             _delete([*self.path.glob(".*.tmp"), *self.path.glob("snapshots/.*.tmp")])  # of writes that a kill broke off
             if flags.resume:
@@ -77,9 +67,18 @@ class RunFolder:
         elif flags.resume:
             check_new_name(flags)
             print(f"{self.path} holds no run yet: starting at epoch 1")
-            for shorter in () if flags.name else _shorter_runs(self.path.parent, flags):
-                words = command_line(["--name", shorter, "--epochs", str(flags.epochs), "--resume"])
-                print(f"note: {words} would continue that shorter run instead")
+            if not flags.name:
+                _note_shorter_runs(self.path.parent, flags)
+
+    def has_run(self) -> bool:
+        """Whether the folder holds anything of a run (the lock file alone is nothing)."""
+        path = self.path
+        with os_errors_as(f"cannot read {path}"):
+            return path.exists() and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir()))
+
+    def exists_already(self) -> UserError:
+        ways = "--resume continues it, --overwrite starts anew, --name chooses another"
+        return UserError(f"{self.path} exists already: {ways}")
 
     def load(self) -> None:
         """Load a run to resume: its last checkpoint and its flags. UserError if any of it cannot be used."""
@@ -98,10 +97,9 @@ class RunFolder:
             print(f"note: {self.path} has no last.pt, no finished epoch to continue from: starting at epoch 1")
         else:
             return
-        if self.recorded.get("experiment") != self.experiment:
-            raise UserError(
-                f"{self.path} holds a run of {self.recorded.get('experiment')!r}, not of {self.experiment!r}"
-            )
+        found = self.recorded.get("experiment")
+        if found != self.experiment:
+            raise UserError(f"{self.path} holds a run of {found!r}, not of {self.experiment!r}")
         try:
             self.flags = resumed_flags(self.flags, self.recorded["flags"])
         except UserError as error:
@@ -119,13 +117,8 @@ class RunFolder:
             make_folder(self.path)
             if not self.is_locked:
                 self.lock()
-                # There was no run when it was looked for; loading the images took its time since.
-                if has_run(self.path) and self.flags.resume:
-                    raise UserError(
-                        f"another process has just trained in {self.path}; the same command again continues it"
-                    )
-                if has_run(self.path) and not self.flags.overwrite:
-                    raise _folder_exists(self.path)
+                if self.has_run() and not self.flags.overwrite:  # another process was quicker, while images were loaded
+                    raise self.exists_already()
             # Also without --overwrite: one that a kill broke off may have left some of the former run.
             _delete([file for pattern in RUN_FILES for file in self.path.glob(pattern)])
         self.config = {
@@ -147,8 +140,8 @@ class RunFolder:
     @property
     def recorded_seconds(self) -> float:
         """The wall-clock seconds that the resumed run had taken by its checkpoint; 0 without one."""
-        seconds = self.recorded.get("wall_seconds") if self.checkpoint else 0.0
-        return seconds if type(seconds) is float and 0 <= seconds < math.inf else 0.0
+        seconds = self.recorded.get("wall_seconds") if self.checkpoint else None
+        return seconds if isinstance(seconds, float) else 0.0
 
     def write_config(self, status: str) -> None:
         """Write config.json with this status; of several ranks the main one does."""
@@ -157,12 +150,9 @@ class RunFolder:
             write_atomically(self.path / "config.json", f"{config}\n".encode())
             self.status = status
 
-    def write_metrics(self, history: list[EpochMetrics]) -> None:
-        write_atomically(self.path / "metrics.csv", metrics_csv(history))
-
     def note_early_end(self, error: BaseException) -> None:
         """Record that the run was interrupted, and add to the error's message how to go on."""
-        if self.status is None or not self.kept:
+        if self.status is None or self.flags.dry_run:
             return  # nothing has been written, or nothing is to stay
         if self.status == "running":
             with contextlib.suppress(UserError):  # the disk may be full: the run can be continued all the same
@@ -171,12 +161,9 @@ class RunFolder:
         if isinstance(error, Interrupted):
             error.message = f"interrupted; continue with: {command}"
         elif isinstance(error, OutOfMemory):
-            anew = (
-                ""
-                if (self.path / "last.pt").exists()
-                else "start anew with a smaller --batch-size and --overwrite, or "
-            )
-            error.args = (f"{error}; {anew}continue where there is more with: {command}",)
+            smaller = "start anew with a smaller --batch-size and --overwrite, or "
+            nothing_saved = not (self.path / "last.pt").exists()
+            error.args = (f"{error}; {smaller * nothing_saved}continue where there is more with: {command}",)
         elif isinstance(error, UserError):
             error.args = (f"{error}; what was saved before is whole, continue with: {command}",)
 
@@ -210,42 +197,30 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
             raise
 
 
-def has_run(path: Path) -> bool:
-    """Whether the folder holds anything of a run (the lock file alone is nothing)."""
-    with os_errors_as(f"cannot read {path}"):
-        return path.exists() and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir()))
-
-
 def read_config(path: Path) -> dict:
-    """A run folder's config.json. UserError if it is missing, no JSON, or not of a run."""
+    """A run folder's config.json. UserError if it cannot be read or is something else."""
     file = path / "config.json"
     try:
         config = json.loads(read_file(file))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not valid JSON ({error}); --overwrite starts the run anew") from error
+        raise UserError(f"{file} is not valid JSON; --overwrite starts the run anew") from error
     if not is_config(config):
         raise UserError(f"{file} is not the config of a run; --overwrite starts the run anew")
     return config
 
 
-def _shorter_runs(folder: Path, flags: argparse.Namespace) -> list[str]:
-    """The runs in `folder` with the same flags but for fewer epochs: another folder's name, but perhaps what is meant.
+def _note_shorter_runs(folder: Path, flags: argparse.Namespace) -> None:
+    """Name the runs in `folder` with the same flags but fewer epochs: perhaps one of them is meant.
 
     None is continued unasked, because a run of 10 epochs beside one of 20 is a result of its own.
     """
     wanted = {name: value for name, value in recorded_flags(flags).items() if name in RESULT_FLAGS and name != "epochs"}
-    names = []
     for file in sorted(folder.glob("*/config.json")):
         with contextlib.suppress(UserError):
             recorded = read_config(file.parent)["flags"]
-            epochs = recorded.get("epochs")
-            if wanted.items() <= recorded.items() and type(epochs) is int and epochs < flags.epochs:
-                names.append(file.parent.name)
-    return names
-
-
-def _folder_exists(path: Path) -> UserError:
-    return UserError(f"{path} exists already: --resume continues it, --overwrite starts anew, --name chooses another")
+            if wanted.items() <= recorded.items() and recorded.get("epochs") in range(1, flags.epochs):
+                words = command_line(["--name", file.parent.name, "--epochs", str(flags.epochs), "--resume"])
+                print(f"note: {words} would continue that shorter run instead")
 
 
 def _delete(paths: Iterable[Path]) -> None:

@@ -6,7 +6,6 @@ what is there already is not written twice. `train.log_events` says what a run l
 """
 
 import io
-import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.compat.tensorflow_stub.errors import DataLossError, NotFoundError, OutOfRangeError
+from tensorboard.compat.tensorflow_stub.errors import DataLossError, OutOfRangeError
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -35,13 +34,12 @@ RECORD_FRAME = 16  # bytes around a record: its length (8), a checksum of the le
 class EventsFile:
     """The events file of a run folder. An event is known by its tag and its step: no such pair is written twice.
 
-    `scalars`, `image` and `session_end` take up what the file lacks, `flush` appends it. Every event has the time when
-    its epoch ended, as last.pt has it, so that written again it has the same bytes: a reader that stopped in the middle
-    of the torn record then reads on as if nothing had happened.
+    `add` and what calls it collect what the file lacks, `flush` appends it. Every event has the time when its epoch
+    ended, as last.pt has it, so that written again it has the same bytes: a reader that stopped in the middle of a torn
+    record then reads on as if nothing had happened.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read which events the folder's file has, or choose the name of a new one."""
         found = sorted(folder.glob("events.out.tfevents.*"))
         self.path = found[0] if found else folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
         self._written: set[tuple[str, int]] = set()
@@ -76,18 +74,16 @@ class EventsFile:
         self.add(_hparams_summaries({})[2], step, wall_time)
 
     def add(self, summary: Summary, step: int, wall_time: float, *, again: bool = False) -> None:
+        """An event, unless the file has all its tags at this step; with `again` even then."""
         keys = {(value.tag, step) for value in summary.value}
         if again or not keys <= self._written:
             self._waiting.append(Event(wall_time=wall_time, step=step, summary=summary))
             self._written |= keys
 
     def flush(self) -> None:
-        """Append what was taken up; it is on the disk afterwards. UserError if it cannot be written.
-
-        A record that a kill tore is cut away before; the file stays the same one, for the readers that have it open.
-        """
+        """Append what was added, down to the disk. UserError if it cannot be written."""
         with os_errors_as(f"cannot write {self.path}"), self.path.open("ab") as file:
-            file.truncate(self._end)
+            file.truncate(self._end)  # a record that a kill tore
             file.write(_records(self._waiting))
             file.flush()
             flush_to_disk(file.fileno())
@@ -96,12 +92,12 @@ class EventsFile:
 
 
 def read_events(path: Path) -> Iterator[Event]:
-    """The events of a file in their order, up to the first record that is cut off or damaged. UserError if none can."""
+    """The events of a file, up to the first record that is cut off or damaged. UserError if it cannot be read."""
     return (event for event, _ in _whole_records(path))
 
 
 def write_events(path: Path, events: Iterable[Event]) -> None:
-    """Write a whole events file, atomically: the version record, then these events. UserError if it cannot be."""
+    """Write a whole events file, atomically: the version, then these events. UserError if it cannot be written."""
     events = list(events)
     version = Event(wall_time=events[0].wall_time if events else 0.0, file_version="brain.Event:2")
     write_atomically(path, _records([version, *events]))
@@ -121,8 +117,7 @@ def add_images(folder: Path, pictures: Mapping[str, np.ndarray], step: int) -> N
     A picture that the file has already is left out; one that has changed is appended, and TensorBoard shows it as the
     newest of its tag. UserError if there is no events file or it cannot be written.
     """
-    path = find_events(folder)
-    events = EventsFile(folder)
+    path, events = find_events(folder), EventsFile(folder)
     there = {value.image.encoded_image_string for event in read_events(path) for value in event.summary.value}
     for tag, pixels in pictures.items():
         summary = _image_summary(tag, pixels)
@@ -133,33 +128,30 @@ def add_images(folder: Path, pictures: Mapping[str, np.ndarray], step: int) -> N
 
 def _whole_records(path: Path) -> Iterator[tuple[Event, int]]:
     """Each event and where its record ends, in bytes from the start, as TensorBoard's own reader finds them."""
-    end = 0
-    try:
-        reader = PyRecordReader_New(os.fspath(path))
-        while True:
-            reader.GetNext()
-            end += len(reader.record()) + RECORD_FRAME
-            yield Event.FromString(reader.record()), end
-    except (OutOfRangeError, DataLossError, DecodeError):
-        return  # the end; or a record that is torn or damaged, behind which nothing can be read
-    except (OSError, NotFoundError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'there is no such file'}") from error
+    reader, end = PyRecordReader_New(str(path)), 0
+    with os_errors_as(f"cannot read {path}"):
+        try:
+            while True:
+                reader.GetNext()
+                end += len(reader.record()) + RECORD_FRAME
+                yield Event.FromString(reader.record()), end
+        except (OutOfRangeError, DataLossError, DecodeError):
+            return  # the end; or a record that is torn or damaged, behind which nothing can be read
 
 
 def _records(events: Iterable[Event]) -> bytes:
     content = io.BytesIO()
-    writer = RecordWriter(content)
     for event in events:
-        writer.write(event.SerializeToString())
+        RecordWriter(content).write(event.SerializeToString())
     return content.getvalue()
 
 
 def _image_summary(tag: str, pixels: np.ndarray) -> Summary:
     from harness.pictures import png_bytes
 
-    height, width = pixels.shape[:2]
-    colors = 1 if pixels.ndim == 2 else 3
-    image = Summary.Image(height=height, width=width, colorspace=colors, encoded_image_string=png_bytes(pixels))
+    height, width, *colors = pixels.shape
+    colorspace = 3 if colors else 1
+    image = Summary.Image(height=height, width=width, colorspace=colorspace, encoded_image_string=png_bytes(pixels))
     return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 

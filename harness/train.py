@@ -16,14 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.checkpoint import State, metrics_in, restore, save_best, save_last, save_snapshot
+from harness.checkpoint import State, is_best_of, restore, save_best, save_last, save_snapshot
 from harness.cli import command_line, program, typed_path
 from harness.data import EpochOrder, ImageSet, test_batches, train_batches
 from harness.device import autocast, choose_device, choose_threads, compiled, keep_freed_memory, warn_of_slow_bf16
 from harness.errors import EXIT_DIVERGED, UserError
+from harness.files import write_atomically
 from harness.flags import hparams, recorded_flags, snapshot_epochs
-from harness.metrics import METRICS, EpochMetrics, best_epoch, best_values
-from harness.optimizers import QuickStep, make_optimizer, state_template
+from harness.metrics import EpochMetrics, best_epoch, best_values, metrics_csv
+from harness.optimizers import make_optimizer, quick_steps, state_template
 from harness.progress import ProgressBar
 from harness.ranks import ALONE, Ranks
 from harness.run import RunFolder
@@ -56,38 +57,48 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     if run.recorded and run.recorded.get("dataset") != dataset:
         raise UserError(f"cannot resume {run.path}: it was trained on {run.recorded.get('dataset')}, this is {dataset}")
 
-    state = _new_state(flags, description, build_model, device)
+    try:
+        model = build_model({"model": description}, seed=flags.seed)
+    except ValueError as error:  # --hidden-size may be too large
+        raise UserError(str(error)) from error
+    # channels_last is how the CPU's and the GPU's convolutions want their images and filters laid out.
+    model = model.to(device, memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(flags.seed)  # one more than the weights': neither disturbs the other
+    state = State(model, make_optimizer(flags, model, device), generator)
     if run.checkpoint:
-        restore(state, run.checkpoint, state_template(flags, state.model), run.path / "last.pt")
+        restore(state, run.checkpoint, state_template(flags, model), run.path / "last.pt")
         # What a kill left out is made good first, under the flags of then: perhaps it fell into that run's ending.
         run.config = run.recorded
         publish(run, state, images)
-        _note_lost_best(run, state)
+        best = best_epoch(state.history)
+        if ranks.main and best.finite and not is_best_of(run.path / "best.pt", best):
+            print(f"note: the model of epoch {best.epoch}, the best so far, is lost", flush=True)
         if state.epoch == flags.epochs or not state.history[-1].finite:
             return _print_end(run, state)
         _note_other_machine(run, device)
 
-    model = ranks.parallel(state.model)
+    trained = ranks.parallel(model)  # it holds the very parameters of `model`, and so does what --compile makes of it
     if flags.compile:
-        model = compiled(model, device)
+        trained = compiled(trained, device)
     run.begin(model=description, dataset=dataset, device=str(device))
     if state.epoch and ranks.main:
         save_last(run.path, run.config, state)  # the truth from here on has these flags: perhaps more epochs
     publish(run, state, images)
     _print_head(run, images, state, device)
 
+    augment = getattr(flags, "augment", False)  # a flag of the CNN's
+    own_images = sum(share.count for share in ranks.shares(len(images.train), flags.batch_size))
     wall_before, started = run.config["wall_seconds"], time.perf_counter()
     for epoch in range(state.epoch + 1, flags.epochs + 1):
-        order = EpochOrder.draw(len(images.train), state.generator, augment=getattr(flags, "augment", False))
+        order = EpochOrder.draw(len(images.train), state.generator, augment=augment).to(device)
         epoch_started = time.perf_counter()
-        own_images = sum(share.count for share in ranks.shares(len(images.train), flags.batch_size))
         with ProgressBar(f"epoch {epoch}/{flags.epochs}", own_images) as progress:
-            train_metrics = train_epoch(model, state.optimizer, images, order.to(device), flags, progress.update, ranks)
-        trained = time.perf_counter()
-        test_metrics = evaluate(state.model, images, flags.precision, ranks)
-        seconds = time.perf_counter() - epoch_started
+            train_metrics = train_epoch(trained, state.optimizer, images, order, flags, progress.update, ranks)
+        train_seconds = time.perf_counter() - epoch_started
+        test_metrics = evaluate(model, images, flags.precision, ranks)
+        seconds = round(time.perf_counter() - epoch_started, 3)
 
-        metrics = EpochMetrics(epoch, *train_metrics, *test_metrics, round(seconds, 3))
+        metrics = EpochMetrics(epoch, *train_metrics, *test_metrics, seconds)
         state.history.append(metrics)
         state.wall_times.append(time.time())
         run.config["wall_seconds"] = round(wall_before + time.perf_counter() - started, 3)
@@ -95,7 +106,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
             save_last(run.path, run.config, state)
         publish(run, state, images)
         # Printed after it is saved: standard output may be a full disk, or nobody's any more.
-        _print_epoch(metrics, flags.epochs, len(images.train) / (trained - epoch_started))
+        _print_epoch(metrics, flags.epochs, len(images.train) / train_seconds)
         if not metrics.finite:
             print(f"diverged: the loss of epoch {epoch} is not finite; the run stops here", file=sys.stderr)
             return EXIT_DIVERGED
@@ -121,7 +132,7 @@ def train_epoch(
     device = images.train.labels.device
     totals = torch.zeros(2, dtype=_exact_dtype(device), device=device)
     summed_loss, summed_correct = totals.unbind()  # views: adding to them changes the totals
-    parameters, step = list(model.parameters()), QuickStep(optimizer)
+    parameters, steps = list(model.parameters()), quick_steps(optimizer)
     computing = autocast(device, flags.precision)
     shares = ranks.shares(len(images.train), flags.batch_size)  # alone: the whole batches
     for share, (inputs, labels) in zip(shares, train_batches(images, order, flags.batch_size, ranks), strict=True):
@@ -133,7 +144,7 @@ def train_epoch(
         share.backward(loss)
         if flags.clip_grad_norm:
             nn.utils.clip_grad_norm_(parameters, flags.clip_grad_norm)
-        step()
+        next(steps)  # optimizer.step()
         with torch.no_grad():
             summed_loss += loss * share.count
             summed_correct += (logits.argmax(dim=1) == labels)[: share.count].sum()
@@ -177,23 +188,21 @@ def publish(run: RunFolder, state: State, images: ImageSet) -> None:
     if not run.ranks.main:
         return
     run.write_config("running")
-    run.write_metrics(state.history)
+    write_atomically(run.path / "metrics.csv", metrics_csv(state.history))
     if not state.epoch:
         return
-    last, epochs = state.history[-1], run.config["flags"]["epochs"]
+    last = state.history[-1]
+    complete = last.finite and state.epoch == run.config["flags"]["epochs"]
     if last.finite:
         # The model of the last epoch is at hand, those of earlier epochs are not: what was lost of them stays lost.
-        best = best_epoch(state.history)
-        if best is last and metrics_in(run.path / "best.pt") != last._asdict():
+        if best_epoch(state.history) is last and not is_best_of(run.path / "best.pt", last):
             save_best(run.path, run.config, state)
         snapshot = run.path / "snapshots" / f"epoch-{state.epoch:04}.pt"
         if state.epoch in snapshot_epochs(run.flags) and not snapshot.exists():
             save_snapshot(snapshot, run.config, state)
-    log_events(run, state, images, complete=last.finite and state.epoch == epochs)
-    if not last.finite:
-        run.write_config("diverged")
-    elif state.epoch == epochs:
-        run.write_config("complete")
+    log_events(run, state, images, complete=complete)
+    if complete or not last.finite:
+        run.write_config("complete" if complete else "diverged")
 
 
 def log_events(run: RunFolder, state: State, images: ImageSet, *, complete: bool) -> None:
@@ -203,14 +212,15 @@ def log_events(run: RunFolder, state: State, images: ImageSet, *, complete: bool
     events, epoch, now = run.events, state.epoch, state.wall_times[-1]
     events.head(hparams(recorded_flags(run.flags), run.experiment), state.wall_times[0])
     for metrics, wall_time in zip(state.history, state.wall_times, strict=True):
-        events.scalars(_tagged(EPOCH_TAGS, metrics), metrics.epoch, wall_time)
+        events.scalars(dict(zip(EPOCH_TAGS, metrics[1:5], strict=True)), metrics.epoch, wall_time)
     if state.history[-1].finite and shows_filters(state.model, epoch, run.flags.epochs):
         from harness.pictures import filters_grid
 
         weights = state.model.features.conv1.weight.detach().cpu().numpy()
         events.image(FILTERS_TAG, filters_grid(weights), epoch, now)
     if complete:
-        events.scalars(_tagged(BEST_TAGS, best_values(state.history)) | {EPOCHS_TAG: epoch}, epoch, now)
+        best = dict(zip(BEST_TAGS, best_values(state.history)[1:5], strict=True))
+        events.scalars(best | {EPOCHS_TAG: epoch}, epoch, now)
         if (CONFUSION_TAG, epoch) not in events or (MISTAKES_TAG, epoch) not in events:
             confusion, worst = test_figures(state, images, run.flags.precision)
             events.image(CONFUSION_TAG, confusion, epoch, now)
@@ -247,24 +257,9 @@ def shows_filters(model: nn.Module, epoch: int, epochs: int) -> bool:
     return hasattr(model, "features") and (epoch <= 20 or epoch == epochs or epoch % -(-epochs // 20) == 0)
 
 
-def _tagged(tags: tuple[str, ...], metrics: EpochMetrics) -> dict[str, float]:
-    return {tag: getattr(metrics, name) for tag, name in zip(tags, METRICS, strict=True)}
-
-
 def _exact_dtype(device: torch.device) -> torch.dtype:
     """float64 for sums over an epoch, where the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _new_state(flags: Namespace, description: dict, build_model: Callable, device: torch.device) -> State:
-    try:
-        model = build_model({"model": description}, seed=flags.seed)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    # channels_last is how the CPU's and the GPU's convolutions want their images and filters laid out.
-    model = model.to(device, memory_format=torch.channels_last)
-    generator = torch.Generator().manual_seed(flags.seed)  # one more than the weights': neither disturbs the other
-    return State(model, make_optimizer(flags, model, device), generator)
 
 
 # -- what is printed ---------------------------------------------------------------------------------------------------
@@ -278,24 +273,17 @@ def _note_other_machine(run: RunFolder, device: torch.device) -> None:
             print(f"note: {name} {value} instead of the recorded {recorded}; bits may differ from a run at one go")
 
 
-def _note_lost_best(run: RunFolder, state: State) -> None:
-    best = best_epoch(state.history)
-    if run.ranks.main and best.finite and metrics_in(run.path / "best.pt") != best._asdict():
-        print(f"note: the model of epoch {best.epoch}, the best so far, is lost", flush=True)
-
-
 def _print_head(run: RunFolder, images: ImageSet, state: State, device: torch.device) -> None:
     parameters = sum(parameter.numel() for parameter in state.model.parameters())
+    threads, ranks = torch.get_num_threads(), run.ranks.count
     print(
         f"{type(state.model).__name__}, {parameters:,} parameters, on {images.name} "
         f"({len(images.train):,} train and {len(images.test):,} test images), {device}, {run.flags.precision}, "
-        f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() != 1)}"
-        + (f" on each of {run.ranks.count} ranks" if run.ranks.count > 1 else "")
+        f"{threads} thread{'s' * (threads != 1)}" + f" on each of {ranks} ranks" * (ranks > 1)
     )
-    if run.kept:
-        print(
-            f"run folder: {run.path}" + (f", continuing after epoch {state.epoch}" if state.epoch else ""), flush=True
-        )
+    if not run.flags.dry_run:
+        continuing = f", continuing after epoch {state.epoch}" if state.epoch else ""
+        print(f"run folder: {run.path}{continuing}", flush=True)
 
 
 def _print_epoch(metrics: EpochMetrics, epochs: int, images_a_second: float) -> None:
@@ -309,7 +297,7 @@ def _print_epoch(metrics: EpochMetrics, epochs: int, images_a_second: float) -> 
 
 
 def _print_end(run: RunFolder, state: State) -> int:
-    """Say of a run, all of whose epochs are in last.pt, how it ended; returns the exit code."""
+    """Say how a run ended that has nothing left to train; returns the exit code."""
     if not state.history[-1].finite:
         print(f"{run.path} diverged in epoch {state.epoch}; there is nothing to continue", file=sys.stderr)
         return EXIT_DIVERGED
@@ -322,11 +310,10 @@ def _print_end(run: RunFolder, state: State) -> int:
 def _print_summary(run: RunFolder, history: list[EpochMetrics], wall_seconds: float) -> None:
     best, last = best_values(history), history[-1]
     print(f"\n{'':5}  {'best loss':>10}  {'best accuracy':>13}  {'last loss':>10}  {'last accuracy':>13}")
-    for split in ("train", "test"):
-        metrics = (getattr(row, f"{split}_{quantity}") for row in (best, last) for quantity in ("loss", "accuracy"))
-        print(f"{split.capitalize():5}  {{:10.4f}}  {{:13.4f}}  {{:10.4f}}  {{:13.4f}}".format(*metrics))
+    for split, own in (("Train", slice(1, 3)), ("Test", slice(3, 5))):  # loss and accuracy in an EpochMetrics
+        print("{:5}  {:10.4f}  {:13.4f}  {:10.4f}  {:13.4f}".format(split, *best[own], *last[own]))
     print("(best over the epochs, each metric by itself; choosing an epoch by its test metrics is optimistic)")
-    if not run.kept:
+    if run.flags.dry_run:
         print("dry run: nothing was kept")
         return
     best = "best.pt and the rest are" if (run.path / "best.pt").exists() else "all but best.pt is"

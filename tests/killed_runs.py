@@ -1,26 +1,26 @@
-"""Runs on a few images, killed just before each of their steps on the disk, and what it takes to compare them.
+"""Runs on a few images that are killed, in this process or their own, and what it takes to compare them.
 
-As a script it trains `SCRIPT FLAGS…` once into FOLDER/whole. Before each of its steps on the disk it copies what lies
-there (what a SIGKILL at that instant leaves) and then resumes from these copies; the tests compare the folders:
-
-    python killed_runs.py FOLDER FIRST STRIDE TWICE_AT SCRIPT FLAGS…
-
-FIRST and STRIDE choose the steps; with TWICE_AT above 0 the run is killed at that step first, and FIRST and STRIDE
-count in its resumption. Every training runs in a fork of this process, which itself never computes anything.
+A test that kills at a step on the disk trains in its own process: before each step `copies_before_steps` copies what
+lies there, which is what a SIGKILL at that instant leaves, and the test resumes from the copies. Where a test needs a
+process, `SmallRun` is a fork of one that has imported everything.
 """
 
+import contextlib
 import csv
+import functools
 import importlib
 import itertools
+import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
+from unittest import mock
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 SMALL = (40, 20)  # train and test images
 
@@ -90,22 +90,31 @@ def make_runs_small(replace: Callable[[object, str, object], None] = setattr) ->
 _DRAWN: dict[str, object] = {}
 
 
-def copy_before_steps(steps: range, runs_dir: Path, copies: Path) -> None:
-    """From now on count this process's changes under `runs_dir`, and copy it to copies/<step> before the given ones.
+_watchers: list[Callable[[str, tuple], None]] = []
 
-    A kill at a flush leaves what was written last torn: the system may not have taken all of it.
+
+@functools.cache
+def _watch_audit_events() -> None:
+    """Once a process, as such a hook stays."""
+    sys.addaudithook(lambda event, arguments: [watch(event, arguments) for watch in _watchers])
+
+
+@contextlib.contextmanager
+def copies_before_steps(steps: range, runs_dir: Path, copies: Path) -> Iterator[None]:
+    """Count the block's changes under `runs_dir`, and copy it to copies/<number> before those of `steps`.
+
+    A kill at a flush leaves what was written last torn: the system may not have taken all of it. Nothing is flushed.
     """
     count = itertools.count(1)
-    copying = []
 
     def step(torn: Path | None = None) -> None:
-        if not copying and (number := next(count)) in steps:
-            copying.append(number)  # the copying itself opens files, too
-            shutil.copytree(runs_dir, copies / str(number))
+        if (number := next(count)) in steps:
+            _watchers.clear()  # the copying itself opens files, too
+            shutil.copytree(runs_dir, copies / f"{number:04}")
             if torn:
-                copy = copies / str(number) / torn.relative_to(runs_dir)
+                copy = copies / f"{number:04}" / torn.relative_to(runs_dir)
                 os.truncate(copy, max(0, copy.stat().st_size - 7))
-            copying.clear()
+            _watchers.append(watch)
 
     def watch(event: str, arguments: tuple) -> None:
         if event not in ("open", "os.rename", "os.remove", "os.mkdir") or not isinstance(arguments[0], str | Path):
@@ -119,49 +128,62 @@ def copy_before_steps(steps: range, runs_dir: Path, copies: Path) -> None:
         if file.is_file():  # a folder's flush changes nothing that a kill could spare
             step(torn=file.readlink())
 
-    sys.addaudithook(watch)
-    os.fsync = flush
+    _watch_audit_events()
+    with mock.patch.object(os, "fsync", flush):
+        _watchers.append(watch)
+        yield
+        _watchers.clear()
 
 
-def train_in_fork(script: str, flags: list[str], folder: Path, steps: range = range(0), copies: Path = Path()) -> int:
-    """Train with --runs-dir `folder`, copied to `copies` before these steps; the exit code."""
-    child = os.fork()
-    if not child:
-        code = 99
-        try:
-            from harness.cli import run_script
+class SmallRun:
+    """SCRIPT FLAGS… on a few images as a process of its own, in the current folder, with its errors in the file `err`.
 
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            folder.mkdir(exist_ok=True)
-            copy_before_steps(steps, folder.resolve(), copies)
-            argv = [*flags, "--runs-dir", str(folder.resolve())]
-            code = run_script(lambda: importlib.import_module(script).main(argv))
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    It goes no further than to the beginning of epoch `until`, if that is above 0, until there is a file `go`.
+    """
+
+    def __init__(self, script: str, *flags: object, until: int = 0, stdout: str | None = None) -> None:
+        """`stdout` is a file for the output; without one the output can be read from `self.stdout`, line by line."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["small_ranks"])  # which serves test_distributed.py, too
+        reader, writer = context.Pipe(duplex=False)
+        words = [script, *map(str, flags)]
+        self.process = context.Process(target=_train_small, args=(words, until, str(Path.cwd()), stdout or writer))
+        with mock.patch.dict(os.environ, PYTHONPATH=str(Path(__file__).parent)):  # the fork server looks nowhere else
+            self.process.start()
+        writer.close()
+        self.stdout = os.fdopen(os.dup(reader.fileno()))
+        reader.close()
+
+    def wait_for_epoch(self, epoch: int) -> None:
+        for line in self.stdout:
+            if line.startswith("epoch") and int(line.split()[1].split("/")[0]) >= epoch:
+                return
+        raise AssertionError(f"it ended before epoch {epoch}: {Path('err').read_text()}")
+
+    def end(self) -> tuple[int, str]:
+        """Wait for it: exit code and standard error."""
+        self.process.join()
+        self.stdout.close()
+        return self.process.exitcode, Path("err").read_text()
 
 
-def main(folder: Path, first: int, stride: int, twice_at: int, script: str, flags: list[str]) -> None:
-    for name in ("torch._dynamo", "harness.train", "cnn_cifar10", "rnn_mnist"):  # once, not anew in every fork
-        importlib.import_module(name)
-    import harness.tensorboard
+def _train_small(words: list[str], until: int, folder: str, stdout: str | Connection) -> None:
+    import harness.train
+    from harness.cli import run_script
 
-    harness.tensorboard._hparams_summaries({})  # imports too
+    os.chdir(folder)
+    os.dup2(os.open(stdout, os.O_WRONLY) if isinstance(stdout, str) else stdout.fileno(), 1)
+    os.dup2(os.open("err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    sys.stdout = open(1, "w")  # noqa: SIM115 - the fork server's was another file's
     make_runs_small()
-    folder.mkdir()
-    every = range(first, 10_000, stride)
-    if twice_at:
-        once = folder.with_name("killed once")
-        once.mkdir()
-        assert train_in_fork(script, flags, folder / "whole", range(twice_at, twice_at + 1), once) == 0
-        assert train_in_fork(script, [*flags, "--resume"], once / str(twice_at), every, folder) == 0
-    else:
-        assert train_in_fork(script, flags, folder / "whole", every, folder) == 0
-    for copy in folder.iterdir():
-        if copy.name != "whole":
-            assert train_in_fork(script, [*flags, "--resume"], copy) == 0, f"step {copy.name}"
+    draw, epochs = harness.train.EpochOrder.draw, itertools.count(1)
 
+    def draw_or_wait(*given: object, **named: object) -> object:
+        if next(epochs) == until:
+            while not Path("go").exists():
+                time.sleep(0.01)
+        return draw(*given, **named)
 
-if __name__ == "__main__":
-    where, *numbers, which = sys.argv[1:6]
-    main(Path(where), *map(int, numbers), which, sys.argv[6:])
+    harness.train.EpochOrder.draw = draw_or_wait
+    sys.argv = words
+    sys.exit(run_script(importlib.import_module(words[0]).main))

@@ -2,8 +2,8 @@
 
 import contextlib
 import csv
+import importlib
 import json
-import os
 import random
 import re
 import shutil
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, start_script
+from conftest import PROJECT
 from torch import nn
 
 import harness.train
@@ -26,7 +26,7 @@ import rnn_mnist
 from harness.data import EpochOrder, ImageSet, Split
 from harness.device import _product_seconds
 from harness.metrics import EpochMetrics, best_values
-from harness.optimizers import OPTIMIZERS, QuickStep, make_optimizer, state_template
+from harness.optimizers import OPTIMIZERS, make_optimizer, quick_steps, state_template
 from harness.progress import ProgressBar
 from harness.train import evaluate, train_epoch
 
@@ -218,12 +218,12 @@ def test_a_quick_step_is_the_optimizers_own_to_the_bit(changes: dict) -> None:
     quick, usual = (make_optimizer(settings, model, CPU) for model in models)
     draw = torch.Generator().manual_seed(3)
     for _ in range(2):
-        quick_step = QuickStep(quick)
+        steps = quick_steps(quick)
         for step in range(3):
             for own, other in zip(*(model.parameters() for model in models), strict=True):
                 own.grad = torch.randn(own.shape, generator=draw)
                 other.grad = own.grad.clone()
-            quick_step()
+            next(steps)
             usual.step()
             for own, other in zip(*(model.parameters() for model in models), strict=True):
                 assert torch.equal(own, other), f"step {step}"
@@ -563,10 +563,22 @@ def test_compiling_leaves_recurrent_networks_as_they_are(run_main: Callable, in_
     assert (code, err) == (0, "") and "note: --compile leaves a recurrent network as it is\n" in out
 
 
+def small_convolution(config: dict, *, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 2, 5, stride=9), nn.Tanh(), nn.Flatten(), nn.Linear(2 * 4 * 4, 10))
+
+
 @pytest.mark.skipif(not shutil.which("g++"), reason="PyTorch compiles for a CPU by g++, which is not installed")
 def test_compiled_run_equals_the_eager_one_to_rounding_and_resumes_to_the_same_bits(
-    run_main: Callable, in_project: Path, tiny_synthetic: tuple[int, int], quick_figures: None
+    run_main: Callable, in_project: Path, monkeypatch: pytest.MonkeyPatch, tiny_synthetic: tuple, quick_figures: None
 ) -> None:
+    # g++ takes seconds a kernel: few kernels, without optimization, and no trials of which vectors this CPU has.
+    monkeypatch.setattr("models.build_model", small_convolution)
+    monkeypatch.setenv("TORCHINDUCTOR_DEBUG_COMPILE", "1")
+    config = importlib.import_module("torch._inductor.config")
+    monkeypatch.setattr(config.cpp, "vec_isa_ok", False)
+    monkeypatch.setattr(config, "cpp_cache_precompile_headers", False)
+
     def metrics(name: str) -> np.ndarray:
         path = in_project / "runs" / "cnn_synthetic" / name / "metrics.csv"
         return np.loadtxt(path, delimiter=",", skiprows=1)[:, 1:5]
@@ -581,10 +593,15 @@ def test_compiled_run_equals_the_eager_one_to_rounding_and_resumes_to_the_same_b
     np.testing.assert_array_equal(metrics("continued"), metrics("compiled"))
 
 
-def test_compiling_without_a_compiler_is_one_sentence_and_nothing_written(tmp_path: Path) -> None:
-    environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    script = start_script("cnn_cifar10", "--data", "synthetic", "--compile", cwd=tmp_path, env=environment)
-    _, err = script.communicate(timeout=120)
-    assert script.returncode == 2
+@pytest.mark.usefixtures("tiny_synthetic")
+def test_compiling_without_a_compiler_is_one_sentence_and_nothing_written(
+    run_main: Callable, in_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = importlib.import_module("torch._inductor.config")
+    monkeypatch.setattr(config.cpp, "cxx", "no-such-compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(in_project / "cache"))  # which has nothing compiled before
+    torch.compiler.reset()
+    code, _, err = run_main("cnn_cifar10", "--data", "synthetic", "--compile")
+    assert code == 2
     assert err == "error: --compile: PyTorch finds no working compiler on this machine; train without it\n"
-    assert not list(tmp_path.glob("runs/*/*"))
+    assert not Path("runs").exists()

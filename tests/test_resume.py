@@ -7,31 +7,33 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import PROJECT
-from killed_runs import SMALL, assert_same_run, make_runs_small, metrics_of, weights_of
+from killed_runs import (
+    SMALL,
+    SmallRun,
+    assert_same_run,
+    copies_before_steps,
+    make_runs_small,
+    metrics_of,
+    same_bits,
+    weights_of,
+)
 
 import harness.train
 from harness.checkpoint import load_checkpoint
 from harness.cli import command_line, program
 from harness.errors import Interrupted, UserError
 
-SMALL_SCRIPT = f"""
-import sys
-sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
-import importlib, killed_runs
-from harness.cli import run_script
-killed_runs.make_runs_small()
-sys.argv = sys.argv[1:]
-sys.exit(run_script(importlib.import_module(sys.argv[0]).main))
-"""
 TINY = ("--data", "synthetic", "--hidden-size", "8", "--batch-size", "16")
 CNN = ("--data", "synthetic", "--batch-size", "32")
 
-needs_fork = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="forks and /proc are Linux's")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="/proc is Linux's")
 
 
 class Killed(BaseException):
@@ -41,6 +43,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def small_runs(monkeypatch, in_project):
     make_runs_small(monkeypatch.setattr)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # nobody pulls the plug
 
 
 def only_run(runs_dir: str | Path = "runs") -> Path:
@@ -50,19 +53,6 @@ def only_run(runs_dir: str | Path = "runs") -> Path:
 
 def status_of(run: Path) -> str:
     return json.loads((run / "config.json").read_text())["status"]
-
-
-def start_small(script: str, *flags: object, stdout: object = subprocess.PIPE) -> subprocess.Popen:
-    """The script on a few images, as a process of its own."""
-    command = [sys.executable, "-c", SMALL_SCRIPT, script, *map(str, flags)]
-    return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_epoch(process: subprocess.Popen, epoch: int) -> None:
-    for line in process.stdout:
-        if line.startswith("epoch") and int(line.split()[1].split("/")[0]) >= epoch:
-            return
-    pytest.fail(f"it ended before epoch {epoch}: {process.stderr.read()}")
 
 
 def fail_in_epoch(monkeypatch, epoch: int, error: BaseException) -> None:
@@ -116,58 +106,65 @@ def test_every_optimizer_resumes_exactly(monkeypatch, run_main, optimizer):
     assert_same_run(only_run(), only_run("whole"))
 
 
-def kill_at_steps(folder: Path, first: int, stride: int, twice_at: int, *command: str) -> list[Path]:
-    """Run killed_runs.py and return the folders of the runs that were killed and resumed, then of the undisturbed."""
-    program = [sys.executable, PROJECT / "tests" / "killed_runs.py", folder, first, stride, twice_at, *command]
-    done = subprocess.run(list(map(str, program)), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    runs = [only_run(each) for each in sorted(folder.iterdir()) if each.name != "whole"]
-    return [*runs, only_run(folder / "whole")]
+def resume_copies(run_main, copies: Path, *command: str) -> Iterator[Path]:
+    """Resume what was copied before each step, one after the other: each run once it has ended."""
+    for copy in sorted(copies.iterdir()):
+        assert run_main(*command, "--resume", "--runs-dir", copy)[0] == 0, copy.name
+        yield only_run(copy)
+        shutil.rmtree(copy)  # a CNN's is large
 
 
-@needs_fork
-def test_cell_killed_before_any_step_on_the_disk_resumes_exactly(tmp_path):
+@needs_proc
+def test_cell_killed_before_any_step_on_the_disk_resumes_exactly(tmp_path, run_main):
     """Every open, flush, rename and removal of a run of two epochs, and a kill just before each."""
-    *killed, whole = kill_at_steps(tmp_path / "k", 1, 1, 0, "rnn_mnist", *TINY, "--epochs", "2")
+    command, whole, copies = ("rnn_mnist", *TINY, "--epochs", "2"), tmp_path / "whole", tmp_path / "copies"
+    with copies_before_steps(range(1, 10_000), whole, copies):
+        assert run_main(*command, "--runs-dir", whole)[0] == 0
     # Config and metrics; then last, config, metrics and best (at least once) of each epoch; then the config: ten files
     # replaced, each opened, flushed, renamed and the temporary name removed; and the events, appended to twice.
-    assert len(killed) > 10 * 4 + 2 * 2
-    for run in killed:
-        assert_same_run(run, whole)
+    assert len(list(copies.iterdir())) > 10 * 4 + 2 * 2
+    for run in resume_copies(run_main, copies, *command):
+        assert_same_run(run, only_run(whole))
         assert status_of(run) == "complete"
 
 
-@needs_fork
-def test_resumption_killed_before_a_step_on_the_disk_resumes_exactly(tmp_path):
-    *killed, whole = kill_at_steps(
-        tmp_path / "k", 1, 3, 30, "rnn_mnist", *TINY, "--cell", "lstm", "--precision", "bf16", "--epochs", "2"
-    )
-    assert len(killed) > 6  # a resumption writes config, events and metrics at least
-    for run in killed:
-        assert_same_run(run, whole)
+@needs_proc
+def test_resumption_killed_before_a_step_on_the_disk_resumes_exactly(tmp_path, run_main):
+    command = ("rnn_mnist", *TINY, "--cell", "lstm", "--precision", "bf16", "--epochs", "2")
+    whole, once, copies = tmp_path / "whole", tmp_path / "once", tmp_path / "copies"
+    with copies_before_steps(range(30, 31), whole, once):
+        assert run_main(*command, "--runs-dir", whole)[0] == 0
+    with copies_before_steps(range(1, 10_000, 3), once / "0030", copies):
+        assert run_main(*command, "--resume", "--runs-dir", once / "0030")[0] == 0
+    assert len(list(copies.iterdir())) > 6  # a resumption writes config, events and metrics at least
+    for run in resume_copies(run_main, copies, *command):
+        assert_same_run(run, only_run(whole))
+    assert_same_run(only_run(once / "0030"), only_run(whole))
 
 
-@needs_fork
-def test_cnn_killed_at_some_steps_on_the_disk_resumes_exactly(tmp_path):
-    *killed, whole = kill_at_steps(tmp_path / "k", 14, 13, 0, "cnn_cifar10", *CNN, "--epochs", "2")
-    assert len(killed) >= 3
-    for run in killed:
-        assert_same_run(run, whole)
+@needs_proc
+def test_cnn_killed_at_some_steps_on_the_disk_resumes_exactly(tmp_path, run_main):
+    command, whole, copies = ("cnn_cifar10", *CNN, "--epochs", "2"), tmp_path / "whole", tmp_path / "copies"
+    with copies_before_steps(range(14, 10_000, 13), whole, copies):
+        assert run_main(*command, "--runs-dir", whole)[0] == 0
+    assert len(list(copies.iterdir())) >= 3
+    for run in resume_copies(run_main, copies, *command):
+        assert_same_run(run, only_run(whole))
         assert {file.name for file in (run / "snapshots").iterdir()} == {"epoch-0001.pt", "epoch-0002.pt"}
         weights = load_checkpoint(run / "last.pt")["model"]
         kept = load_checkpoint(run / "snapshots" / "epoch-0002.pt")["weights"]
         assert kept.keys() == {f"features.conv{n}.{name}" for n in (1, 2) for name in ("weight", "bias")}
         assert all(torch.equal(value, weights[name]) for name, value in kept.items())
-    shutil.rmtree(tmp_path / "k")  # large
 
 
+@needs_fork
 @pytest.mark.parametrize("script, own", [("cnn_cifar10", CNN), ("rnn_mnist", (*TINY, "--cell", "lstm"))])
 def test_kill_9_at_a_chance_moment_then_resume(run_main, script, own):
     flags = [*own, "--epochs", "300", "--name", "killed"]
-    process = start_small(script, *flags)
-    wait_for_epoch(process, random.randint(2, 6))  # whatever it does a moment later
-    process.kill()
-    process.communicate()
+    started = SmallRun(script, *flags, until=9)
+    started.wait_for_epoch(random.randint(2, 6))  # whatever it does a moment later
+    started.process.kill()
+    assert started.end()[0] == -signal.SIGKILL
     run = only_run()
     assert status_of(run) == "running"
     # Only an end is missing: let the record say that one epoch more was asked for.
@@ -181,19 +178,17 @@ def test_kill_9_at_a_chance_moment_then_resume(run_main, script, own):
     assert run_main(script, *flags, "--runs-dir", "whole")[0] == 0
     whole = only_run("whole")
     assert metrics_of(run) == metrics_of(whole)
-    assert all(
-        (weights_of(run / "last.pt")[name] == value).all() for name, value in weights_of(whole / "last.pt").items()
-    )
+    assert same_bits(weights_of(run / "last.pt"), weights_of(whole / "last.pt"))
     shutil.rmtree("runs")
     shutil.rmtree("whole")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="sends signals")
+@needs_fork
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_ends_at_once_with_the_command_that_continues(run_main, signum, code):
     flags = [*TINY, "--epochs", "500"]
-    process = start_small("rnn_mnist", *flags)
-    wait_for_epoch(process, 2)
+    started = SmallRun("rnn_mnist", *flags, until=3)
+    started.wait_for_epoch(2)
     run = only_run()
     if signum == signal.SIGTERM:
         refused = run_main("rnn_mnist", *flags, "--resume")
@@ -201,10 +196,10 @@ def test_interruption_ends_at_once_with_the_command_that_continues(run_main, sig
         assert "another process is training in" in refused[2]
         assert run_main("rnn_mnist", *flags, "--overwrite")[0] == 2
         assert status_of(run) == "running"
-    process.send_signal(signum)
-    _, err = process.communicate()
-    assert process.returncode == code
-    assert status_of(run) == "interrupted"
+    os.kill(started.process.pid, signum)
+    ended, err = started.end()
+    assert (ended, status_of(run)) == (code, "interrupted")
+    assert load_checkpoint(run / "last.pt")["epoch"] == 2
     python = command_line([program("python")])
     assert err.strip() == f"interrupted; continue with: {python} rnn_mnist {' '.join(flags)} --resume"
 
@@ -255,29 +250,28 @@ def test_full_disk_at_any_write_costs_no_earlier_checkpoint(monkeypatch, run_mai
     assert failures > 6
 
 
+@needs_fork
 @pytest.mark.parametrize("output", ["full disk", "closed pipe"])
 def test_standard_output_that_takes_no_more_is_one_sentence_and_costs_no_epoch(run_main, output):
-    flags = [*TINY, "--epochs", "60"]
+    flags = [*TINY, "--epochs", "4"]
     if output == "full disk":
         if not Path("/dev/full").exists():
             pytest.skip("needs /dev/full")
-        with Path("/dev/full").open("w") as full:
-            process = start_small("rnn_mnist", *flags, stdout=full)
-        reason, saved = "No space left on device", 0
+        started = SmallRun("rnn_mnist", *flags, stdout="/dev/full")
+        reason = "No space left on device"
     else:
-        process = start_small("rnn_mnist", *flags)
-        wait_for_epoch(process, 2)
-        process.stdout.close()
-        reason, saved = "Invalid argument" if os.name == "nt" else "Broken pipe", 3
-    err = process.stderr.read()
-    assert process.wait() == 2
-    assert err == f"error: cannot write to standard output: {reason}\n"
+        started = SmallRun("rnn_mnist", *flags, until=3)
+        started.wait_for_epoch(2)
+        started.stdout.close()
+        Path("go").touch()
+        reason = "Broken pipe"
+    assert started.end() == (2, f"error: cannot write to standard output: {reason}\n")
     run = only_run()
     assert status_of(run) == "interrupted"
-    if saved:
-        assert load_checkpoint(run / "last.pt")["epoch"] >= saved  # the one whose line nobody took, too
+    if output == "closed pipe":
+        assert load_checkpoint(run / "last.pt")["epoch"] == 3  # the one whose line nobody took, too
     assert run_main("rnn_mnist", *flags, "--resume")[0] == 0
-    assert len(metrics_of(run)) == 61
+    assert len(metrics_of(run)) == 5
 
 
 def test_quota_that_ends_in_the_checkpoint_keeps_the_one_before(run_main, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.analyses.base import load_test_images
-from harness.checkpoint import CHECKPOINT_FORMAT, Trained, load_trained, source_of
+from harness.checkpoint import FORMAT, Trained, load_trained
 from harness.data import ImageSet, Split
 from harness.errors import UserError
 from models import build_model
@@ -29,7 +29,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
     def call(*, config: dict | None = None, **changes: object) -> Path:
         given = {"flags": {}, "model": DESCRIPTION, "dataset": {"name": "mnist", "checksum": "of mnist"}}
         content = {
-            "format": CHECKPOINT_FORMAT,
+            "format": FORMAT,
             "config": given | (config or {}),
             "model": build_model({"model": DESCRIPTION}, seed=1).state_dict(),
             "epoch": 2,
@@ -70,8 +70,6 @@ def test_what_is_no_whole_network_is_one_sentence(save, changes: dict, sentence:
 
 def test_titles_say_what_was_learnt_and_what_is_shown_if_it_is_another_set(save) -> None:
     trained = load_trained(save(), build_model)
-    assert source_of("mnist", "gray", 2) == "mnist gray, epoch 2"
-    assert source_of("mnist", "gray", None) == "mnist gray"
     assert trained.source(None) == trained.source(image_set("mnist")) == "mnist gray, epoch 2"
     assert trained.source(None, all_epochs=True) == "mnist gray"
     assert trained.source(image_set("cifar10")) == "trained on mnist gray, epoch 2; images of cifar10"
