@@ -68,14 +68,14 @@ class ImageSet:
         """The same set cut to the first `count` train and test images, for --dry-run."""
         return replace(self, train=self.train.part(slice(count)), test=self.test.part(slice(count)))
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """uint8 pixels to (pixel / 255 - mean) / std in float32, in the given shape and on the given device."""
         # In place on the new float tensor: two passes over the batch and no further memory.
         return images.float().sub_(255 * self.mean).mul_(1 / (255 * self.std))
 
-    def pixels(self, normalised: Tensor) -> Tensor:
+    def pixels(self, normalized: Tensor) -> Tensor:
         """Normalized images as uint8 pixels again, rounded, on the given device."""
-        return ((normalised * self.std + self.mean) * 255).round().clamp(0, 255).byte()
+        return ((normalized * self.std + self.mean) * 255).round().clamp(0, 255).byte()
 
     @property
     def mid_gray(self) -> float:
@@ -125,13 +125,13 @@ def train_batches(
         pixels = split.images.index_select(0, chosen)  # whole images; indexing would copy pixel by pixel
         if order.flips is not None:
             pixels = augment(pixels, order.flips[share.here], order.shifts[share.here])
-        yield images.normalise(pixels), split.labels.index_select(0, chosen)
+        yield images.normalize(pixels), split.labels.index_select(0, chosen)
 
 
 def test_batches(images: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (inputs, labels), shaped as in train_batches, over the test split in its own order."""
     for pixels, labels in zip(images.test.images.split(batch_size), images.test.labels.split(batch_size), strict=True):
-        yield images.normalise(pixels), labels
+        yield images.normalize(pixels), labels
 
 
 def augment(pixels: Tensor, flips: Tensor, shifts: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ def _verified_bytes(path: Path, md5: str) -> bytes:
 
 
 def _drawn(name: str, entry: ImageSetEntry, channels: str) -> ImageSet:
-    arrays, classes = draw_shapes() if name == "synthetic-shapes" else draw_digits()
+    arrays, classes = {"synthetic-shapes": draw_shapes, "synthetic-digits": draw_digits}[name]()
     checksum = hashlib.md5(b"".join(array.tobytes() for array in arrays), usedforsecurity=False).hexdigest()
     train_images, train_labels, test_images, test_labels = map(torch.from_numpy, arrays)
     if channels == "gray" and entry.channels == 3:

@@ -3,7 +3,7 @@
 `open_run` finds the folder that the flags select, locks it, and loads what is to be resumed; `begin` makes it ready for
 training. In which order its files are written stands in `train.publish`.
 
-    last.pt       all that an exact continuation needs: the others follow from it
+    last.pt       all that an exact continuation needs; written first, and the others are made to agree with it
     config.json   flags, versions, data checksum, status        metrics.csv   one row an epoch
     best.pt       the model at its best test accuracy           snapshots/    the convolutions of some epochs
     events.out.tfevents.*   for TensorBoard                     figures/      what visualize.py and report.py draw
@@ -35,7 +35,7 @@ RUN_FILES = ("last.pt", "snapshots", "figures", "best.pt", "metrics.csv", "event
 
 
 class RunFolder:
-    """A run's folder. Nothing is written in it before `begin`, and of several ranks only the main one locks and writes.
+    """A run's folder. A new run writes nothing before `begin`; of several ranks only the main one locks and writes.
 
     `flags` are those to train with: when resuming, the recorded ones.
     """
@@ -47,12 +47,12 @@ class RunFolder:
         self.config: dict = {}  # what checkpoints and config.json will hold
         self.status: str | None = None  # what config.json says, once this process has written it
         self.events: EventsFile | None = None
-        self.locked = contextlib.ExitStack()  # holds the lock, once there is one
-        self.is_locked = False
+        self.lock_stack = contextlib.ExitStack()  # releases the lock, once there is one
+        self.holds_lock = False
 
     def lock(self) -> None:
-        self.locked.enter_context(lock_folder(self.path))
-        self.is_locked = True
+        self.lock_stack.enter_context(lock_folder(self.path))
+        self.holds_lock = True
 
     def find(self) -> None:
         """Look whether the folder holds a run; lock it then, and load it for --resume. UserError if that cannot be."""
@@ -108,18 +108,18 @@ class RunFolder:
             raise UserError(f"{last} has more epochs than the {self.flags.epochs} of its flags; it cannot be trusted")
         if "threads" not in self.flags.given:
             threads = self.recorded.get("threads")
-            as_before = self.recorded.get("ranks", 1) == self.ranks.count  # else their threads share the cores anew
+            as_before = self.recorded.get("ranks", 1) == self.ranks.count  # else threads are chosen afresh
             self.flags.threads = threads if as_before and type(threads) is int and 1 <= threads <= 4096 else None
 
     def begin(self, *, model: dict, dataset: dict, device: str) -> None:
         """Make the folder ready for training, clear it for --overwrite, and set `config`."""
         if self.ranks.main and not self.checkpoint:
             make_folder(self.path)
-            if not self.is_locked:
+            if not self.holds_lock:
                 self.lock()
                 if self.has_run() and not self.flags.overwrite:  # another process was quicker, while images were loaded
                     raise self.exists_already()
-            # Also without --overwrite: one that a kill broke off may have left some of the former run.
+            # Also without --overwrite: an --overwrite that was killed may have left some of the former run.
             _delete([file for pattern in RUN_FILES for file in self.path.glob(pattern)])
         self.config = {
             "experiment": self.experiment,
@@ -133,7 +133,7 @@ class RunFolder:
             "threads": torch.get_num_threads(),
             "ranks": self.ranks.count,
             "git_commit": _git_commit(),
-            "status": "running",
+            "status": "running",  # of a checkpoint always; config.json has the true one
             "wall_seconds": self.recorded_seconds,
         }
 
@@ -150,7 +150,7 @@ class RunFolder:
             write_atomically(self.path / "config.json", f"{config}\n".encode())
             self.status = status
 
-    def note_early_end(self, error: BaseException) -> None:
+    def record_early_end(self, error: BaseException) -> None:
         """Record that the run was interrupted, and add to the error's message how to go on."""
         if self.status is None or self.flags.dry_run:
             return  # nothing has been written, or nothing is to stay
@@ -182,18 +182,18 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
         if flags.dry_run and ranks.main:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dry-run-"))) / "run"
         run = RunFolder(path, experiment, flags, ranks)
-        stack.enter_context(run.locked)
+        stack.enter_context(run.lock_stack)
         try:
             with ranks.together(), catch_out_of_memory():
                 if ranks.main:
                     run.find()
-                # What the main rank found is what all ranks train with. (A parser cannot be sent, and is the same.)
+                # What the main rank found is what all ranks train with. (The parser, which each has, cannot be sent.)
                 found = {name: getattr(run.flags, name) for name in recorded_flags(run.flags)}
                 found, run.recorded, run.checkpoint = ranks.broadcast((found, run.recorded, run.checkpoint))
                 run.flags = argparse.Namespace(**vars(run.flags) | found)
                 yield run
         except (Interrupted, OutputLost, UserError) as error:
-            run.note_early_end(error)
+            run.record_early_end(error)
             raise
 
 

@@ -5,6 +5,7 @@ and `evaluate` are the loop itself. `publish` keeps the run folder: read run.py 
 checkpoint.py for what last.pt holds. Everything particular to an experiment stands in its script.
 """
 
+import math
 import sys
 import time
 from argparse import Namespace
@@ -67,7 +68,8 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     state = State(model, make_optimizer(flags, model, device), generator)
     if run.checkpoint:
         restore(state, run.checkpoint, state_template(flags, model), run.path / "last.pt")
-        # What a kill left out is made good first, under the flags of then: perhaps it fell into that run's ending.
+        # What a kill left out is made good first, with the number of epochs that the run had then: the kill may have
+        # fallen into its ending, which the events file is then still to get.
         run.config = run.recorded
         publish(run, state, images)
         best = best_epoch(state.history)
@@ -82,7 +84,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
         trained = compiled(trained, device)
     run.begin(model=description, dataset=dataset, device=str(device))
     if state.epoch and ranks.main:
-        save_last(run.path, run.config, state)  # the truth from here on has these flags: perhaps more epochs
+        save_last(run.path, run.config, state)  # --epochs may have grown: last.pt must say so before config.json does
     publish(run, state, images)
     _print_head(run, images, state, device)
 
@@ -123,9 +125,9 @@ def train_epoch(
     show: Callable[[int, Tensor], None],
     ranks: Ranks = ALONE,
 ) -> tuple[float, float]:
-    """One pass over the train split; returns the running mean loss a sample and the accuracy, as the weights changed.
+    """One pass over the train split; returns the mean loss a sample and the accuracy, each batch taken before its step.
 
-    Both are summed up on the device and read once, at the end, so the device never waits for the host. `show` is
+    Both are summed up on the device and read once, at the end: within the epoch nobody waits for the device. `show` is
     called after each step with the number of images and the running (loss sum, correct count), still on the device.
     """
     model.train()
@@ -156,7 +158,7 @@ def train_epoch(
 @torch.no_grad()
 def evaluate(model: nn.Module, images: ImageSet, precision: str, ranks: Ranks = ALONE) -> tuple[float, float]:
     """Mean loss a sample and accuracy over the whole test split, in evaluation mode."""
-    share = ranks.share(0, len(images.test))
+    share = ranks.share(0, len(images.test))  # a rank without any gets one image, which is not counted
     part = replace(images, test=images.test.part(share.here))
     logits = predict(model, part, precision)[: share.count]
     labels = part.test.labels[: share.count]
@@ -180,10 +182,11 @@ def predict(model: nn.Module, images: ImageSet, precision: str) -> Tensor:
 
 
 def publish(run: RunFolder, state: State, images: ImageSet) -> None:
-    """Make every other file of the run folder agree with last.pt. What is there already is left alone.
+    """Make every other file of the run folder agree with last.pt.
 
-    Called after each epoch and, by a resume, once it has loaded last.pt: whatever a kill at any instant left out is
-    made good by this, and by nothing else. config.json says `complete` or `diverged` when all the rest is there.
+    config.json and metrics.csv are replaced; a checkpoint, a snapshot or an event that is there is left alone. Called
+    as training begins, after each epoch, and by a resume once it has loaded last.pt: whatever a kill at any instant
+    left out is made good by this, and by nothing else. config.json says `complete` or `diverged` once all else is done.
     """
     if not run.ranks.main:
         return
@@ -213,23 +216,24 @@ def log_events(run: RunFolder, state: State, images: ImageSet, *, complete: bool
     events.head(hparams(recorded_flags(run.flags), run.experiment), state.wall_times[0])
     for metrics, wall_time in zip(state.history, state.wall_times, strict=True):
         events.scalars(dict(zip(EPOCH_TAGS, metrics[1:5], strict=True)), metrics.epoch, wall_time)
-    if state.history[-1].finite and shows_filters(state.model, epoch, run.flags.epochs):
+    convolution = next((each for each in state.model.modules() if isinstance(each, nn.Conv2d)), None)
+    if convolution and state.history[-1].finite and shows_filters(epoch, run.config["flags"]["epochs"]):
         from harness.pictures import filters_grid
 
-        weights = state.model.features.conv1.weight.detach().cpu().numpy()
+        weights = convolution.weight.detach().cpu().numpy()
         events.image(FILTERS_TAG, filters_grid(weights), epoch, now)
     if complete:
         best = dict(zip(BEST_TAGS, best_values(state.history)[1:5], strict=True))
         events.scalars(best | {EPOCHS_TAG: epoch}, epoch, now)
         if (CONFUSION_TAG, epoch) not in events or (MISTAKES_TAG, epoch) not in events:
-            confusion, worst = test_figures(state, images, run.flags.precision)
+            confusion, worst = final_figures(state, images, run.flags.precision)
             events.image(CONFUSION_TAG, confusion, epoch, now)
             events.image(MISTAKES_TAG, worst, epoch, now)
         events.session_end(epoch, now)
     events.flush()
 
 
-def test_figures(state: State, images: ImageSet, precision: str) -> tuple[np.ndarray, np.ndarray]:
+def final_figures(state: State, images: ImageSet, precision: str) -> tuple[np.ndarray, np.ndarray]:
     """Pictures of what the model makes of the test images: the confusion matrix, and the images of largest loss."""
     from harness.pictures import confusion_figure, worst_figure  # Matplotlib takes most of a second to import
 
@@ -252,9 +256,9 @@ def test_figures(state: State, images: ImageSet, precision: str) -> tuple[np.nda
     return confusion_figure(confusion.numpy(), images.classes, title), sheet
 
 
-def shows_filters(model: nn.Module, epoch: int, epochs: int) -> bool:
-    """A convolutional network's filters go to TensorBoard each epoch; of a very long run, some 20 pictures after 20."""
-    return hasattr(model, "features") and (epoch <= 20 or epoch == epochs or epoch % -(-epochs // 20) == 0)
+def shows_filters(epoch: int, epochs: int) -> bool:
+    """Whether TensorBoard gets the first filters of this epoch: each up to the 20th, then about 20 more, evenly."""
+    return epoch <= 20 or epoch == epochs or epoch % math.ceil(epochs / 20) == 0
 
 
 def _exact_dtype(device: torch.device) -> torch.dtype:
@@ -316,6 +320,6 @@ def _print_summary(run: RunFolder, history: list[EpochMetrics], wall_seconds: fl
     if run.flags.dry_run:
         print("dry run: nothing was kept")
         return
-    best = "best.pt and the rest are" if (run.path / "best.pt").exists() else "all but best.pt is"
-    print(f"\n{len(history)} epoch{'s' * (len(history) != 1)} in {wall_seconds:.1f} s; {best} in {run.path}")
+    what = "best.pt and the rest are" if (run.path / "best.pt").exists() else "all but best.pt is"
+    print(f"\n{len(history)} epoch{'s' * (len(history) != 1)} in {wall_seconds:.1f} s; {what} in {run.path}")
     print(f"curves: {command_line([program('tensorboard'), '--logdir', typed_path(run.flags.runs_dir)])}")

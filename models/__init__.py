@@ -41,11 +41,11 @@ def build_model(config: dict, *, seed: int | None = None) -> nn.Module:
         raise ValueError(f"{name} with {sizes} would have {count:,} parameters; the limit is {MAX_PARAMETERS:,}")
     model = model.to_empty(device="cpu")
     if seed is not None:
-        initialise(model, torch.Generator().manual_seed(seed))
+        initialize(model, torch.Generator().manual_seed(seed))
     return model
 
 
-def initialise(model: nn.Module, generator: torch.Generator) -> None:
+def initialize(model: nn.Module, generator: torch.Generator) -> None:
     """Draw every parameter by an explicit generator.
 
     As PyTorch does: Conv2d and Linear U(-1/√fan_in, 1/√fan_in), which `kaiming_uniform_(a=√5)` comes to; LSTM and GRU
@@ -65,7 +65,7 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
         elif isinstance(module, nn.RNNBase):
             bound = 1 / math.sqrt(module.hidden_size)
         elif own:  # what is drawn by nobody would be whatever lay in the memory
-            raise NotImplementedError(f"initialise does not say how a {type(module).__name__}'s first values are drawn")
+            raise NotImplementedError(f"initialize does not say how a {type(module).__name__}'s first values are drawn")
         for parameter in own:
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
 

@@ -242,7 +242,7 @@ def test_a_script_with_a_corrupt_file_ends_with_one_sentence_and_code_2(
     assert err.count("\n") == 1
 
 
-# Gray, normalised, shuffled, augmented: whole batches against one image at a time.
+# Gray, normalized, shuffled, augmented: whole batches against one image at a time.
 
 
 def test_gray_equals_pillow_bit_for_bit() -> None:
@@ -268,27 +268,27 @@ def test_gray_leaves_its_input_as_it_is() -> None:
     assert torch.equal(images, before)
 
 
-def test_normalising_equals_numpy_in_double_precision() -> None:
+def test_normalizing_equals_numpy_in_double_precision() -> None:
     images = image_set(random_images(10, 3), mean=0.1307, std=0.3081)
     expected = (images.train.images.numpy() / 255 - 0.1307) / 0.3081
-    result = images.normalise(images.train.images)
+    result = images.normalize(images.train.images)
     assert result.dtype == torch.float32
     np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=1e-6)
 
 
-def test_every_pixel_comes_back_from_its_normalised_value() -> None:
+def test_every_pixel_comes_back_from_its_normalized_value() -> None:
     images = image_set(np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16), mean=0.4734, std=0.2515)
-    normalised = images.normalise(images.train.images)
-    assert torch.equal(images.pixels(normalised), images.train.images)
+    normalized = images.normalize(images.train.images)
+    assert torch.equal(images.pixels(normalized), images.train.images)
     assert images.pixels(torch.tensor([-99.0, 99.0])).tolist() == [0, 255]
-    assert normalised.min() < images.mid_gray < normalised.max()
-    assert images.mid_gray == pytest.approx(float(normalised[0, 0, 7, 15:].mean() + normalised[0, 0, 8, 0]) / 2)
+    assert normalized.min() < images.mid_gray < normalized.max()
+    assert images.mid_gray == pytest.approx(float(normalized[0, 0, 7, 15:].mean() + normalized[0, 0, 8, 0]) / 2)
 
 
-def test_normalising_leaves_the_set_as_it_is() -> None:
+def test_normalizing_leaves_the_set_as_it_is() -> None:
     images = image_set(random_images(4, 1))
     before = images.train.images.clone()
-    images.normalise(images.train.images)
+    images.normalize(images.train.images)
     assert torch.equal(images.train.images, before)
 
 
@@ -420,5 +420,5 @@ def test_real_mnist_equals_torchvision() -> None:
 def compare_some(images: ImageSet, split: Split, expected: torch.utils.data.Dataset) -> None:
     for index in (0, 1, 9_999, len(split) // 2, len(split) - 1):
         inputs, label = expected[index]
-        torch.testing.assert_close(images.normalise(split.images[index]), inputs, rtol=0, atol=2e-6)
+        torch.testing.assert_close(images.normalize(split.images[index]), inputs, rtol=0, atol=2e-6)
         assert split.labels[index].item() == label

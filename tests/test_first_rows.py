@@ -54,7 +54,7 @@ def test_all_rows_are_the_whole_image(cell: str) -> None:
     pixels = torch.randint(0, 256, (40, 1, 6, 6), generator=generator).byte()
     images = image_set(pixels, torch.randint(0, 2, (40,), generator=generator).tolist())
     with torch.no_grad():
-        logits = model(images.normalise(pixels))
+        logits = model(images.normalize(pixels))
     _, accuracy, loss = first_rows(model, images, cut=True)[-1]
     assert accuracy == pytest.approx((logits.argmax(1) == images.test.labels).float().mean().item())
     assert loss == pytest.approx(nn.functional.cross_entropy(logits, images.test.labels).item(), rel=1e-5)

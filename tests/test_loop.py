@@ -66,7 +66,7 @@ def linear_model() -> nn.Module:
     return model
 
 
-def normalised(split: Split) -> tuple[np.ndarray, np.ndarray]:
+def normalized(split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Inputs (n, pixels) in float64 and labels (n,): pixels to [0, 1], minus the mean 0.4, over 0.2."""
     return (split.images.numpy().reshape(len(split), -1) / 255 - 0.4) / 0.2, split.labels.numpy()
 
@@ -86,7 +86,7 @@ def numpy_epoch(images: ImageSet, order: list[int], f: Namespace) -> tuple[float
     model = linear_model()
     p = np.concatenate([model[1].weight.detach().numpy(), model[1].bias.detach().numpy()[:, None]], axis=1)
     p = p.astype(np.float64)
-    inputs, labels = normalised(images.train)
+    inputs, labels = normalized(images.train)
     losses, right = [], []
     first, second = np.zeros_like(p), np.zeros_like(p)
     for step, start in enumerate(range(0, len(order), f.batch_size), start=1):
@@ -239,7 +239,7 @@ def test_evaluation_equals_numpy_and_ignores_its_batch_size(
 ) -> None:
     model = linear_model()
     parameters = torch.cat([model[1].weight, model[1].bias[:, None]], dim=1).detach().double().numpy()
-    losses, right, _ = cross_entropy(parameters, *normalised(five_images.test))
+    losses, right, _ = cross_entropy(parameters, *normalized(five_images.test))
     assert 0 < right.sum() < 7
     for batch in (500, 3):
         monkeypatch.setattr("harness.train.TEST_BATCH", batch)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import MAX_PARAMETERS, build_model, initialise
+from models import MAX_PARAMETERS, build_model, initialize
 
 
 def lenet(**changes: object) -> dict:
@@ -131,7 +131,7 @@ def test_seed_alone_decides_the_first_weights(config: dict) -> None:
 
 def test_layer_without_rule_for_its_first_weights_is_no_network_of_unset_memory() -> None:
     with pytest.raises(NotImplementedError, match="BatchNorm2d"):
-        initialise(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)), torch.Generator())
+        initialize(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)), torch.Generator())
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def _whole(checkpoint: Path):
     """The network, its whole test split and the image set, in visualize's memory layout: another rounds otherwise."""
     trained = load_trained(checkpoint, build_model)
     images = load_test_images(trained, None, data_dir=Path("nowhere"), mirror=None)
-    inputs = images.normalise(images.test.images).contiguous(memory_format=torch.channels_last)
+    inputs = images.normalize(images.test.images).contiguous(memory_format=torch.channels_last)
     return trained.model.to(memory_format=torch.channels_last), inputs, images
 
 

@@ -81,7 +81,7 @@ def show_images(subject: Subject, data: str | None, *, data_dir: Path, mirror: s
     test = subject.images.test.to(where)
     # Laid out as in training, which is how convolutions are fastest.
     subject.model.to(where, memory_format=torch.channels_last)
-    subject.inputs = subject.images.normalise(test.images).contiguous(memory_format=torch.channels_last)
+    subject.inputs = subject.images.normalize(test.images).contiguous(memory_format=torch.channels_last)
     subject.labels = test.labels
 
 

@@ -33,7 +33,7 @@ def first_rows(model: nn.Module, images: ImageSet, *, cut: bool) -> list[tuple[i
         logits = []
         for part in images.test.images.split(500):  # uint8 (500, channels, height, width)
             seen = part[:, :, :rows] if cut else F.pad(part[:, :, :rows], (0, 0, 0, height - rows))
-            logits.append(model(images.normalise(seen)))
+            logits.append(model(images.normalize(seen)))
         answers = torch.cat(logits).double()  # (n, classes)
         accuracy = (answers.argmax(dim=1) == labels).double().mean()
         metrics.append((rows, float(accuracy), float(F.cross_entropy(answers, labels))))
