@@ -24,10 +24,10 @@ from harness.errors import EXIT_BAD_INPUT, Interrupted
 from harness.files import lock_folder
 from harness.flags import parse_flags, run_name
 from harness.grid.live_table import LiveTable, table_lines, time_left
-from harness.grid.local import Ended, Settings, ThisMachine, command
+from harness.grid.local import Ended, Job, Settings, ThisMachine, command
 from harness.grid.rows import Row
 from harness.grid.runs import find_runs
-from harness.grid.schedule import Job, Schedule, plan_jobs, train_jobs
+from harness.grid.schedule import Schedule, plan_jobs, train_jobs
 from harness.metrics import EpochMetrics, read_metrics
 
 PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}

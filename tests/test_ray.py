@@ -26,10 +26,10 @@ import rnn_mnist
 from harness.cli import command_line, program
 from harness.errors import Interrupted, UserError
 from harness.files import is_locked, lock_folder
-from harness.grid.local import Settings
+from harness.grid.local import Job, Settings
 from harness.grid.rows import Row
 from harness.grid.runs import find_runs
-from harness.grid.schedule import Job, plan_jobs, train_jobs
+from harness.grid.schedule import plan_jobs, train_jobs
 
 pytest.importorskip("ray", reason="Ray is not installed; make test-ray installs it and runs these tests")
 import ray

@@ -31,9 +31,8 @@ from harness.checkpoint import load_checkpoint
 from harness.cli import command_line, program, run_script
 from harness.errors import UserError
 from harness.files import is_locked, lock_folder
-from harness.grid.local import Ended, ThisMachine, command, failure_of
+from harness.grid.local import Ended, Job, ThisMachine, command, failure_of
 from harness.grid.runs import _note
-from harness.grid.schedule import Job
 
 SMALL_SCRIPT = f"""
 import sys, time

@@ -10,13 +10,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 from tqdm.utils import disp_len, disp_trim
 
-if TYPE_CHECKING:
-    from harness.grid.schedule import Job
+from harness.grid.local import Job
 
 _WIDEST_NAME = 22  # columns; the numbers take 57 of a line's 79
 _OF_THE_SPEED = ("cell", "hidden_size", "channels", "augment", "batch_size", "data")  # flags an epoch's time depends on
@@ -53,7 +51,7 @@ class LiveTable:
         return f"\x1b[{drawn}A\x1b[J" if drawn else ""
 
 
-def table_lines(running: Sequence["Job"], waiting: Sequence["Job"], ended: Sequence["Job"], slots: int) -> list[str]:
+def table_lines(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job], slots: int) -> list[str]:
     """A line for each run under way (or waiting for another process), and a footer."""
     jobs = [*running, *waiting, *ended]
     paces = _paces(jobs)
@@ -80,7 +78,7 @@ def table_lines(running: Sequence["Job"], waiting: Sequence["Job"], ended: Seque
     return [*lines, f"{footer}; {time_left(running, waiting, ended, slots)}" if running or waiting else footer]
 
 
-def time_left(running: Sequence["Job"], waiting: Sequence["Job"], ended: Sequence["Job"], slots: int) -> str:
+def time_left(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[Job], slots: int) -> str:
     """What all that is left takes, by the measured seconds of each kind of run's epochs and of the scripts' rest."""
     paces = _paces([*running, *waiting, *ended])
     overhead = fmean(job.overhead for job in ended) if ended else 0.0
@@ -94,7 +92,7 @@ def time_left(running: Sequence["Job"], waiting: Sequence["Job"], ended: Sequenc
     return f"about {total} left" + (f", without {unmeasured} of a kind not measured yet" if unmeasured else "")
 
 
-def _seconds_left(job: "Job", paces: dict[tuple, float]) -> float | None:
+def _seconds_left(job: Job, paces: dict[tuple, float]) -> float | None:
     """The seconds that a run still needs, by its own epochs or else those of runs of its kind; None without any."""
     pace = fmean(metrics.seconds for metrics in job.history) if job.history else paces.get(_kind(job))
     if pace is None:
@@ -103,7 +101,7 @@ def _seconds_left(job: "Job", paces: dict[tuple, float]) -> float | None:
     return max(0.0, (job.epochs - len(job.history)) * pace - spent)
 
 
-def _paces(jobs: Iterable["Job"]) -> dict[tuple, float]:
+def _paces(jobs: Iterable[Job]) -> dict[tuple, float]:
     """The mean seconds of an epoch for each kind of run that has any; in one pass, for there may be 10,000 jobs."""
     seconds = defaultdict(list)
     for job in jobs:
@@ -111,6 +109,6 @@ def _paces(jobs: Iterable["Job"]) -> dict[tuple, float]:
     return {kind: fmean(values) for kind, values in seconds.items() if values}
 
 
-def _kind(job: "Job") -> tuple:
+def _kind(job: Job) -> tuple:
     """Runs of one kind need about the same time for an epoch."""
     return job.row.script, *(job.flags.get(name) for name in _OF_THE_SPEED)

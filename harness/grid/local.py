@@ -1,24 +1,24 @@
-"""A run's script as a process of this machine: its command line, how it is stopped, and how it ended.
+"""A run to train, and its script as a process of this machine: its command line, how it is stopped, and how it ended.
 
 No script outlives the process that started it, even if that is killed. A node of a Ray cluster starts its scripts in
 the same way (ray_node.py), so nothing here imports PyTorch before it must.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from harness.errors import EXIT_BAD_INPUT, EXIT_DIVERGED, STOP_WITH_STDIN
+from harness.errors import EXIT_BAD_INPUT, EXIT_DIVERGED, STOP_WITH_STDIN, UserError
 from harness.files import is_locked
 from harness.flags import flag_words
-
-if TYPE_CHECKING:
-    from harness.grid.schedule import Job
+from harness.grid.rows import Row
+from harness.metrics import EpochMetrics, read_metrics
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,46 @@ class Ended:
     node_lost: bool = False  # it went down with its node of a cluster: to be continued on another
 
 
+@dataclass
+class Job:
+    """A run to train. `history` holds the epochs that it has so far."""
+
+    row: Row
+    seed: int
+    flags: dict  # all that change the result
+    folder: Path
+    name: str | None  # --name, where the folder is not called as the flags would have it
+    history: list[EpochMetrics] = field(default_factory=list)
+    process: "ScriptProcess | None" = None  # … or a task of Ray's, which has the same methods
+    ended: Ended | None = None
+    began: float = 0.0  # when the script was started, on the monotonic clock,
+    epoch_began: float = 0.0  # … and its epoch under way
+    epochs_before: int = 0  # … and how many there were then
+    overhead: float = 0.0  # seconds that the script, which has ended, took for other things than its epochs
+    losses: list[int] = field(default_factory=list)  # for each node lost, the epochs that there were
+    _read: tuple | None = None  # the state of metrics.csv that `history` was read from
+
+    @property
+    def epochs(self) -> int:
+        return self.flags["epochs"]
+
+    @property
+    def resumes(self) -> bool:
+        """Whether there is a checkpoint to continue from."""
+        return (self.folder / "last.pt").exists()
+
+    def new_epochs(self) -> list[EpochMetrics]:
+        """The epochs finished since the last call, as metrics.csv has them."""
+        file, before = self.folder / "metrics.csv", len(self.history)
+        if (state := file_state(file)) != self._read:
+            self._read = state
+            with contextlib.suppress(UserError):  # the script sees to a file that is damaged
+                self.history = read_metrics(file)
+        if len(self.history) > before:
+            self.epoch_began = time.monotonic()
+        return self.history[before:]
+
+
 class ThisMachine:
     """Starts the scripts of `count` jobs as processes that share the cores, as many side by side as settings say."""
 
@@ -55,11 +95,11 @@ class ThisMachine:
         self.slots = max(1, min(settings.jobs or cores(), count))
         self.threads = max(1, cores() // self.slots)
 
-    def start(self, job: "Job") -> "ScriptProcess":
+    def start(self, job: Job) -> "ScriptProcess":
         return ScriptProcess(command(job, self.settings, self.threads), self.threads, job.folder)
 
 
-def command(job: "Job", settings: Settings, threads: int) -> list[str]:
+def command(job: Job, settings: Settings, threads: int) -> list[str]:
     """The script's command line."""
     flags = job.flags | {"resume": True, "runs_dir": settings.runs_dir, "data_dir": settings.data_dir}
     if settings.device != "auto":

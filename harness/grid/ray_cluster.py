@@ -26,8 +26,7 @@ from harness.device import cores
 from harness.errors import EXIT_BAD_INPUT, FolderLocked, Interrupted, UserError
 from harness.files import lock_folder, make_folder, write_atomically
 from harness.grid import ray_node
-from harness.grid.local import Ended, Settings, command, file_state
-from harness.grid.schedule import Job
+from harness.grid.local import Ended, Job, Settings, command, file_state
 
 GPU_SHARE = 0.25  # of a GPU for each run, where there are GPUs: these networks are small
 _TIME_TO_ANSWER = 5  # seconds for a cluster's port

@@ -5,64 +5,21 @@ between this process and the scripts is flags, exit codes and run folders: progr
 """
 
 import argparse
-import contextlib
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import EXIT_DIVERGED, UserError
 from harness.files import is_locked
 from harness.flags import run_name
 from harness.grid.live_table import LiveTable, clock, table_lines
-from harness.grid.local import Ended, ScriptProcess, Settings, ThisMachine, file_state
-from harness.grid.rows import Parsers, Row, experiment_of, wanted_flags
+from harness.grid.local import Ended, Job, Settings, ThisMachine
+from harness.grid.rows import Parsers, experiment_of, wanted_flags
 from harness.grid.runs import FINISHED, RowRuns
-from harness.metrics import EpochMetrics, read_metrics
 
 POLL = 0.5  # seconds between two looks at the run folders
 _MOST_LOSSES = 3  # of nodes at one and the same epoch, before the run itself is to blame
 _TIME_TO_STOP = 30  # seconds for a script to write what it has; its folder survives a kill as well
-
-
-@dataclass
-class Job:
-    """A run to train. `history` holds the epochs that it has so far."""
-
-    row: Row
-    seed: int
-    flags: dict  # all that change the result
-    folder: Path
-    name: str | None  # --name, where the folder is not called as the flags would have it
-    history: list[EpochMetrics] = field(default_factory=list)
-    process: ScriptProcess | None = None  # … or a task of Ray's, which has the same methods
-    ended: Ended | None = None
-    began: float = 0.0  # when the script was started, on the monotonic clock,
-    epoch_began: float = 0.0  # … and its epoch under way
-    epochs_before: int = 0  # … and how many there were then
-    overhead: float = 0.0  # seconds that the script, which has ended, took for other things than its epochs
-    losses: list[int] = field(default_factory=list)  # for each node lost, the epochs that there were
-    _read: tuple | None = None  # the state of metrics.csv that `history` was read from
-
-    @property
-    def epochs(self) -> int:
-        return self.flags["epochs"]
-
-    @property
-    def resumes(self) -> bool:
-        """Whether there is a checkpoint to continue from."""
-        return (self.folder / "last.pt").exists()
-
-    def new_epochs(self) -> list[EpochMetrics]:
-        """The epochs finished since the last call, as metrics.csv has them."""
-        file, before = self.folder / "metrics.csv", len(self.history)
-        if (state := file_state(file)) != self._read:
-            self._read = state
-            with contextlib.suppress(UserError):  # the script sees to a file that is damaged
-                self.history = read_metrics(file)
-        if len(self.history) > before:
-            self.epoch_began = time.monotonic()
-        return self.history[before:]
 
 
 def plan_jobs(results: Iterable[RowRuns], parsers: Parsers, settings: Settings) -> list[Job]:
