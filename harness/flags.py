@@ -201,9 +201,12 @@ def training_parser(script: str, description: str) -> Parser:
     images = tuple(image_sets.sets_for(script))
     for title, flags in GROUPS.items():
         group = parser.add_argument_group(title)
+        ways = group.add_mutually_exclusive_group() if title == "run folder" else None
         for name, flag in flags.items():
             if name == "data":
                 add_flags(group, name, choices=images, default=images[0])
+            elif name in ("resume", "overwrite", "dry_run"):
+                add_flags(ways, name)
             elif not isinstance(flag.default, dict) or script in flag.default:
                 add_flags(group, name, script=script)
     return parser
@@ -218,9 +221,6 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     flags = parser.parse_args(argv)
     if flags.momentum and not OPTIMIZERS[flags.optimizer].momentum:
         parser.error("--momentum is a flag of --optimizer sgd")
-    ways = [option(name) for name in ("resume", "overwrite", "dry_run") if getattr(flags, name)]
-    if len(ways) > 1:
-        parser.error(f"argument {ways[1]}: not allowed with argument {ways[0]}")
     absent = object()  # parsing into a namespace that has every flag already shows which ones were typed
     typed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(flags), absent)))
     flags.given = frozenset(name for name, value in vars(typed).items() if value is not absent)

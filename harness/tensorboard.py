@@ -61,8 +61,9 @@ class EventsFile:
         self.add(session_start, 0, wall_time)
 
     def scalars(self, values: Mapping[str, float], step: int, wall_time: float) -> None:
-        """Values by tag, as one event."""
-        summary = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        """Values by tag, as one event; without those that the file has, as one of an earlier version may have some."""
+        missing = {tag: value for tag, value in values.items() if (tag, step) not in self}
+        summary = [Summary.Value(tag=tag, simple_value=value) for tag, value in missing.items()]
         self.add(Summary(value=summary), step, wall_time)
 
     def image(self, tag: str, pixels: np.ndarray, step: int, wall_time: float) -> None:

@@ -372,3 +372,16 @@ def test_events_file_of_a_long_cnn_run_stays_below_300_kilobytes(tmp_path, monke
     events.image("w", worst, epochs, 0.0)
     events.flush()
     assert events_file(tmp_path).stat().st_size < 300_000
+
+
+def test_a_complete_run_of_an_earlier_version_gets_only_what_its_file_lacks(tmp_path: Path) -> None:
+    best = dict.fromkeys(BEST_TAGS, 0.5)
+    events = EventsFile(tmp_path)
+    events.head(hparams({}, "rnn_mnist"), 1.0)
+    events.scalars(best, 2, 1.0)  # earlier versions had no tag `epochs`
+    events.flush()
+    resumed = EventsFile(tmp_path)
+    resumed.scalars(best | {"epochs": 2}, 2, 1.0)
+    resumed.flush()
+    counts = Counter(logged_values(tmp_path))
+    assert counts[2, "epochs"] == 1 and set(counts.values()) == {1}

@@ -233,7 +233,7 @@ def test_every_way_to_fail_is_told_and_the_others_go_on(settings, capsys):
     out = capsys.readouterr().out
     assert "\x1b" not in out  # no terminal, no table
     assert "small, seed 0: epoch 2/2   test loss   0.2500  accuracy 0.7500      1.5 s\n" in out
-    assert "small, seed 0: done after epoch 2 and 00:03, test loss 0.2500, accuracy 0.7500\n" in out
+    assert "small, seed 0: done: 2 epochs in 00:03, test loss 0.2500, accuracy 0.7500\n" in out
     assert "small, seed 1: failed: the disk is full\n" in out
     assert "small, seed 2: diverged in epoch 1\n" in out
 
@@ -361,7 +361,7 @@ def test_run_that_another_process_has_completed_is_told_with_all_its_epochs(sett
     make_metrics(job.folder, 2)
     process = SimpleNamespace(started=True, poll=lambda: Ended(0))
     assert train_jobs([job], SimpleNamespace(slots=1, start=lambda job: process)) == {}
-    assert "small, seed 0: done after epoch 2 and 00:03" in capsys.readouterr().out
+    assert "small, seed 0: done: 2 epochs in 00:03" in capsys.readouterr().out
 
 
 def test_script_that_the_system_does_not_start_is_a_failure(settings, monkeypatch):

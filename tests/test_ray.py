@@ -251,7 +251,7 @@ def test_runs_get_what_was_asked_for_and_failures_are_told(
     assert failures == {("tiny", 1): "the disk is full"}
     out = capsys.readouterr().out
     assert "Ray nodes: 3; runs at once: 2, each with 2 CPU, 0.25 GPU\n" in out
-    assert "tiny, seed 0: done after epoch 2 and 00:03, test loss 0.2500, accuracy 0.7500\n" in out
+    assert "tiny, seed 0: done: 2 epochs in 00:03, test loss 0.2500, accuracy 0.7500\n" in out
     assert "tiny, seed 2: diverged in epoch 0\n" in out
     assert [len(records(job.folder)) for job in jobs] == [1, 1, 1]
     for record in records(jobs[0].folder):

@@ -150,7 +150,7 @@ class Schedule:
         elif job.history:
             last, seconds = job.history[-1], clock(sum(metrics.seconds for metrics in job.history))
             values = f"test loss {last.test_loss:.4f}, accuracy {last.test_accuracy:.4f}"
-            how = f"done after epoch {last.epoch} and {seconds}, {values}"
+            how = f"done: {last.epoch} epoch{'s' * (last.epoch > 1)} in {seconds}, {values}"
         self._log(job, how)
 
     def _log(self, job: Job, text: str) -> None:
