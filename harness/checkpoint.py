@@ -128,9 +128,7 @@ def load_checkpoint(path: Path) -> dict:
     except Exception as error:  # a hostile file can make the reader fail in any way
         if is_out_of_memory(error):
             raise OutOfMemory(f"there is not enough memory to read {path}") from error
-        raise UserError(
-            f"{path} cannot be trusted: it is truncated, damaged or holds code"
-        ) from error
+        raise UserError(f"{path} cannot be trusted: it is truncated, damaged or holds code") from error
     if fault:
         raise UserError(f"{path} {fault}")
     if not isinstance(content, dict) or not _is_plain(content.get("format"), 0) or content.get("format") != FORMAT:
