@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,7 @@ def run_torchrun(argv: list[str], environment: dict[str, str], files: list[str])
     os.dup2(log, 1)
     os.dup2(log, 2)
     subprocess_handler.Popen = ForkedRank
+    subprocess_handler.subprocess = types.SimpleNamespace(Popen=ForkedRank)  # where PyTorch 2.6 takes it from
     torch.distributed.run.main(argv)
 
 

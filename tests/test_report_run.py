@@ -356,7 +356,7 @@ def test_failing_and_diverging_runs_are_told_and_the_others_go_on(run_main, writ
     assert problems == [("broken", 0, "failed"), ("diverging", 0, "diverged")]
     first, second, third = err.splitlines()
     assert first == "runs complete: 1 of 3"
-    assert second.startswith(f"  broken, seed 0: failed: {broken / 'last.pt'} is ")
+    assert second.startswith(f"  broken, seed 0: failed: {broken / 'last.pt'} cannot be trusted: ")
     assert third == "  diverging, seed 0: diverged: the loss became NaN or infinite in epoch 1"
     assert "diverging, seed 0: diverged in epoch 1" in out
     (diverging,) = set(runs()) - {good, broken}
