@@ -1,5 +1,5 @@
 # make demo      train both networks briefly on the drawn image sets, look inside the CNN, write a report: all in demo/
-# make report    write report/ again from the run folders in runs/; needs no training, data set or checkpoint
+# make report    write report/ again from the run folders in report/runs; needs no training, data set or checkpoint
 # make test      run the linter, then the whole test suite
 # make test-ray  install Ray and run the tests that need it
 # make clean     remove demo/ and what the tests and the linter left; the virtual environment stays
@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 	@echo "Their report: open demo/report/index.html in a browser."
 
 report: $(VENV)/.installed
-	$(PYTHON) report.py --no-train --seeds 3
+	$(PYTHON) report.py --no-train --seeds 3 --runs-dir report/runs --out report
 
 test: $(VENV)/.installed-dev
 	$(PYTHON) -m ruff check .

@@ -55,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("folders")
     add_flags(group, "runs_dir")
-    group.add_argument("--out", type=Path, default=Path("report"), help="folder that the report is written to")
+    group.add_argument("--out", type=Path, help="folder that the report is written to (default: report/ in --runs-dir)")
     return parser
 
 
@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = make_parser().parse_args(argv)
     refuse_ranks("report.py")
+    flags.out = flags.out or flags.runs_dir / "report"
     if flags.engine == "ray" and not importlib.util.find_spec("ray"):
         raise UserError("--engine ray needs Ray: pip install -r requirements-ray.txt")
     for name in ("address", "cpus_per_run", "gpus_per_run"):
@@ -89,8 +90,8 @@ def report(flags: argparse.Namespace, *, command: str) -> int:
     grid = grid.relative_to(here) if grid.is_relative_to(here) else grid  # the report names it, on any machine
     rows, comparison = load_grid(grid, PARSERS)
     chosen = chosen_rows(rows, flags.only, grid)
-    check_folder(flags.out)
     nearest_folder(flags.runs_dir, "--runs-dir")
+    check_folder(flags.out)
 
     same = {"seeds": range(flags.seeds), "precision": flags.precision}
     data = None if flags.data == "real" else flags.data

@@ -28,7 +28,7 @@ def repository(in_project: Path) -> Path:
     """A folder with what git has staged or committed, without what someone trained here or wrote since."""
     if not GIT or not (PROJECT / ".git").exists():
         pytest.skip("not in a git checkout, so committed runs cannot be told from others")
-    parts = ("runs", "report", "docs", "experiments.toml")
+    parts = ("report", "docs", "experiments.toml")
     listed = subprocess.run([GIT, "ls-files", "-z", *parts], cwd=PROJECT, capture_output=True)
     if listed.returncode or not listed.stdout:
         pytest.skip(f"git does not tell what is committed: {listed.stderr.decode(errors='replace').strip()}")
@@ -40,8 +40,8 @@ def repository(in_project: Path) -> Path:
 def test_committed_report_is_what_the_committed_runs_give(
     repository: Path, run_main: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the words were changed on purpose: python report.py --no-train --seeds 3, and git add report."""
-    folder, of_seeds = repository / "report", repository / "runs" / "seeds"
+    """If the words were changed on purpose: `make report`, and git add report."""
+    folder, of_seeds = repository / "report", repository / "report" / "runs" / "seeds"
     readme, page, files = contents_of(folder)
     seeds = {file: file.read_bytes() for file in of_seeds.rglob("*") if file.is_file()}
     shutil.rmtree(folder / "figures")
@@ -50,7 +50,7 @@ def test_committed_report_is_what_the_committed_runs_give(
     monkeypatch.setattr("harness.report.render.SETTINGS_PAGE", repository / "docs" / "original-settings.md")
     monkeypatch.setattr("sys.argv", ["report.py"])
 
-    code, _, err = run_main("report", "--no-train", "--seeds", "3")
+    code, _, err = run_main("report", "--no-train", "--seeds", "3", "--runs-dir", "report/runs", "--out", "report")
 
     assert (code, err) == (0, "")
     new_readme, new_page, new_files = contents_of(folder)

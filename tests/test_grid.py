@@ -214,7 +214,7 @@ def find(seeds=(0,), rows: str = ROWS_TEXT, **options):
 
 
 def test_published_checksum_is_that_of_the_committed_reference_runs():
-    for config in (PROJECT / "runs").glob("*/*/config.json"):
+    for config in (PROJECT / "report" / "runs").glob("*/*/config.json"):
         dataset = json.loads(config.read_text())["dataset"]
         assert dataset["checksum"] == published_checksum(dataset["name"])
     assert published_checksum("synthetic-digits") is None

@@ -182,7 +182,7 @@ def test_killed_report_continues_and_finishes_nothing_twice(run_main, written, i
         ("long", [long]),
     ]
     assert others["problems"] == []
-    assert (others["grid"], others["runs_dir"], others["out"]) == (Path("grid.toml"), Path("runs"), Path("report"))
+    assert (others["grid"], others["runs_dir"], others["out"]) == (Path("grid.toml"), Path("runs"), Path("runs/report"))
     assert (others["precision"], others["data"]) == ("fp32", "synthetic")
     assert others["command"].endswith("--data synthetic --precision fp32 --device cpu")
 
@@ -191,7 +191,7 @@ def test_killed_report_continues_and_finishes_nothing_twice(run_main, written, i
     code, out, err = run_main("report", *FLAGS, "--no-train")
     assert code == 1
     assert err == "runs complete: 1 of 2\n  short, seed 0: missing: not trained\n"
-    assert "the report is in report" in out
+    assert f"the report is in {Path('runs/report')}" in out
     assert runs() == [long] and state_of(long) == after
 
 
@@ -410,7 +410,7 @@ def test_curves_over_seeds_that_cannot_be_written_are_one_warning(run_main, writ
     monkeypatch.setattr("harness.report.seeds.write_seed_aggregates", fail)
     write_grid(good="epochs = 1")
     code, out, err = run_main("report", *FLAGS)
-    assert (code, len(written)) == (0, 1) and "the report is in report" in out
+    assert (code, len(written)) == (0, 1) and f"the report is in {Path('runs/report')}" in out
     assert err.startswith("warning: ") and "Permission denied" in err and err.count("\n") == 1
 
 

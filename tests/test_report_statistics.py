@@ -112,7 +112,7 @@ def test_metrics_of_the_committed_runs_are_numpys():
 
     runs = {
         each.seed: each
-        for each in complete_runs(PROJECT / "runs" / "rnn_mnist")
+        for each in complete_runs(PROJECT / "report" / "runs" / "rnn_mnist")
         if each.path.name.startswith("lstm-h128-adam-lr0.001-e10-s") and each.config["flags"]["precision"] == "fp32"
     }
     assert len(runs) >= 3
