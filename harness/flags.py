@@ -34,7 +34,6 @@ class Flag:
     # A flag that changes the result stands in the run's name, in this form; "" says that it changes nothing.
     in_name: str = ""
     always: bool = False  # in the name also at its default
-    absent: object = None  # its value in TensorBoard's HParams for runs of a script that has no such flag
     set_by_report: bool = False  # report.py gives it to every run of a grid, so that a row may not
     of_run: bool = True  # False: it says where things lie or what to do, and every command line says it anew
     may_change: bool = False  # on --resume
@@ -113,15 +112,15 @@ GROUPS: dict[str, dict[str, Flag]] = {
         "mirror": Flag("URL, or local path, of the archive(s), tried before the known sources", of_run=False),
     },
     "model": {
-        "cell": Flag("kind of recurrent layer", {RNN: "gru"}, choices=_CELLS, in_name="{}", always=True, absent="-"),
+        "cell": Flag("kind of recurrent layer", {RNN: "gru"}, choices=_CELLS, in_name="{}", always=True),
         "hidden_size": Flag("hidden units of the recurrent layer", {RNN: 128}, type=positive_int,
-                            in_name="h{}", always=True, absent=0, short="h{}"),
+                            in_name="h{}", always=True, short="h{}"),
         "channels": Flag("channels of the images", {CNN: "gray"}, choices=("gray", "rgb"),
-                         in_name="{}", absent="gray", short="{}"),
+                         in_name="{}", short="{}"),
         "fc_activation": Flag("activation between the linear layers", {CNN: "tanh"}, choices=("tanh", "relu"),
-                              in_name="{}", absent="-", label="activation between the linear layers"),
+                              in_name="{}", label="activation between the linear layers"),
         "augment": Flag("mirror and shift the training images at random", {CNN: False},
-                        in_name="augment", absent=False, label="augmentation"),
+                        in_name="augment", label="augmentation"),
         "snapshot_epochs": Flag("keep these epochs' filters", {CNN: "1,2,5,10,20,50,100"}, type=epoch_list),
     },
     "optimization": {
@@ -340,13 +339,15 @@ def hparams(recorded: Mapping[str, object], experiment: str) -> dict:
     """A run's hyper-parameters for TensorBoard's HParams tab, from the flags that it records.
 
     The tab takes its columns from one run, so every run of either script has all of them. It keeps the first value that
-    it reads, so the number of epochs, which may grow, is none of them.
+    it reads, so the number of epochs, which may grow, is none of them. "-" is a flag that the script does not have.
     """
     values = {"experiment": experiment}
     for name, flag in FLAGS.items():
         if flag.in_name and name != "epochs":
-            value = recorded.get(name, flag.absent if isinstance(flag.default, dict) else flag.default)
-            values[name] = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value  # not as 1 or 0
+            of_one_script = isinstance(flag.default, dict) and len(flag.default) == 1
+            value = recorded.get(name, "-")
+            value = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value  # not as 1 or 0
+            values[name] = str(value) if of_one_script else value  # a column has one type
     return values
 
 

@@ -24,11 +24,17 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from harness.errors import UserError
 from harness.files import flush_to_disk, os_errors_as, patiently, write_atomically
+from harness.metrics import METRICS
 
 EPOCH_TAGS = ("train/loss", "train/accuracy", "test/loss", "test/accuracy")
-BEST_TAGS = ("best/train_loss", "best/train_accuracy", "best/test_loss", "best/test_accuracy")
-EPOCHS_TAG = "epochs"  # a metric and no hyper-parameter: the HParams tab keeps the first hyper-parameters that it reads
-CONFUSION_TAG, MISTAKES_TAG, FILTERS_TAG = "test/confusion_matrix", "test/worst_classified", "filters/conv1"
+# TensorBoard sorts tags and opens the first groups, `test` and `train`: what is no curve gets a name that comes later.
+BEST_TAGS = tuple(f"whole_run/best_{metric}" for metric in METRICS)
+# A metric and no hyper-parameter: the HParams tab keeps the first hyper-parameters that it reads.
+EPOCHS_TAG = "whole_run/epochs"
+CONFUSION_TAG, MISTAKES_TAG, FILTERS_TAG = "view/confusion_matrix", "view/worst_classified", "view/filters_conv1"
+FIRST_HPARAMS = ("cell", "data", "hidden_size", "lr", "optimizer")  # the columns that the HParams tab shows at first
+# The part of TensorBoard's address that shows exactly the four curves, without smoothing, which bends short ones.
+CURVES = "?smoothing=0&tagFilter=%5E(test%7Ctrain)%2F(accuracy%7Closs)%24#timeseries"
 
 # Ends our file's name: beside it may lie files that a SummaryWriter of the user's wrote.
 SUFFIX = ".run"
@@ -120,7 +126,7 @@ def _is_of_earlier_version(path: Path) -> bool:
     """Whether it begins with our columns of the HParams tab, after the record of the format's version."""
     values = [value for event in itertools.islice(read_events(path), 2) for value in event.summary.value]
     return [value.tag for value in values] == [EXPERIMENT_TAG] and all(
-        tag.encode() in values[0].metadata.plugin_data.content for tag in BEST_TAGS
+        metric.encode() in values[0].metadata.plugin_data.content for metric in METRICS
     )
 
 
@@ -184,9 +190,13 @@ def _hparams_summaries(values: dict) -> tuple[Summary, ...]:
     """The experiment's columns, this run's values, and the end of the session, as the HParams tab wants them."""
     from torch.utils.tensorboard.summary import hparams as summaries_of
 
-    summaries = summaries_of(values, dict.fromkeys((*BEST_TAGS, EPOCHS_TAG), 0.0))
+    metrics = (*reversed(BEST_TAGS), EPOCHS_TAG)  # the test accuracy is the first column of the metrics
+    summaries = summaries_of(values, dict.fromkeys(metrics, 0.0))
     for summary in summaries:
-        # Protocol buffers write a map in any order unless asked; the same values must give the same bytes.
         data = summary.value[0].metadata.plugin_data
-        data.content = HParamsPluginData.FromString(data.content).SerializeToString(deterministic=True)
+        content = HParamsPluginData.FromString(data.content)
+        for info in content.experiment.hparam_infos:  # the tab has those that are said to differ first, and shows five
+            info.differs = info.name in FIRST_HPARAMS
+        # Protocol buffers write a map in any order unless asked; the same values must give the same bytes.
+        data.content = content.SerializeToString(deterministic=True)
     return summaries

@@ -33,7 +33,8 @@ TINY = ("--data", "synthetic", "--hidden-size", "8", "--batch-size", "16", "--na
 RUN = Path("runs/rnn_synthetic/run")
 PIXEL = np.zeros((1, 1), dtype=np.uint8)
 EPOCH_TAGS = ["train/loss", "train/accuracy", "test/loss", "test/accuracy"]
-BEST_TAGS = ["best/train_loss", "best/train_accuracy", "best/test_loss", "best/test_accuracy"]
+BEST_TAGS = [f"whole_run/best_{metric}" for metric in ("train_loss", "train_accuracy", "test_loss", "test_accuracy")]
+EPOCHS_TAG = "whole_run/epochs"
 
 
 class Killed(BaseException):
@@ -88,8 +89,8 @@ def test_scalars_are_four_an_epoch_and_four_best_ones_with_the_values_of_metrics
     assert run_main("rnn_mnist", *TINY, "--epochs", 3)[0] == 0
     accumulator = event_accumulator.EventAccumulator(str(RUN)).Reload()
     scalars = accumulator.Tags()["scalars"]  # written as TensorFlow 1 did, which every reader knows
-    assert sorted(scalars) == sorted([*EPOCH_TAGS, *BEST_TAGS, "epochs"])
-    assert [(event.step, event.value) for event in accumulator.Scalars("epochs")] == [(3, 3.0)]
+    assert sorted(scalars) == sorted([*EPOCH_TAGS, *BEST_TAGS, EPOCHS_TAG])
+    assert [(event.step, event.value) for event in accumulator.Scalars(EPOCHS_TAG)] == [(3, 3.0)]
     columns = list(zip(*metrics_of(RUN), strict=True))
     for tag, column in zip(EPOCH_TAGS, columns[1:], strict=True):
         assert column[0] == tag
@@ -97,7 +98,7 @@ def test_scalars_are_four_an_epoch_and_four_best_ones_with_the_values_of_metrics
         assert [event.step for event in logged] == [1, 2, 3]
         assert [event.value for event in logged] == pytest.approx([float(value) for value in column[1:]], rel=1e-6)
         best = max if tag.endswith("accuracy") else min
-        (event,) = accumulator.Scalars("best/" + tag.replace("/", "_"))
+        (event,) = accumulator.Scalars("whole_run/best_" + tag.replace("/", "_"))
         assert event.value == pytest.approx(best(float(value) for value in column[1:]), rel=1e-6)
 
 
@@ -108,14 +109,20 @@ def test_hparams_lie_in_the_same_file_and_are_declared_alike_by_both_scripts(run
     first, second = (hparams_of(run, metadata.EXPERIMENT_TAG) for run in (RUN, cnn))
     for experiment in (first, second):
         assert [info.name for info in experiment.hparam_infos] == list(hparams({}, ""))
-        assert [info.name.tag for info in experiment.metric_infos] == [*BEST_TAGS, "epochs"]
+        assert [info.name.tag for info in experiment.metric_infos] == [*reversed(BEST_TAGS), EPOCHS_TAG]
+        shown = [info.name for info in experiment.hparam_infos if info.differs]  # the columns that are there at first
+        assert sorted(shown) == ["cell", "data", "hidden_size", "lr", "optimizer"]
     assert [info.type for info in first.hparam_infos] == [info.type for info in second.hparam_infos]
     recorded = hparams_of(RUN, metadata.SESSION_START_INFO_TAG).hparams
     values = {name: getattr(value, value.WhichOneof("kind")) for name, value in recorded.items()}
     assert values["lr"] == 0.25
-    assert (values["cell"], values["hidden_size"], values["augment"], values["fc_activation"]) == ("gru", 8, "no", "-")
+    assert (values["cell"], values["hidden_size"], values["augment"], values["fc_activation"]) == ("gru", "8", "-", "-")
     values = hparams_of(cnn, metadata.SESSION_START_INFO_TAG).hparams
-    assert (values["augment"].string_value, values["cell"].string_value) == ("yes", "-")
+    assert [values[name].string_value for name in ("augment", "cell", "hidden_size")] == ["yes", "-", "-"]
+
+
+def test_what_is_no_curve_sorts_after_the_curves_so_that_tensorboard_opens_on_them():
+    assert min(*BEST_TAGS, EPOCHS_TAG, CONFUSION_TAG, MISTAKES_TAG, FILTERS_TAG) > max(EPOCH_TAGS)
 
 
 def pictures_of(run: Path) -> dict[str, dict[int, bytes]]:
@@ -233,7 +240,7 @@ def test_reader_that_was_open_before_a_run_was_made_longer_sees_both_ends_once(r
     assert events_file().read_bytes().startswith(before)
     reader.Reload()
     assert [event.step for event in reader.Scalars("test/loss")] == [1, 2, 3]
-    assert [(event.step, event.value) for event in reader.Scalars("epochs")] == [(1, 1), (3, 3)]
+    assert [(event.step, event.value) for event in reader.Scalars(EPOCHS_TAG)] == [(1, 1), (3, 3)]
     assert [event.step for event in reader.Images(CONFUSION_TAG)] == [1, 3]
     assert max(Counter(logged_values(RUN)).values()) == 1
 
@@ -367,7 +374,7 @@ def test_events_file_of_a_long_cnn_run_stays_below_300_kilobytes(tmp_path, monke
     for epoch in range(1, epochs + 1):
         events.scalars(dict.fromkeys(EPOCH_TAGS, 1.0), epoch, 0.0)
         if harness.train.shows_filters(epoch, epochs):
-            events.image("filters/conv1", filters, epoch, 0.0)
+            events.image(FILTERS_TAG, filters, epoch, 0.0)
     events.image("c", confusion, epochs, 0.0)
     events.image("w", worst, epochs, 0.0)
     events.flush()
@@ -378,10 +385,10 @@ def test_a_complete_run_of_an_earlier_version_gets_only_what_its_file_lacks(tmp_
     best = dict.fromkeys(BEST_TAGS, 0.5)
     events = EventsFile(tmp_path)
     events.head(hparams({}, "rnn_mnist"), 1.0)
-    events.scalars(best, 2, 1.0)  # earlier versions had no tag `epochs`
+    events.scalars(best, 2, 1.0)  # earlier versions had no tag of the number of epochs
     events.flush()
     resumed = EventsFile(tmp_path)
-    resumed.scalars(best | {"epochs": 2}, 2, 1.0)
+    resumed.scalars(best | {EPOCHS_TAG: 2}, 2, 1.0)
     resumed.flush()
     counts = Counter(logged_values(tmp_path))
-    assert counts[2, "epochs"] == 1 and set(counts.values()) == {1}
+    assert counts[2, EPOCHS_TAG] == 1 and set(counts.values()) == {1}

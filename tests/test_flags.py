@@ -332,11 +332,11 @@ def test_both_scripts_have_the_same_hyper_parameters_and_epochs_is_none_of_them(
     shared = {"momentum": 0.0, "weight_decay": 0.0, "clip_grad_norm": 0.0, "precision": "fp32", "seed": 0}
     assert cnn == shared | {
         **{"experiment": "cnn_cifar10", "data": "cifar10", "optimizer": "adagrad", "lr": 0.01, "batch_size": 256},
-        **{"channels": "gray", "fc_activation": "tanh", "augment": "no", "cell": "-", "hidden_size": 0},
+        **{"channels": "gray", "fc_activation": "tanh", "augment": "no", "cell": "-", "hidden_size": "-"},
     }
     assert rnn == shared | {
         **{"experiment": "rnn_mnist", "data": "mnist", "optimizer": "adam", "lr": 0.001, "batch_size": 64},
-        **{"channels": "gray", "fc_activation": "-", "augment": "no", "cell": "gru", "hidden_size": 128},
+        **{"channels": "-", "fc_activation": "-", "augment": "-", "cell": "gru", "hidden_size": "128"},
     }
 
 

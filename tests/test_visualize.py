@@ -341,7 +341,7 @@ def test_tensorboard_gets_each_figure_once(run: Path, run_main: Callable):
     after = list(read_events(events))
     assert [event.SerializeToString() for event in after[: len(before)]] == before
     added = after[len(before) :]
-    assert [event.summary.value[0].tag for event in added] == ["figures/filters_conv1", "figures/filters_conv2"]
+    assert [event.summary.value[0].tag for event in added] == ["visualize/filters_conv1", "visualize/filters_conv2"]
     assert all(event.step == load_checkpoint(run / "best.pt")["epoch"] for event in added)
     shown = Image.open(BytesIO(added[0].summary.value[0].image.encoded_image_string))
     assert shown.size == Image.open(run / "figures" / "filters_conv1.png").size
@@ -356,7 +356,7 @@ def test_tensorboard_figures_survive_a_resumed_training(run: Path, tmp_path: Pat
     assert code == 0, err
     (events,) = (runs / "cnn_synthetic" / "mine").glob("events.out.tfevents.*")
     tags = [event.summary.value[0].tag for event in read_events(events) if event.summary.value]
-    assert tags.count("figures/filters_conv1") == 1
+    assert tags.count("visualize/filters_conv1") == 1
 
 
 def test_tensorboard_waits_for_no_training(run: Path, run_main: Callable):

@@ -109,7 +109,7 @@ def draw_analyses(
             pictures += found.pictures
     if tensorboard:
         with lock_folder(run):
-            add_images(run, {f"figures/{picture.name}": picture.pixels for picture in pictures}, trained.epoch)
+            add_images(run, {f"visualize/{picture.name}": picture.pixels for picture in pictures}, trained.epoch)
     return pictures
 
 
