@@ -1,4 +1,4 @@
-"""Every command in the README does what it says: training commands run, in a short form; the others exist."""
+"""Every command in README.md and docs/ does what it says: training commands run, in a short form; the others exist."""
 
 import importlib
 import re
@@ -10,6 +10,9 @@ import pytest
 from conftest import PROJECT
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
+PAGES = {path: path.read_text(encoding="utf-8") for path in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md"))}
+GUIDES = ("README.md", "devices.md", "grids.md", "install.md", "look-inside.md", "ray.md", "resume.md")  # for users
+TEXT = "\n".join(text for path, text in PAGES.items() if path.name in GUIDES)
 SCRIPTS = ("cnn_cifar10", "rnn_mnist")
 
 # Appended to a command of the README, so that it trains in a moment: later flags win.
@@ -45,9 +48,9 @@ def flags_of(words: list[str]) -> list[str]:
     return words[3 if words[0] == "torchrun" else 2 :]
 
 
-COMMANDS = shell_commands(README)
+COMMANDS = shell_commands(TEXT)
 TRAININGS = [words for words in COMMANDS if script_of(words)]
-OTHERS = [words for words in COMMANDS + inline_commands(README) if not script_of(words)]
+OTHERS = [words for words in COMMANDS + inline_commands(TEXT) if not script_of(words)]
 
 
 def test_commands_are_found_in_every_form() -> None:
@@ -71,18 +74,18 @@ def test_training_command_runs(words: list[str], run_main: Callable, read_flags:
 
 
 def test_commands_in_the_prose_have_only_flags_that_exist(read_flags: Callable) -> None:
-    for words in inline_commands(README):
+    for words in inline_commands(TEXT):
         if script_of(words):
             read_flags(script_of(words), *flags_of(words))
 
 
 def test_flags_named_in_the_prose_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    known = {"--max-restarts"}  # torchrun's own
+    known = {"--max-restarts", "--local-addr"}  # torchrun's own
     for script in (*SCRIPTS, "visualize", "report"):
         with pytest.raises(SystemExit):
             importlib.import_module(script).main(["--help"])
         known |= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-    for option in re.findall(r"`(--[a-z-]+)", README):
+    for option in re.findall(r"`(--[a-z-]+)", TEXT):
         assert option in known, option
 
 
@@ -111,6 +114,35 @@ def test_other_command_names_what_exists(words: list[str]) -> None:
             pytest.fail(f"no test knows the command {' '.join(words)!r}; add it here or to the scripts")
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", README))))
-def test_link_leads_to_a_file(target: str) -> None:
-    assert (PROJECT / target).exists()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", PAGES[page]):
+        assert (page.parent / target).exists(), target
+
+
+def example(language: str) -> str:
+    return re.search(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)[1]
+
+
+def test_example_of_a_grid_is_one(in_project: Path) -> None:
+    from harness.grid.rows import load_grid
+    from report import PARSERS
+
+    Path("short.toml").write_text(example("toml"))
+    rows, _ = load_grid(Path("short.toml"), PARSERS)
+    assert [row.name for row in rows] == ["gru-64", "lstm-64"]
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_example_of_ones_own_network_and_data_trains_and_resumes(
+    run_main: Callable, in_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import models
+
+    monkeypatch.setattr(models, "NETWORKS", dict(models.NETWORKS))
+    monkeypatch.syspath_prepend(in_project)
+    Path("own_example.py").write_text(example("python"))
+    flags = ("--threads", "1", "--device", "cpu", "--name", "run")
+    for epochs, more in ((1, ()), (2, ("--resume",))):
+        code, out, err = run_main("own_example", *flags, "--epochs", epochs, *more)
+        assert (code, err) == (0, "") and f"epoch {epochs}/{epochs} " in out
