@@ -7,6 +7,7 @@ import csv
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 from harness.analyses.first_rows import FILE as FIRST_ROWS
@@ -16,27 +17,74 @@ from harness.flags import RESULT_FLAGS, flag_label
 from harness.grid.runs import FINISHED, RowRuns, Run, complete_runs
 from harness.metrics import METRICS
 from harness.report import results
-from harness.report.results import Comparison, best, bests, setting, worst_drops
-from harness.report.statistics import Estimate, weighted_sum
+from harness.report.results import bests, lasts, setting, worst_drops
+from harness.report.statistics import Estimate, Sample, number, prediction_interval, span, weighted_sum
+
+# -- agreement with the original ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A metric of a row beside what the original printed of it; what is not there is None, as one seed's `interval`.
+
+    `inside`: whether a number that is rounded to the printed one lies in the prediction interval.
+    """
+
+    row: RowRuns
+    metric: str
+    printed: float | None
+    ours: Sample | None  # of the complete runs
+    interval: tuple[float, float] | None
+    inside: bool | None = None
+    verdict: str | None = None
+
+    @property
+    def ends(self) -> str:
+        """The interval with a decimal more than the metric has, so that one at its very end is seen on its side."""
+        return span(self.interval, self.ours.decimals + 1 if self.ours else 0)
+
+
+def compare(row: RowRuns, metric: str) -> Comparison:
+    """The one place where a verdict is found."""
+    printed, ours = row.row.printed.get(metric), bests(row.complete, metric)
+    known = row, metric, printed, ours, prediction_interval(ours)
+    if printed is None or ours is None:
+        return Comparison(*known)
+    if ours.sd is None:
+        difference = number(ours.mean - printed, 5 if metric.endswith("loss") and printed < 0.1 else 4, "+")
+        return Comparison(*known, verdict=f"ours − original: {difference}")
+    # Half a unit of the last digit, of which the original prints four that count; more if more are given.
+    digits = Decimal(repr(printed)).normalize()
+    rounding = 0.5 * 10.0 ** (digits.adjusted() + 1 - max(4, len(digits.as_tuple().digits)))
+    low, high = known[-1]
+    inside = low - rounding <= printed <= high + rounding
+    verdict = "inside" if inside else f"outside: original {'lower' if printed < ours.mean else 'higher'}"
+    return Comparison(*known, inside, verdict)
+
+
+def comparisons(rows: Iterable[RowRuns]) -> list[Comparison]:
+    """Every printed metric of the rows beside ours, where there is a complete run."""
+    return [found for row in rows for metric in METRICS if (found := compare(row, metric)).verdict]
+
 
 # -- the best setting --------------------------------------------------------------------------------------------------
 
 
 def best_setting(rows: Sequence[RowRuns]) -> dict | None:
     """The row with the best mean test accuracy, and how sure that is; None if no run is complete."""
-    ranked = sorted((row for row in rows if row.complete), key=lambda row: -bests(row, "test_accuracy").mean)
+    ranked = sorted((r for r in rows if r.complete), key=lambda row: -bests(row.complete, "test_accuracy").mean)
     if not ranked:
         return None
     first, second = (*ranked, None)[:2]
     same_runs, difference = False, None
     if second:  # if it is the beginning of the best, the last epochs are compared instead
         same_runs = _is_beginning_of(second, first)
-        accuracy = results.lasts if same_runs else bests
-        difference = weighted_sum([accuracy(row, "test_accuracy") for row in (first, second)], [1, -1])
+        accuracy = lasts if same_runs else bests
+        difference = weighted_sum([accuracy(row.complete, "test_accuracy") for row in (first, second)], [1, -1])
     printed = [row for row in rows if "test_accuracy" in row.row.printed]
     return {
         "row": first,
-        "lowest_loss": min(ranked, key=lambda row: (bests(row, "test_loss").mean, row.row.name)),
+        "lowest_loss": min(ranked, key=lambda row: (bests(row.complete, "test_loss").mean, row.row.name)),
         "next_best": second,
         "same_runs": same_runs,
         "difference": difference,  # of the mean accuracies of the two: an Estimate
@@ -55,14 +103,6 @@ def _is_beginning_of(shorter: RowRuns, longer: RowRuns) -> bool:
     )
 
 
-# -- agreement with the original ---------------------------------------------------------------------------------------
-
-
-def comparisons(rows: Iterable[RowRuns]) -> list[tuple[RowRuns, Comparison]]:
-    """Every printed metric of the rows beside ours, where there is a complete run."""
-    return [(row, comparison) for row in rows for metric in METRICS if (comparison := results.compare(row, metric))]
-
-
 # -- stability ---------------------------------------------------------------------------------------------------------
 
 
@@ -75,21 +115,25 @@ class CellDrop:
     drop: Estimate
     typical_sd: float | None  # of the best test accuracy over seeds: the root of the rows' mean square
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Of the drop, which is never below 0."""
+        return self.drop.interval and (max(self.drop.interval[0], 0.0), self.drop.interval[1])
+
 
 def drops_by_cell(rows: Sequence[RowRuns]) -> list[CellDrop]:
     """How steadily each cell trains, in the original's order; empty if the cells share no setting."""
     measured = [row for row in rows if worst_drops(row)]
     flags = results.varied_flags(measured)
     by_setting = {
-        cell: {tuple(results.sort_key(setting(row, flag)) for flag in flags): row for row in of_cell}
+        cell: {tuple(setting(row, flag) for flag in flags): row for row in of_cell}
         for cell, of_cell in results.by_cell(measured).items()
-        if cell is not None
     }
     shared = sorted(set.intersection(*map(set, by_setting.values()))) if by_setting else []
     cells = []
     for cell, of_setting in by_setting.items() if shared else ():
         of_cell = [of_setting[key] for key in shared]
-        deviations = [sd for row in of_cell if (sd := bests(row, "test_accuracy").sd) is not None]
+        deviations = [sd for row in of_cell if (sd := bests(row.complete, "test_accuracy").sd) is not None]
         typical = math.hypot(*deviations) / math.sqrt(len(deviations)) if deviations else None
         cells.append(CellDrop(cell, of_cell, mean_drop(of_cell), typical))
     return cells
@@ -147,16 +191,16 @@ def networks_on_mnist(
         """The runs of which report.py has kept how much of an image they need."""
         return [run for run in row.complete if (run.path / FIRST_ROWS).is_file()]
 
+    def alike(row: RowRuns) -> list:
+        return [setting(row, flag) for flag in ALIKE]
+
     found = [("CNN", on_mnist)] if on_mnist and on_mnist.complete else []
-    alike = [setting(on_mnist, flag) for flag in ALIKE] if found else None
     for cell, rows in results.by_cell(recurrent).items():
-        rows = [row for row in rows if row.complete and alike in (None, [setting(row, flag) for flag in ALIKE])]
-        if alike is None:
-            rows = [row for row in rows if tested(row)]
+        rows = [row for row in rows if row.complete and (alike(row) == alike(on_mnist) if found else tested(row))]
         if rows:
-            row = max(rows, key=lambda row: (bool(tested(row)), setting(row, "hidden_size") or 0, len(row.runs)))
-            size, name = setting(row, "hidden_size"), results.cell_name(cell)
-            found.append((name if size is None else f"{name}, {flag_label('hidden_size', size, short=True)}", row))
+            row = max(rows, key=lambda row: (bool(tested(row)), setting(row, "hidden_size"), len(row.runs)))
+            size = flag_label("hidden_size", setting(row, "hidden_size"), short=True)
+            found.append((f"{results.cell_name(cell)}, {size}", row))
     networks = []
     for label, row in found:
         run = next(iter(tested(row)), None)
@@ -196,16 +240,17 @@ def _runs_beside(rows: Sequence[RowRuns], runs_dir: Path) -> list[Run]:
 
 def other_precisions(rows: Sequence[RowRuns], runs_dir: Path) -> list[dict]:
     """Rows that were also run in another precision, their test metrics side by side."""
-    elsewhere: dict[tuple, dict[str, list[Run]]] = {}
-    for run in _runs_beside(rows, runs_dir):
-        of_run = elsewhere.setdefault(_signature(run, "precision"), {})
-        of_run.setdefault(str(run.config["flags"].get("precision")), []).append(run)
-    pairs = []
+    beside, pairs = _runs_beside(rows, runs_dir), []
     for row in (row for row in rows if row.complete):
-        by_precision = elsewhere.get(_signature(row.complete[0], "precision"), {})
-        for precision in sorted(by_precision.keys() - {str(setting(row, "precision"))}):
+        elsewhere: dict[str, list[Run]] = {}
+        for run in beside:
+            precision = str(run.config["flags"].get("precision"))
+            same = _signature(run, "precision") == _signature(row.complete[0], "precision")
+            if same and precision != setting(row, "precision"):
+                elsewhere.setdefault(precision, []).append(run)
+        for precision, runs in sorted(elsewhere.items()):
             for metric in ("test_accuracy", "test_loss"):
-                ours, theirs = bests(row, metric), results.sample(_one_a_seed(by_precision[precision]), best, metric)
+                ours, theirs = bests(row.complete, metric), bests(_one_a_seed(runs), metric)
                 pair = {"row": row, "metric": metric, "ours": ours, "precision": precision, "theirs": theirs}
                 pairs.append(pair | {"difference": weighted_sum([ours, theirs], [1, -1])})
     return pairs
@@ -232,5 +277,5 @@ def variants(rows: Sequence[RowRuns], runs_dir: Path) -> list[tuple[RowRuns, dic
     return found
 
 
-def _one_a_seed(runs: Iterable[Run]) -> list[Run]:
+def _one_a_seed(runs: Sequence[Run]) -> list[Run]:
     return sorted({run.seed: run for run in reversed(runs)}.values(), key=lambda run: run.seed)  # the first of a seed

@@ -21,10 +21,11 @@ from harness.cli import command_line, typed_path
 from harness.errors import UserError
 from harness.files import check_writable, make_folder, nearest_folder, os_errors_as, read_file, write_atomically
 from harness.grid.runs import Problem, RowRuns, Run
+from harness.image_sets import CNN, RNN
 from harness.report import conclusions, figures, results, statistics
 from harness.report.figures import Figure
 from harness.report.inside import look_inside
-from harness.report.results import CNN, RECURRENT, Family, dataset
+from harness.report.results import Family, dataset
 
 MARKER = "written by report.py: every number here is computed from the run folders; edits are lost"
 PAGE_CSS = Path(__file__).with_name("page.css")  # the look of all of the project's pages
@@ -55,8 +56,7 @@ def write_report(
     earlier = _earlier_figures(out)
     synthetic = data == "synthetic" or (bool(rows) and all(dataset(row) == "synthetic" for row in rows))
     families = [
-        Family(kind, [row for row in rows if row.row.script == script])
-        for kind, script in (("CNN", CNN), ("RNN", RECURRENT))
+        Family(kind, [row for row in rows if row.row.script == script]) for kind, script in (("CNN", CNN), ("RNN", RNN))
     ]
     slugs = _slugs([row.row.name for row in rows])
     shown: dict[str, Figure] = {}
@@ -128,10 +128,10 @@ def _slugs(names: Sequence[str]) -> dict[str, str]:
 
 
 def escape(value: object) -> Markup:
-    """Plain text in one line, of which nothing is taken for markup, an HTML tag, an entity or a formula."""
+    """Plain text in one line, of which nothing is taken for markup, an HTML tag, an entity or a formula; – of None."""
     if isinstance(value, Markup):
         return value
-    text = html.escape(re.sub(r"\s+", " ", str(value)), quote=False)
+    text = html.escape(re.sub(r"\s+", " ", statistics.NOTHING if value is None else str(value)), quote=False)
     return Markup(re.sub(r"([\\`*_\[\]|~$]|#(?=#*$))", r"\\\1", text))
 
 
