@@ -60,6 +60,12 @@ def write_report(
     ]
     slugs = _slugs([row.row.name for row in rows])
     shown: dict[str, Figure] = {}
+    headings: list[tuple[int, str, Markup]] = []
+
+    def heading(level: int, anchor: str, text: str) -> Markup:
+        """A heading with an anchor in it, to which links can lead here as on GitHub."""
+        headings.append((level, anchor, Markup(html.escape(text))))
+        return Markup(f'{"#" * level} <a id="{anchor}"></a>{escape(text)}')
 
     def show(name: str, figure: Figure) -> Markup:
         """The figure in the text, which is to be written as figures/`name`."""
@@ -90,13 +96,14 @@ def write_report(
         "title": title,
         "slug": lambda row: slugs[row.row.name],
         "link": lambda row: Markup(f"[{escape(row.row.name)}](#{slugs[row.row.name]})"),
+        "heading": heading,
         "show": show,
     }
     text = unwrap(_TEMPLATES.get_template("report.md.j2").render(context))
     make_folder(out / "figures")
     for name, figure in shown.items():
         write_atomically(out / "figures" / name, figure.content)
-    for name, page in (("README.md", text), ("index.html", page_of(text, shown))):
+    for name, page in (("README.md", text), ("index.html", page_of(text, shown, headings))):
         write_atomically(out / name, page.encode("utf-8", errors="backslashreplace"))
     for path in (out / "figures" / name for name in earlier - set(shown)):
         with os_errors_as(f"cannot delete {path}"):
@@ -177,35 +184,19 @@ def unwrap(text: str) -> str:
     return re.sub(r"\n\s*\n", "\n\n", text).strip() + "\n"
 
 
-def page_of(text: str, shown: dict[str, Figure]) -> str:
+def page_of(text: str, shown: dict[str, Figure], headings: Sequence[tuple[int, str, Markup]]) -> str:
     """The Markdown as an HTML page that needs no other file: every figure is in it, nothing is fetched or run."""
     converter = markdown.Markdown(extensions=["tables", "sane_lists"], output_format="html")
     converter.ESCAPED_CHARS += ["~", "$"]
-    body = converter.convert(text.partition("-->")[2].strip())
-    body = re.sub(r'<p><a id="([^"]+)"></a></p>\n<h(\d)>', r'<h\2 id="\1">', body)
-    body = body.replace(' style="text-align: right;"', "").replace(' style="text-align: left;"', ' class="text"')
+    body = converter.convert(text)  # in which no < or > is left of what was text
     body = body.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")
-
-    def embedded(image: re.Match) -> str:
-        figure = shown[image[2]]
-        return f'<div class="figure"><img {image[1]} width="{figure.width}" src="{_address(figure.content)}"></div>'
-
-    body = re.sub(r'<p><img (alt="[^"]*") src="figures/([^"]+)"></p>', embedded, body)
-    sections = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', body)
-    return _TEMPLATES.get_template("page.html.j2").render(
-        css=Markup(PAGE_CSS.read_text(encoding="utf-8")),
-        title=Markup(re.search(r"<h1[^>]*>(.*?)</h1>", body)[1]),
-        sections=[(Markup(anchor), Markup(title)) for anchor, title in sections],
-        body=Markup(body),
-    )
-
-
-def _address(picture: bytes) -> str:
-    """The picture itself as a data: address; an SVG as text, which is shorter than base64."""
-    if picture.startswith(b"\x89PNG"):
-        return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-    svg = re.sub(r"<[^>']*>", lambda tag: tag[0].replace('"', "'"), picture.decode())
-    return "data:image/svg+xml," + urllib.parse.quote(svg, safe=" !'()*+,/:;<=>?@[]^`{|}")
+    body = body.replace("<p><img ", '<p class="figure"><img ')
+    for name, figure in shown.items():
+        kind = "png" if name.endswith(".png") else "svg+xml"
+        content = f"data:image/{kind};base64,{base64.b64encode(figure.content).decode()}"
+        body = body.replace(f'src="figures/{name}">', f'width="{figure.width}" src="{content}">')
+    css = PAGE_CSS.read_text(encoding="utf-8")
+    return _TEMPLATES.get_template("page.html.j2").render(css=Markup(css), headings=headings, body=Markup(body))
 
 
 # -- the folder --------------------------------------------------------------------------------------------------------
