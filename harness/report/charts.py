@@ -228,7 +228,6 @@ SMALLEST = 1e-4  # share of errors or drop of accuracy: one image of ten thousan
 def _on_scale(values: float | Sequence[float], scale: str) -> np.ndarray:
     """What is drawn on an axis of this scale: the share of errors for "accuracy", else the value, but never zero."""
     values = np.asarray(values, dtype=float)
-    values = np.where(np.isfinite(values), values, np.nan)
     return np.maximum(1 - values if scale == "accuracy" else values, SMALLEST) if scale else values
 
 
@@ -297,8 +296,6 @@ def spread_out(places: Sequence[float], gap: float) -> list[float]:
 
 
 def _cut(text: str, length: int) -> str:
-    """One line of at most this many characters that a font has a picture for."""
-    text = " ".join("".join(character if character.isprintable() else " " for character in text).split())
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

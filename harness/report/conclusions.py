@@ -51,7 +51,7 @@ def compare(row: RowRuns, metric: str) -> Comparison:
     if printed is None or ours is None:
         return Comparison(*known)
     if ours.sd is None:
-        difference = number(ours.mean - printed, 5 if metric.endswith("loss") and printed < 0.1 else 4, "+")
+        difference = number(ours.mean - printed, ours.decimals, "+")
         return Comparison(*known, verdict=f"ours − original: {difference}")
     # Half a unit of the last digit, of which the original prints four that count; more if more are given.
     digits = Decimal(repr(printed)).normalize()
@@ -65,6 +65,12 @@ def compare(row: RowRuns, metric: str) -> Comparison:
 def comparisons(rows: Iterable[RowRuns]) -> list[Comparison]:
     """Every printed metric of the rows beside ours, where there is a complete run."""
     return [found for row in rows for metric in METRICS if (found := compare(row, metric)).verdict]
+
+
+def count_inside(rows: Iterable[RowRuns]) -> str | None:
+    """`3 of 4`: how many of the rows' printed metrics lie in the interval, of those that have one; None if none has."""
+    judged = [each.inside for each in comparisons(rows) if each.inside is not None]
+    return f"{sum(judged)} of {len(judged)}" if judged else None
 
 
 # -- the best setting --------------------------------------------------------------------------------------------------
