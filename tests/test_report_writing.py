@@ -34,7 +34,6 @@ def write(tmp_path: Path) -> Callable[..., tuple[str, str]]:
         arguments = {
             "problems": list(problems),
             "grid": Path("grid.toml"),
-            "runs_dir": tmp_path / "runs",
             "out": tmp_path / "report",
             "precision": "fp32",
             "data": "real",

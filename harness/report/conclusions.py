@@ -229,59 +229,52 @@ def _read_first_rows(path: Path) -> tuple[list[int], list[float]]:
 # -- other runs in the runs folder, found by their config --------------------------------------------------------------
 
 # What makes no other row of the original: the flags for which it gives no value.
-_UNNAMED = [flag for flag in RESULT_FLAGS if flag not in ("seed", "data", "cell", *results.ORIGINAL_FLAGS)]
+_UNNAMED = {*RESULT_FLAGS} - {"seed", "data", "cell", *results.ORIGINAL_FLAGS}
+
+Kept = tuple[
+    RowRuns, dict[str, str], list[Run]
+]  # a row, the flags that differ from it, the runs with these, one a seed
 
 
-def _signature(run: Run, *without: str) -> tuple:
-    """What makes two runs the same but for their seed and the flags left out."""
-    flags = [flag for flag in RESULT_FLAGS if flag not in ("seed", *without)]
-    return run.config.get("experiment"), *(str(run.config["flags"].get(flag)) for flag in flags)
+def kept_runs(rows: Sequence[RowRuns]) -> list[Kept]:
+    """Complete runs in the rows' folders that differ from a row in what the original does not name, and are no row."""
 
+    def settings(run: Run) -> dict[str, str]:
+        return {flag: str(run.config["flags"].get(flag)) for flag in RESULT_FLAGS if flag != "seed"}
 
-def _runs_beside(rows: Sequence[RowRuns], runs_dir: Path) -> list[Run]:
-    """All complete runs in the folders of these rows' runs."""
-    folders = sorted({run.path.parent.name for row in rows for run in row.complete})
-    return [run for folder in folders for run in complete_runs(runs_dir / folder)]
+    def in_any_precision(run: Run) -> frozenset:
+        return frozenset((settings(run) | {"precision": ""}).items())
 
-
-def other_precisions(rows: Sequence[RowRuns], runs_dir: Path) -> list[dict]:
-    """Rows that were also run in another precision, their test metrics side by side."""
-    beside, pairs = _runs_beside(rows, runs_dir), []
+    own = [run for row in rows for run in row.complete]
+    folders = {folder: complete_runs(folder) for folder in {run.path.parent for run in own}}
+    own_settings, found = {in_any_precision(run) for run in own}, []
     for row in (row for row in rows if row.complete):
-        elsewhere: dict[str, list[Run]] = {}
-        for run in beside:
-            precision = str(run.config["flags"].get("precision"))
-            same = _signature(run, "precision") == _signature(row.complete[0], "precision")
-            if same and precision != setting(row, "precision"):
-                elsewhere.setdefault(precision, []).append(run)
-        for precision, runs in sorted(elsewhere.items()):
-            for metric in ("test_accuracy", "test_loss"):
-                ours, theirs = bests(row.complete, metric), bests(_one_a_seed(runs), metric)
-                pair = {"row": row, "metric": metric, "ours": ours, "precision": precision, "theirs": theirs}
-                pairs.append(pair | {"difference": weighted_sum([ours, theirs], [1, -1])})
-    return pairs
-
-
-def variants(rows: Sequence[RowRuns], runs_dir: Path) -> list[tuple[RowRuns, dict[str, list[Run]]]]:
-    """Rows with printed metrics and the kept runs that differ from them in settings that the original does not name.
-
-    The runs, one a seed, are by what is different, as in `rgb`.
-    """
-    own = {_signature(run, "precision") for row in rows for run in row.complete}
-    others = [run for run in _runs_beside(rows, runs_dir) if _signature(run, "precision") not in own]
-    found = []
-    for row in (row for row in rows if row.complete and row.row.printed):
-        base, by_change = row.complete[0], {}
-        for run in others:
-            if _signature(run, *_UNNAMED) == _signature(base, *_UNNAMED):
-                flags, before = run.config["flags"], base.config["flags"]
-                changed = [flag for flag in _UNNAMED if str(flags.get(flag)) != str(before.get(flag))]
-                change = ", ".join(flag_label(flag, flags.get(flag), short=True) for flag in changed)
-                by_change.setdefault(change, []).append(run)
-        if by_change:
-            found.append((row, {change: _one_a_seed(runs) for change, runs in sorted(by_change.items())}))
+        base, by_changes = row.complete[0], {}
+        for run in folders[base.path.parent]:
+            changes = settings(run).items() - settings(base).items()
+            changed = {flag for flag, _ in changes}
+            if changed == {"precision"} or (changed <= _UNNAMED and in_any_precision(run) not in own_settings):
+                by_changes.setdefault(frozenset(changes), {}).setdefault(run.seed, run)  # the first of a seed
+        found += [(row, dict(sorted(changes)), [*runs.values()]) for changes, runs in by_changes.items()]
     return found
 
 
-def _one_a_seed(runs: Sequence[Run]) -> list[Run]:
-    return sorted({run.seed: run for run in reversed(runs)}.values(), key=lambda run: run.seed)  # the first of a seed
+def other_precisions(kept: Sequence[Kept]) -> list[dict]:
+    """Rows that were also run in another precision, their test metrics side by side."""
+    pairs = []
+    for row, changes, runs in kept:
+        for metric in ("test_accuracy", "test_loss") if changes.keys() == {"precision"} else ():
+            ours, theirs = bests(row.complete, metric), bests(runs, metric)
+            pair = {"row": row, "metric": metric, "ours": ours, "theirs": theirs, **changes}
+            pairs.append(pair | {"difference": weighted_sum([ours, theirs], [1, -1])})
+    return pairs
+
+
+def variants(kept: Sequence[Kept]) -> list[tuple[RowRuns, dict[str, list[Run]]]]:
+    """Rows with printed metrics and their kept runs by what is different, as in `rgb`."""
+    found: dict[str, tuple[RowRuns, dict[str, list[Run]]]] = {}
+    for row, changes, runs in kept:
+        if row.row.printed and changes.keys() != {"precision"}:
+            label = ", ".join(flag_label(flag, value, short=True) for flag, value in changes.items())
+            found.setdefault(row.row.name, (row, {}))[1][label] = runs
+    return [*found.values()]
