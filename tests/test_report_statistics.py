@@ -12,7 +12,7 @@ from scipy import stats
 from harness.grid.runs import RowRuns
 from harness.metrics import EpochMetrics
 from harness.report.conclusions import compare
-from harness.report.results import bests, lasts, worst_drop
+from harness.report.results import bests, lasts, setting, tried_settings, worst_drop
 from harness.report.statistics import Sample, number, prediction_interval, span, weighted_sum
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -167,3 +167,19 @@ def test_an_interval_ends_where_no_metric_can_lie_and_has_a_decimal_more():
     assert compare(results, "train_accuracy").ends == "0.00000 … 1.00000"
     assert compare(results, "train_loss").ends == "1.00000 … 1.00000"
     assert compare(results, "test_loss").ends.startswith("0.00000 … 16.6")  # 1.2 + 12.706 · 0.98995 · √1.5
+
+
+def test_settings_are_those_of_the_runs_else_of_the_row_else_the_scripts_default():
+    row = cell_row("lstm")
+    made = row_runs(row, (0,), Path("runs"), epochs=[EpochMetrics(1, 0.5, 0.5, 0.5, 0.5, 1.0)])
+    made.runs[0].config["flags"]["epochs"] = 3
+    bare = RowRuns(cell_row("gru", flags={"cell": "gru", "lr": 0.01}), {}, (0,))
+    assert [setting(each, "epochs") for each in (made, bare)] == [3, 10]
+    assert [setting(each, "cell") for each in (made, bare)] == ["lstm", "gru"]
+    assert tried_settings([made, bare]) == [
+        ["<parameter", "value 1", "value 2"],
+        ["learning rate", "0.001", "0.01"],
+        ["epochs", "3", "10"],
+        ["hidden size", "128", ""],
+        ["optimizer", "Adam", ""],
+    ]

@@ -6,7 +6,7 @@ The sentences are in templates/, which choose them by these numbers; nothing her
 import csv
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -45,21 +45,20 @@ class Comparison:
 
 
 def compare(row: RowRuns, metric: str) -> Comparison:
-    """The one place where a verdict is found."""
+    """A metric of a row beside the original's. The verdict, of what can be compared, is found here and nowhere else."""
     printed, ours = row.row.printed.get(metric), bests(row.complete, metric)
-    known = row, metric, printed, ours, prediction_interval(ours)
+    found = Comparison(row, metric, printed, ours, prediction_interval(ours))
     if printed is None or ours is None:
-        return Comparison(*known)
-    if ours.sd is None:
-        difference = number(ours.mean - printed, ours.decimals, "+")
-        return Comparison(*known, verdict=f"ours − original: {difference}")
+        return found
+    if found.interval is None:
+        return replace(found, verdict=f"ours − original: {number(ours.mean - printed, ours.decimals, '+')}")
     # Half a unit of the last digit, of which the original prints four that count; more if more are given.
     digits = Decimal(repr(printed)).normalize()
     rounding = 0.5 * 10.0 ** (digits.adjusted() + 1 - max(4, len(digits.as_tuple().digits)))
-    low, high = known[-1]
+    low, high = found.interval
     inside = low - rounding <= printed <= high + rounding
     verdict = "inside" if inside else f"outside: original {'lower' if printed < ours.mean else 'higher'}"
-    return Comparison(*known, inside, verdict)
+    return replace(found, inside=inside, verdict=verdict)
 
 
 def comparisons(rows: Iterable[RowRuns]) -> list[Comparison]:

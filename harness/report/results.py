@@ -83,10 +83,10 @@ def wanted(row: RowRuns) -> int:
 
 def setting(row: RowRuns, flag: str) -> object:
     """A flag's value: as the row's runs recorded it, else as the row gives it, else the script's default."""
-    recorded = next((run.config["flags"] for run in row.runs.values()), {})
+    of_run = next((run.config["flags"] for run in row.runs.values()), {})
     default = FLAGS[flag].default
     default = default.get(row.row.script) if isinstance(default, dict) else default
-    return recorded.get(flag, row.row.flags.get(flag, default))
+    return of_run.get(flag, row.row.flags.get(flag, default))
 
 
 def dataset(row: RowRuns) -> str:
