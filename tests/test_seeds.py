@@ -38,7 +38,7 @@ def test_the_four_tags_hold_the_mean_and_the_margins_one_deviation(tmp_path):
         read = EventAccumulator(str(tmp_path / "seeds" / row.row.name)).Reload()
         kinds = ("mean", "lower", "upper")
         assert sorted(read.Tags()["scalars"]) == sorted(
-            [*EPOCH_TAGS, *(f"seeds/{tag}/{kind}" for tag in EPOCH_TAGS for kind in kinds)]
+            [*EPOCH_TAGS, *(f"whole_row_{row.row.script}/{tag}/{kind}" for tag in EPOCH_TAGS for kind in kinds)]
         )
         for tag in EPOCH_TAGS:
             columns = [[getattr(epoch, tag.replace("/", "_")) for epoch in each.history] for each in row.complete]
@@ -49,7 +49,7 @@ def test_the_four_tags_hold_the_mean_and_the_margins_one_deviation(tmp_path):
             assert [event.value for event in logged] == pytest.approx(means, rel=1e-6)
             for kind, sign in (("mean", 0), ("lower", -1), ("upper", 1)):
                 expected = [mean + sign * sd for mean, sd in zip(means, deviations, strict=True)]
-                values = [event.value for event in read.Scalars(f"seeds/{tag}/{kind}")]
+                values = [event.value for event in read.Scalars(f"whole_row_{row.row.script}/{tag}/{kind}")]
                 assert values == pytest.approx(expected, rel=1e-5)
 
 
@@ -61,15 +61,17 @@ def test_rows_of_one_seed_have_none_and_unfinished_runs_do_not_count(tmp_path):
     assert sorted(path.name for path in (tmp_path / "seeds").iterdir()) == ["cnn-a", "gru-a"]
 
 
-def test_there_is_exactly_one_layout_and_it_lists_a_margin_chart_a_tag(tmp_path):
+def test_there_is_exactly_one_layout_and_it_lists_a_margin_chart_for_each_script_and_tag(tmp_path):
     write_seed_aggregates(results(tmp_path), tmp_path, synthetic=False)
     (layout,) = layouts(tmp_path)
-    (category,) = layout.category
-    assert not category.closed
-    series = [chart.margin.series[0] for chart in category.chart]
-    assert [(each.value, each.lower, each.upper) for each in series] == [
-        tuple(f"seeds/{tag}/{kind}" for kind in ("mean", "lower", "upper")) for tag in EPOCH_TAGS
-    ]
+    assert [category.title for category in layout.category] == ["cnn_cifar10", "rnn_mnist"]
+    for category in layout.category:
+        assert not category.closed
+        series = [chart.margin.series[0] for chart in category.chart]
+        assert [(each.value, each.lower, each.upper) for each in series] == [
+            tuple(f"whole_row_{category.title}/{tag}/{kind}" for kind in ("mean", "lower", "upper"))
+            for tag in EPOCH_TAGS
+        ]
 
 
 def test_aggregates_are_replaced_and_outdated_ones_go(tmp_path):

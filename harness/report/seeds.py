@@ -10,33 +10,34 @@ from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
-from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+from torch.utils.tensorboard.summary import custom_scalars
 
 from harness.files import make_folder, os_errors_as
-from harness.grid.runs import RowRuns, Run
+from harness.grid.runs import RowRuns
 from harness.report.statistics import Sample
 from harness.tensorboard import EPOCH_TAGS, write_events
 
-FOLDER = "seeds"
-_SUFFIX = "seeds"  # of our files' names, where a run's events file has the machine
+FOLDER = SUFFIX = "seeds"  # and of our files' names, where a run's events file has the machine
 
 
 def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path, *, synthetic: bool) -> list[Path]:
     """Write runs_dir/seeds/<row>/ (<row>-synthetic/ of synthetic images) for every row with two or more complete seeds.
 
     Each holds, at step = epoch, the four tags of a run (their mean over the seeds, so that it stands beside the runs'
-    own curves) and `seeds/<tag>/mean`, `/lower`, `/upper` (mean ± sample standard deviation). The first also holds the
-    layout of the Custom Scalars tab, which TensorBoard merges with that of other grids' rows. Outdated aggregates of
-    these rows are deleted; other grids' rows keep theirs. Returns the files; the same runs give the same bytes.
-    UserError if something cannot be written or deleted.
+    own curves) and `whole_row_<script>/<tag>/mean`, `/lower`, `/upper` (mean ± sample standard deviation). The first
+    also holds the layout of the Custom Scalars tab, which TensorBoard merges with that of other grids' rows. Outdated
+    aggregates of these rows are deleted; other grids' rows keep theirs. Returns the files; the same runs give the same
+    bytes. UserError if something cannot be written or deleted.
     """
     folder = runs_dir / FOLDER
     names = {row.row.name: f"{row.row.name}-synthetic" if synthetic else row.row.name for row in results}
-    earlier = sorted(folder.glob(f"*/events.out.tfevents.*.{_SUFFIX}"))
+    earlier = sorted(folder.glob(f"*/events.out.tfevents.*.{SUFFIX}"))
     written: list[Path] = []
+    # The charts of each script's rows: what they show has tags of the script's own.
+    charts = {
+        script: {f"{tag}: mean ± sd over seeds": ["Margin", list(_band_tags(script, tag))] for tag in EPOCH_TAGS}
+        for script in dict.fromkeys(row.row.script for row in results if len(row.complete) > 1)
+    }
     for row in results:
         if len(row.complete) < 2:
             continue
@@ -44,11 +45,11 @@ def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path, *, synthet
         files = [path.name for run in row.complete for path in run.path.glob("events.out.tfevents.*")]
         times = [found[1] for file in files if (found := re.match(r"events\.out\.tfevents\.(\d{1,10})\.", file))]
         wall_time = max(map(int, times), default=0)
-        events = [] if written else [Event(wall_time=wall_time, step=0, summary=_layout_summary())]
+        layout = Event(wall_time=wall_time, step=0, summary=custom_scalars(charts))
         make_folder(folder / names[row.row.name])
         # The runs' own time in the name: a TensorBoard that is open notices a new file, not one replaced.
-        path = folder / names[row.row.name] / f"events.out.tfevents.{wall_time:010d}.{_SUFFIX}"
-        write_events(path, events + _aggregate(row.complete, wall_time))
+        path = folder / names[row.row.name] / f"events.out.tfevents.{wall_time:010d}.{SUFFIX}"
+        write_events(path, [layout] * (not written) + _aggregate(row, wall_time))
         written.append(path)
     for path in earlier:
         if path.parent.name in names.values() and path not in written:
@@ -59,29 +60,20 @@ def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path, *, synthet
     return written
 
 
-def _aggregate(runs: Sequence[Run], wall_time: int) -> list[Event]:
-    """An event an epoch that all the runs have."""
+def _band_tags(script: str, tag: str) -> tuple[str, str, str]:
+    """The tags of a band's middle and its ends; like all that is no curve of a run they sort after `train`."""
+    return tuple(f"whole_row_{script}/{tag}/{end}" for end in ("mean", "lower", "upper"))
+
+
+def _aggregate(row: RowRuns, wall_time: int) -> list[Event]:
+    """An event an epoch that all the row's runs have."""
     events = []
-    for epochs in zip(*(run.history for run in runs), strict=False):
+    for epochs in zip(*(run.history for run in row.complete), strict=False):
         values = {}
         for tag in EPOCH_TAGS:
             sample = Sample(tuple(getattr(epoch, tag.replace("/", "_")) for epoch in epochs))
-            mean, sd = sample.mean, sample.sd
-            values |= {tag: mean, f"{FOLDER}/{tag}/mean": mean}
-            values |= {f"{FOLDER}/{tag}/lower": mean - sd, f"{FOLDER}/{tag}/upper": mean + sd}
+            band = sample.mean, sample.mean - sample.sd, sample.mean + sample.sd
+            values |= {tag: sample.mean} | dict(zip(_band_tags(row.row.script, tag), band, strict=True))
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
         events.append(Event(wall_time=wall_time + epochs[0].epoch, step=epochs[0].epoch, summary=summary))
     return events
-
-
-def _layout_summary() -> Summary:
-    """The layout of the Custom Scalars tab: a margin chart a tag, all in one category."""
-    charts = []
-    for tag in EPOCH_TAGS:
-        names = {"value": "mean", "lower": "lower", "upper": "upper"}
-        series = {end: f"{FOLDER}/{tag}/{name}" for end, name in names.items()}
-        charts.append({"title": f"{tag}: mean ± sd over seeds", "margin": {"series": [series]}})
-    layout = layout_pb2.Layout(category=[{"title": "seeds", "chart": charts}])
-    tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()], tensor_shape=TensorShapeProto())
-    value = Summary.Value(tag=metadata.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=metadata.create_summary_metadata())
-    return Summary(value=[value])
