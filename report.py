@@ -180,7 +180,7 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     They are lacking if they are not of the model in best.pt, shown the images that it was trained on.
     """
     from harness.analyses import ANALYSES, draw_analyses, read_analyses
-    from harness.checkpoint import load_checkpoint
+    from harness.checkpoint import load_trained
     from harness.report.inside import rank
     from models import build_model
 
@@ -189,7 +189,7 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     if not run or not (run.path / "best.pt").exists():
         return
     with warned(f"cannot draw the pictures that the report lacks of {run.path}"):
-        current = load_checkpoint(run.path / "best.pt").get("epoch"), run.config["dataset"]
+        current = load_trained(run.path / "best.pt", build_model).epoch, run.config["dataset"]
         drawn = read_analyses(run.path / "figures").items()
         whole = {name for name, record in drawn if (record["epoch"], record["dataset"]) == current}
         if not any((run.path / "snapshots").glob("epoch-*.pt")):

@@ -265,6 +265,12 @@ def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_of_its_bes
     shutil.rmtree(run / "snapshots")
     assert report_again() == [name for name in ANALYSES if name != "evolution"]
     assert report_again() == []
+    torch.save(best | {"epoch": torch.tensor([1, 2])}, run / "best.pt")
+    assert run_main("report", *FLAGS)[::2] == (
+        0,
+        f"warning: cannot draw the pictures that the report lacks of {run}: {run}/best.pt holds no whole network; "
+        "name a run's best.pt or last.pt\n",
+    )
     (run / "best.pt").unlink()
     (run / "figures" / "occlusion.json").unlink()
     assert report_again() == []
