@@ -9,6 +9,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -463,6 +464,20 @@ def test_unwritable_folder_is_found_before_anything_is_computed(run: Path, run_m
     monkeypatch.setattr("harness.files.tempfile.TemporaryFile", refuse)
     code, out, err = run_main("visualize", run / "best.pt", "--only", "filters")
     assert code == 2 and "Read-only file system" in err and out == ""
+
+
+def test_an_analysis_is_drawn_without_a_users_matplotlibrc(trained_run: Path, tmp_path: Path, monkeypatch):
+    """It may ask for LaTeX, which may not be there."""
+    asked = []
+
+    def analyze(_: object) -> Findings:
+        asked.append(matplotlib.rcParams["text.usetex"])
+        return Findings("", "", [], [])
+
+    monkeypatch.setattr("harness.analyses.filters.analyze", analyze)
+    with matplotlib.rc_context({"text.usetex": True}):
+        draw_analyses(trained_run / "best.pt", build_model, names=["filters"], out=tmp_path / "out")
+    assert asked == [False]
 
 
 def test_help_imports_nothing_heavy():
