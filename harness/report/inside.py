@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from harness.analyses import ANALYSES, read_analyses
+from harness.analyses.activations import HEADER
 from harness.grid.runs import RowRuns, Run
 from harness.metrics import accuracy_at, best_epoch
 from harness.pictures import png_bytes
@@ -63,6 +64,13 @@ def rank(run: Run) -> tuple:
     return len(run.history), best(run, "test_accuracy"), -run.seed
 
 
+def _holds_statistics(tables: list[dict]) -> bool:
+    """Whether the first is the table of `Inside.activations`, all numbers; another version may have written another."""
+    if not tables or tables[0]["header"] != [*HEADER]:
+        return False
+    return all(value is None or type(value) in (int, float) for row in tables[0]["rows"] for value in row[1:])
+
+
 def _look_into(row: RowRuns, run: Run) -> Inside | None:
     """The analyses of the model with the best test accuracy, of those epochs that were drawn with the run's images."""
     folder, trained, images = run.path / "figures", range(1, len(run.history) + 1), run.config["dataset"]
@@ -71,6 +79,7 @@ def _look_into(row: RowRuns, run: Run) -> Inside | None:
         for name, record in read_analyses(folder).items()
         if all(record["dataset"].get(key) == images.get(key) for key in ("name", "checksum"))
         and (name == EVOLUTION or record["epoch"] in trained)
+        and (name != "activations" or _holds_statistics(record["tables"]))
     }
     if not run.history or not own:
         return None
