@@ -109,7 +109,7 @@ def report(flags: argparse.Namespace, *, command: str) -> int:
         look_inside(results, flags)
     problems = problems_of(results, failures)
 
-    others = {name: getattr(flags, name) for name in ("runs_dir", "out", "precision", "data")}
+    others = {name: getattr(flags, name) for name in ("out", "precision", "data")}
     others |= {"problems": problems, "grid": grid, "command": command, "on_mnist": next(iter(on_mnist), None)}
     others["count_parameters"] = lambda config: sum(each.numel() for each in build_model(config).parameters())
     write_report(results, **others)
