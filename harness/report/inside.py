@@ -19,7 +19,14 @@ from harness.report.figures import Figure
 from harness.report.results import best
 
 EVOLUTION = "evolution"  # of all epochs, where the run kept snapshots
-STATISTICS = {"mean", "std", "report mean", "report std", "share of zeros", "dead maps"}  # columns that the report shows
+STATISTICS = {
+    "mean",
+    "std",
+    "report mean",
+    "report std",
+    "share of zeros",
+    "dead maps",
+}  # columns that the report shows
 
 
 @dataclass(frozen=True)
