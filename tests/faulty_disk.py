@@ -7,6 +7,7 @@ for which that is tried, by `check_fault`.
 
 import builtins
 import errno
+import fcntl
 import io
 import os
 import shutil
@@ -19,12 +20,33 @@ from mutations import check_told, outcome
 
 from harness.checkpoint import load_checkpoint
 
-KINDS = ("open", "write", "close", "truncate", "fsync", "rename", "remove", "mkdir", "lock")
-KINDS += ("open folder", "fsync folder")  # what makes a renaming durable
-ERRORS = ("ENOSPC", "EIO", "EACCES", "EROFS", "EDQUOT", "ENOSYS", "ENOLCK", "EOPNOTSUPP", "EINVAL")
+ERRORS = ("ENOSPC", "EDQUOT", "EIO", "EACCES", "EROFS", "ENOSYS", "ENOLCK", "EOPNOTSUPP", "EINVAL")
+# The kinds of calls, each with the errors by which a system may answer it; opening and flushing a folder is what makes
+# a renaming in it durable. The soak tries all of the errors on each.
+UNSUPPORTED = ("ENOSYS", "EOPNOTSUPP", "EINVAL")
+KINDS = {
+    "open": ("ENOSPC", "EDQUOT", "EIO", "EACCES", "EROFS"),
+    "write": ("ENOSPC", "EDQUOT", "EIO"),
+    "close": ("ENOSPC", "EDQUOT", "EIO"),
+    "truncate": ("EIO", "EACCES", "EINVAL"),
+    "fsync": ("ENOSPC", "EDQUOT", "EIO", "EROFS", *UNSUPPORTED),
+    "rename": ("ENOSPC", "EDQUOT", "EIO", "EACCES", "EROFS"),
+    "remove": ("EIO", "EACCES", "EROFS"),
+    "mkdir": ("ENOSPC", "EDQUOT", "EIO", "EACCES", "EROFS"),
+    "lock": ("EIO", "ENOLCK", *UNSUPPORTED),
+    "unlock": ("EIO", "ENOLCK"),
+    "open folder": ("EIO", "EACCES"),
+    "fsync folder": ("EIO", "EACCES", *UNSUPPORTED),
+}
 PASSING = ("EIO", "EACCES")  # these may be over a moment later; the others stay until somebody mends the disk
 
-_KIND_OF_EVENT = {"os.rename": "rename", "os.remove": "remove", "os.rmdir": "remove", "os.mkdir": "mkdir"}
+_KIND_OF_EVENT = {
+    "os.rename": "rename",
+    "os.truncate": "truncate",
+    "os.remove": "remove",
+    "os.rmdir": "remove",
+    "os.mkdir": "mkdir",
+}
 
 
 class FaultyDisk:
@@ -93,9 +115,9 @@ class FaultyDisk:
                     self.call("open", path)
                 elif path.is_dir():
                     self.call("open folder", path)
-        elif event in ("os.truncate", "fcntl.flock"):
+        elif event == "fcntl.flock":
             if path := self.path_of(arguments[0]):
-                self.call("lock" if event == "fcntl.flock" else "truncate", path)
+                self.call("unlock" if arguments[1] & fcntl.LOCK_UN else "lock", path)
         elif event in _KIND_OF_EVENT and (path := self.path_of(arguments[0])):
             kind = _KIND_OF_EVENT[event]
             if os.path.lexists(path) == (kind != "mkdir"):  # else it is refused for another reason
