@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.cli import command_line, program, run_script
 from harness.errors import Interrupted, UserError
-from harness.flags import Parser, add_flags, gpu_share, option, up_to_1024
+from harness.flags import Parser, add_flags, gpu_share, option, path, up_to_1024
 from harness.image_sets import CNN, RNN, sets_for
 from harness.ranks import refuse_ranks
 
@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__, epilog=EXIT_CODES)
 
     group = parser.add_argument_group("what to run")
-    group.add_argument("--grid", type=Path, help="TOML file of the rows (default: the project's experiments.toml)")
+    group.add_argument("--grid", type=path, help="TOML file of the rows (default: the project's experiments.toml)")
     group.add_argument("--only", help="train these rows only: cnn, rnn or rows' names, with commas between")
     group.add_argument("--seeds", type=up_to_1024, default=1, help="runs of each row: seeds 0, 1, … below this number")
     group.add_argument("--no-train", action="store_true", help="write the report from what the run folders hold")
@@ -52,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("folders")
     add_flags(group, "runs_dir")
-    group.add_argument("--out", type=Path, default=Path("report"), help="folder that the report is written to")
+    group.add_argument("--out", type=path, default=Path("report"), help="folder that the report is written to")
     return parser
 
 
