@@ -135,7 +135,7 @@ def _parts_of_archive(content: bytes) -> Iterator[tuple[int, int]]:
 def damaged_value(value: object, random: Random, odd: tuple = ODD_VALUES) -> object:
     """A copy of nested dicts and lists in which one entry has another value, is missing, or has another name."""
     value = copy.deepcopy(value)
-    container, key = random.choice(list(_entries(value)))
+    container, key = random.choice(list(entries(value)))
     way = random.choice(["changed", "changed", "missing", "renamed"])
     old = container.pop(key) if way != "changed" else None
     if way == "changed":
@@ -145,11 +145,12 @@ def damaged_value(value: object, random: Random, odd: tuple = ODD_VALUES) -> obj
     return value
 
 
-def _entries(value: object) -> Iterator[tuple[dict | list, object]]:
-    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, each in entries:
+def entries(value: object) -> Iterator[tuple[dict | list, object]]:
+    """Every place in nested dicts and lists: what it is in, and its key or index there."""
+    here = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in here:
         yield value, key
-        yield from _entries(each)
+        yield from entries(each)
 
 
 def damaged_table(text: str, random: Random) -> str:
