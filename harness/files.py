@@ -22,12 +22,9 @@ from harness.errors import FolderLocked, UserError
 
 LARGEST = 4 << 30  # bytes; a checkpoint of the largest network that is allowed has 2.4e9
 
-# How a file system says that it has no locks, or cannot flush a file or a folder: network mounts, folders shared with
-# containers, and what programs offer as a file system.
-_NOT_OFFERED = {
-    *(errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP),
-    *(errno.EINVAL, errno.EBADF, errno.ENOTTY),
-}
+# How a file system says that it has no locks, or cannot flush a file or a folder: some network mounts, folders shared
+# with containers, and file systems that are programs.
+_NOT_OFFERED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF, errno.ENOTTY}
 
 
 @contextlib.contextmanager

@@ -119,9 +119,8 @@ def own_events(folder: Path) -> list[Path]:
 def _is_of_earlier_version(path: Path) -> bool:
     """Whether it begins with our columns of the HParams tab, after the record of the format's version."""
     values = [value for event in itertools.islice(read_events(path), 2) for value in event.summary.value]
-    return [value.tag for value in values] == [EXPERIMENT_TAG] and all(
-        tag.encode() in values[0].metadata.plugin_data.content for tag in BEST_TAGS
-    )
+    columns = b"".join(v.metadata.plugin_data.content for v in values if v.tag == EXPERIMENT_TAG)
+    return all(tag.encode() in columns for tag in BEST_TAGS)
 
 
 def find_events(folder: Path) -> Path:

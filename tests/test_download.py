@@ -417,6 +417,13 @@ def test_an_archive_already_in_the_data_folder_is_used_and_stays(site: Site, tmp
     assert (tmp_path / "data/cifar-10-python.tar.gz").read_bytes() == cifar10
 
 
+def test_a_mirror_whose_name_ends_as_our_own_downloads_do_stays(site: Site, tmp_path: Path, cifar10: bytes) -> None:
+    mirror = tmp_path / "mine.part"
+    mirror.write_bytes(cifar10)
+    data.load_images("cifar10", data_dir=tmp_path / "data", mirror=str(mirror))
+    assert site.requests == [] and mirror.read_bytes() == cifar10
+
+
 def test_the_last_words_say_what_was_tried_where_files_go_and_what_else_there_is(
     site: Site, tmp_path: Path, cifar10: bytes
 ) -> None:

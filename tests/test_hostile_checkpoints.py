@@ -110,12 +110,11 @@ def test_truncated_checkpoint_is_refused_at_any_length(last, refused):
         refused()
 
 
-@pytest.mark.parametrize("flip", [0x40, 0xFF])
-def test_damaged_bytes_are_refused_or_change_nothing(last, flip):
+def test_damaged_bytes_are_refused_or_change_nothing(last):
     whole, content, refusals = last.read_bytes(), load_checkpoint(last), 0
     for position in range(0, len(whole), 199):
         damaged = bytearray(whole)
-        damaged[position] ^= flip
+        damaged[position] ^= 0x40
         last.write_bytes(damaged)
         try:
             assert same_bits(load_checkpoint(last), content)  # it was in the padding between two records

@@ -569,8 +569,7 @@ def test_overwriting_leaves_what_a_link_of_the_users_points_to(rnn, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows moves no folder that is in use")
-@pytest.mark.parametrize("error", [None, Interrupted(2)])
-@pytest.mark.parametrize("deleted", [True, False])
+@pytest.mark.parametrize(("deleted", "error"), [(True, Interrupted(2)), (False, None)])
 def test_run_folder_that_is_moved_or_deleted_while_training_is_not_called_whole(rnn, monkeypatch, deleted, error):
     assert rnn("--epochs", 3, "--runs-dir", "whole")[0] == 0
     elsewhere, real, epochs = Path("elsewhere"), harness.train.train_epoch, []

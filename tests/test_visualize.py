@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -465,6 +466,17 @@ def test_unwritable_folder_is_found_before_anything_is_computed(run: Path, run_m
     assert code == 2 and "Read-only file system" in err and out == ""
 
 
+def test_page_of_somebody_else_is_not_replaced(run: Path, run_main: Callable):
+    (run / "index.html").write_text("<title>mine</title>")
+    code, out, err = run_main("visualize", run / "best.pt", "--only", "filters", "--out", run)
+    assert code == 2 and out == "" and err.count("\n") == 1
+    assert f"{run / 'index.html'} was not written by visualize.py and would be replaced; choose another --out" in err
+    assert (run / "index.html").read_text() == "<title>mine</title>" and not (run / "filters.json").exists()
+    (run / "index.html").unlink()
+    for _ in range(2):  # our own is
+        assert run_main("visualize", run / "best.pt", "--only", "filters", "--out", run)[0] == 0
+
+
 def test_help_imports_nothing_heavy():
     import subprocess
     import sys
@@ -588,6 +600,10 @@ def test_foreign_record_is_passed_over(tmp_path: Path, change: dict):
     assert read_analyses(folder) == {}
     for text in ("", "[]", "no JSON", "[" * 100_000, "\xff"):
         (folder / "filters.json").write_bytes(text.encode("latin-1"))
+        assert read_analyses(folder) == {}
+    if hasattr(os, "mkfifo"):
+        (folder / "filters.json").unlink()
+        os.mkfifo(folder / "filters.json")  # from which nothing ever comes
         assert read_analyses(folder) == {}
 
 
