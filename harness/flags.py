@@ -119,6 +119,8 @@ epoch_list = checked(str, "list", "{} is not a list of epochs such as 1,2,5", _E
 _CELLS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
 _OPTIMIZERS = {name: entry.title for name, entry in OPTIMIZERS.items()}
 _OFF = "%(default)g, the default, is off"
+_TORCHRUN = """On several devices: torchrun --nproc-per-node=2 {}.py, then the flags. Where this machine's name does not
+resolve torchrun hangs, unless --local-addr=127.0.0.1 stands before the script."""
 
 # By the groups of --help. Their order is also that of a run's name, where what is always named comes first.
 GROUPS: dict[str, dict[str, Flag]] = {
@@ -221,7 +223,7 @@ def add_flags(group: argparse._ActionsContainer, *names: str, script: str = "", 
 
 def training_parser(script: str, description: str) -> Parser:
     """The parser of a training script, with every flag of the table that it has."""
-    parser = Parser(prog=f"{script}.py", description=description)
+    parser = Parser(prog=f"{script}.py", description=description, epilog=_TORCHRUN.format(script))
     images = tuple(image_sets.sets_for(script))
     for title, flags in GROUPS.items():
         group = parser.add_argument_group(title)
