@@ -95,7 +95,7 @@ def report(flags: argparse.Namespace, *, command: str) -> int:
     results, wanted, failures = find_runs(every, flags.runs_dir, **options), chosen, {}
     if not flags.no_train:
         wanted = every if chosen == rows else chosen
-        failures = train_missing([each for each in results if each.row in wanted], flags, data)
+        failures = train_missing([each for each in results if each.row in wanted], flags)
         results = find_runs(every, flags.runs_dir, **options)
     of_rows, on_mnist = results[: len(rows)], next(iter(results[len(rows) :]), None)
     if not flags.no_train:
@@ -115,7 +115,7 @@ def report(flags: argparse.Namespace, *, command: str) -> int:
     return EXIT_INCOMPLETE if problems else 0
 
 
-def train_missing(results: "list[RowRuns]", flags: argparse.Namespace, data: str | None) -> dict[tuple[str, int], str]:
+def train_missing(results: "list[RowRuns]", flags: argparse.Namespace) -> dict[tuple[str, int], str]:
     """Train what is missing; returns why a run failed, by row name and seed. UserError if there are no images."""
     from harness.data import load_images
     from harness.device import choose_device, warn_of_slow_bf16
@@ -123,8 +123,8 @@ def train_missing(results: "list[RowRuns]", flags: argparse.Namespace, data: str
     from harness.grid.local import Settings, ThisMachine
     from harness.grid.schedule import plan_jobs, train_jobs
 
-    same = ("runs_dir", "data_dir", "precision", "device", "compile", "jobs")
-    settings = Settings(PROJECT, data=data, **{name: getattr(flags, name) for name in same})
+    same = ("runs_dir", "data_dir", "device", "compile", "jobs")
+    settings = Settings(PROJECT, **{name: getattr(flags, name) for name in same})
     jobs = plan_jobs(results, settings)
     if not jobs:
         return {}
@@ -132,7 +132,7 @@ def train_missing(results: "list[RowRuns]", flags: argparse.Namespace, data: str
     here = flags.engine == "local" and choose_device(flags.device).type
     if here == "cpu" and any(job.flags["precision"] == "bf16" for job in jobs):
         warn_of_slow_bf16()
-    if data != "synthetic":  # fetched here once, and not by two runs at a time
+    if flags.data != "synthetic":  # fetched here once, and not by two runs at a time
         for script, name in sorted({(job.row.script, job.flags["data"]) for job in jobs}):
             load_images(sets_for(script)[name], data_dir=flags.data_dir)
     print(f"runs to train: {len(jobs)}, into {flags.runs_dir}", flush=True)

@@ -62,7 +62,7 @@ def measure(flags: argparse.Namespace, folder: Path) -> None:
     log = folder / "log"
     command = [str(PROJECT / "rnn_mnist.py")] if flags.epochs else ["-c", ""]
     (folder / "rnn_mnist.py").write_text(TIMED.format(command=command, log=str(log)))
-    settings = Settings(folder, folder / "runs", folder / "data", "fp32", data="synthetic", jobs=flags.jobs)
+    settings = Settings(folder, folder / "runs", folder / "data", jobs=flags.jobs)
     row_flags = {"cell": "rnn", "hidden_size": 8, "batch_size": 500, "epochs": max(1, flags.epochs)}
     row = Row("tiny", "rnn_mnist", row_flags, "tiny")
     results = find_runs([row], settings.runs_dir, seeds=range(flags.runs), precision="fp32", data="synthetic")

@@ -78,11 +78,11 @@ def quick(in_project, monkeypatch):
 @pytest.fixture
 def settings(in_project) -> Settings:
     (in_project / "rnn_mnist.py").write_text(STAND_IN)
-    return Settings(in_project, Path("runs"), Path("data"), "fp32", data="synthetic", jobs=4)
+    return Settings(in_project, Path("runs"), Path("data"), jobs=4)
 
 
-def plan(settings: Settings, *rows: Row, seeds=(0,)) -> list:
-    options = {"seeds": seeds, "precision": settings.precision, "data": settings.data}
+def plan(settings: Settings, *rows: Row, seeds=(0,), precision: str = "fp32") -> list:
+    options = {"seeds": seeds, "precision": precision, "data": "synthetic"}
     return plan_jobs(find_runs(rows, settings.runs_dir, **options), settings)
 
 
@@ -189,8 +189,8 @@ def test_folder_that_a_kill_left_without_a_run_is_used(settings):
 
 
 def test_flags_of_the_report_reach_the_script(settings):
-    settings = replace(settings, device="cuda", precision="bf16", compile=True)
-    (job,) = plan(settings, CNN, seeds=(7,))
+    settings = replace(settings, device="cuda", compile=True)
+    (job,) = plan(settings, CNN, seeds=(7,), precision="bf16")
     words = command(job, settings, 3)
     assert words[:2] == [sys.executable, str(settings.scripts / "cnn_cifar10.py")]
     assert set(words[2:]) >= {

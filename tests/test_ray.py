@@ -96,7 +96,7 @@ def settings(in_project: Path) -> Settings:
     scripts = in_project / "scripts"
     shutil.copytree(PROJECT / "harness", scripts / "harness", ignore=shutil.ignore_patterns("__pycache__"))
     (scripts / "rnn_mnist.py").write_text(small_script("rnn_mnist", held=True))
-    return Settings(scripts, Path("runs"), Path("data"), "fp32", data="synthetic", device="cpu")
+    return Settings(scripts, Path("runs"), Path("data"), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plan(settings: Settings, *seeds: int) -> list[Job]:
-    options = {"seeds": seeds or (0,), "precision": settings.precision, "data": settings.data}
+    options = {"seeds": seeds or (0,), "precision": "fp32", "data": "synthetic"}
     return plan_jobs(find_runs([ROW], settings.runs_dir, **options), settings)
 
 

@@ -318,7 +318,7 @@ def test_comparison_that_failed_is_told_and_in_the_exit_code(run_main, written, 
     )
     trained = []
 
-    def train(results, flags, data):
+    def train(results, flags):
         trained.extend(each.row.name for each in results)
         return {("cnn-mnist", 0): "the disk is full"}
 

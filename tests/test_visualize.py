@@ -10,6 +10,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -475,6 +476,20 @@ def test_page_of_somebody_else_is_not_replaced(run: Path, run_main: Callable):
     (run / "index.html").unlink()
     for _ in range(2):  # our own is
         assert run_main("visualize", run / "best.pt", "--only", "filters", "--out", run)[0] == 0
+
+
+def test_an_analysis_is_drawn_without_a_users_matplotlibrc(trained_run: Path, tmp_path: Path, monkeypatch):
+    """It may ask for LaTeX, which may not be there."""
+    asked = []
+
+    def analyze(_: object) -> Findings:
+        asked.append(matplotlib.rcParams["text.usetex"])
+        return Findings("", "", [], [])
+
+    monkeypatch.setattr("harness.analyses.filters.analyze", analyze)
+    with matplotlib.rc_context({"text.usetex": True}):
+        draw_analyses(trained_run / "best.pt", build_model, names=["filters"], out=tmp_path / "out")
+    assert asked == [False]
 
 
 def test_help_imports_nothing_heavy():

@@ -61,7 +61,7 @@ def load_grid(path: Path) -> tuple[list[Row], Row | None]:
             row = _read_row(table)
             if rows.setdefault(row.name.casefold(), row) is not row:
                 raise UserError("another row has the same name; each row needs its own")
-            setting = wanted_flags(row, seed=0, precision="fp32", data=None).items()
+            setting = wanted_flags(row, precision="fp32", data=None).items()
             if (same := settings.setdefault((row.script, *setting), row.name)) != row.name:
                 raise UserError(f"it is the same setting as row {same!r}; drop one of the two")
         if "comparison" in content:
@@ -89,8 +89,8 @@ def chosen_rows(rows: list[Row], only: str | None, grid: Path) -> list[Row]:
     return [row for row in rows if row.name in words or row.script in scripts]
 
 
-def wanted_flags(row: Row, *, seed: int, precision: str, data: str | None) -> dict:
-    """The value of each of the script's result-changing flags in a run of this row and seed.
+def wanted_flags(row: Row, *, precision: str, data: str | None) -> dict:
+    """The value of each of the script's result-changing flags but the seed in a run of this row.
 
     `precision` is what --precision says; `data` what --data does, None being the row's own images.
     """
@@ -98,7 +98,7 @@ def wanted_flags(row: Row, *, seed: int, precision: str, data: str | None) -> di
         precision = AUTO_PRECISION[row.script]
     known = vars(parser_of(row.script).parse_args([]))
     wanted = {name: known[name] for name in ROW_FLAGS if name in known} | row.flags
-    return wanted | {"data": data or row.data or known["data"], "precision": precision, "seed": seed}
+    return wanted | {"data": data or row.data or known["data"], "precision": precision}
 
 
 def experiment_of(row: Row, flags: Mapping[str, object]) -> str:

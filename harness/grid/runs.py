@@ -6,7 +6,7 @@ schedule.py trains what is missing here; harness/report turns what is there into
 import functools
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.checkpoint import check_training_state, load_checkpoint
@@ -46,6 +46,7 @@ class RowRuns:
     row: Row
     runs: dict[int, Run]
     seeds: tuple[int, ...]
+    flags: dict = field(default_factory=dict)  # of its runs: all that change the result, but the seed
 
     @property
     def complete(self) -> list[Run]:
@@ -80,14 +81,13 @@ def find_runs(
     """
     seeds, read_runs, results = tuple(seeds), functools.cache(_read_runs), []  # each folder is read once
     for row in rows:
-        wanted = wanted_flags(row, seed=0, precision=precision, data=data)
-        del wanted["seed"]
+        wanted = wanted_flags(row, precision=precision, data=data)
         runs: dict[int, Run] = {}
         for run in read_runs(runs_dir / experiment_of(row, wanted), build_model):
             of_row = wanted.items() <= run.config["flags"].items()
             if of_row and (run.seed in seeds or run.status in FINISHED):
                 runs[run.seed] = max(runs.get(run.seed, run), run, key=Run.progress)
-        results.append(RowRuns(row, dict(sorted(runs.items())), seeds))
+        results.append(RowRuns(row, dict(sorted(runs.items())), seeds, wanted))
     return results
 
 

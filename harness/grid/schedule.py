@@ -14,7 +14,7 @@ from harness.files import is_locked
 from harness.flags import run_name
 from harness.grid.live_table import LiveTable, clock, table_lines
 from harness.grid.local import Ended, Job, Settings, ThisMachine
-from harness.grid.rows import experiment_of, parser_of, wanted_flags
+from harness.grid.rows import experiment_of, parser_of
 from harness.grid.runs import FINISHED, RowRuns
 
 POLL = 0.5  # seconds between two looks at the run folders
@@ -34,7 +34,7 @@ def plan_jobs(results: Iterable[RowRuns], settings: Settings) -> list[Job]:
             row, run = result.row, result.runs.get(seed)
             if run and run.status in FINISHED:
                 continue
-            flags = wanted_flags(row, seed=seed, precision=settings.precision, data=settings.data)
+            flags = result.flags | {"seed": seed}
             usual = run_name(argparse.Namespace(**flags, parser=parser_of(row.script)))
             experiment = settings.runs_dir / experiment_of(row, flags)
             folder, number = run.path if run else experiment / usual, 1
