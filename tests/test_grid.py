@@ -405,7 +405,7 @@ def test_value_of_a_config_that_cannot_be_used_costs_that_run_and_never_the_repo
             replace_value(changed, *path)
             (folder / "config.json").write_text(json.dumps(changed))
             _note.cache_clear()
-            if _read_runs(folder.parent, build_model):
+            if _read_runs(folder.parent, lambda model: build_model({"model": dict(model)})):
                 read.add(path[-1])
                 replace_value(merged, *path)
             else:

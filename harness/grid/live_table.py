@@ -55,13 +55,12 @@ def table_lines(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[
     """A line for each run under way (or waiting for another process), and a footer."""
     jobs = [*running, *waiting, *ended]
     paces = _paces(jobs)
-    blocked = waiting if len(running) < slots else []
     names = {name: disp_trim(name, _WIDEST_NAME) for name in {job.row.name for job in jobs}}
     width = max(map(disp_len, names.values()))
     lines = [f"{'':{width}}  seed      epoch  test loss  accuracy  s/epoch      left"]
-    for job in [*running, *blocked]:
+    for job in [*running, *(waiting if len(running) < slots else [])]:
         name, epochs = names[job.row.name], f"{len(job.history)}/{job.epochs}"
-        if job in blocked:
+        if not job.process:
             rest = "waiting: another process is training it"
         elif not job.process.started:
             rest = "waiting for a free node"

@@ -80,10 +80,12 @@ def find_runs(
     config `build_model`, if given, can make no network.
     """
     seeds, read_runs, results = tuple(seeds), functools.cache(_read_runs), []  # each folder is read once
+    # Each network is made once: that takes milliseconds, and there may be 10,000 runs.
+    check_model = functools.cache(lambda model: build_model({"model": dict(model)}) and None) if build_model else None
     for row in rows:
         wanted = wanted_flags(row, precision=precision, data=data)
         runs: dict[int, Run] = {}
-        for run in read_runs(runs_dir / experiment_of(row, wanted), build_model):
+        for run in read_runs(runs_dir / experiment_of(row, wanted), check_model):
             of_row = wanted.items() <= run.config["flags"].items()
             if of_row and (run.seed in seeds or run.status in FINISHED):
                 runs[run.seed] = max(runs.get(run.seed, run), run, key=Run.progress)
@@ -125,7 +127,7 @@ def print_problems(problems: list[Problem], *, wanted: int) -> None:
         print(f"  … and {len(problems) - _PROBLEMS_SHOWN} more; the report lists them all", file=sys.stderr)
 
 
-def _read_runs(folder: Path, build_model: Callable[[dict], object] | None = None) -> list[Run]:
+def _read_runs(folder: Path, check_model: Callable[[tuple], None] | None = None) -> list[Run]:
     """The runs in an experiment's folder. UserError if the folder is there and cannot be read."""
     if not folder.exists():
         return []
@@ -135,20 +137,20 @@ def _read_runs(folder: Path, build_model: Callable[[dict], object] | None = None
     for path in paths:
         try:
             if path.is_dir() and any((path / name).exists() for name in ("config.json", "last.pt")):
-                runs.append(_read_run(path, build_model))
+                runs.append(_read_run(path, check_model))
         except (UserError, OSError) as error:  # OSError: a folder that one may not look into
             _note(f"{str(error).partition(';')[0]}; the folder is left out")  # no reason to have no report
     return runs
 
 
-def _read_run(folder: Path, build_model: Callable[[dict], object] | None) -> Run:
+def _read_run(folder: Path, check_model: Callable[[tuple], None] | None) -> Run:
     """The run in a folder. UserError if it is damaged or saw other images than today's of this name."""
     file, metrics = folder / "config.json", folder / "metrics.csv"
 
     def check_config(config: dict) -> dict:
         try:
-            return _checked(config, folder.parent.name, build_model)
-        except (UserError, ValueError) as error:  # ValueError: of build_model
+            return _checked(config, folder.parent.name, check_model)
+        except (UserError, ValueError) as error:  # ValueError: of check_model
             raise UserError(f"{file}: {error}") from error
 
     config = _read_part(file, lambda file: read_config(file.parent), "config", check_config)
@@ -166,7 +168,7 @@ def _read_run(folder: Path, build_model: Callable[[dict], object] | None) -> Run
     return Run(folder, seed, status, config, _read_part(metrics, read_metrics, "history", check_history))
 
 
-def _checked(config: dict, experiment: str, build_model: Callable[[dict], object] | None) -> dict:
+def _checked(config: dict, experiment: str, check_model: Callable[[tuple], None] | None) -> dict:
     """A config of which all that is used has its type, its flags as the script reads them.
 
     UserError if it is no run's of this experiment on today's images, ValueError if it describes no network.
@@ -181,8 +183,8 @@ def _checked(config: dict, experiment: str, build_model: Callable[[dict], object
     drawn = flags["data"] == "synthetic" and name.startswith("synthetic-")  # of a drawn set the name says enough
     if not drawn and (name != flags["data"] or checksum is None or checksum != published_checksum(name)):
         raise UserError(f"the run was trained on other images than today's {flags['data']}")
-    if build_model:
-        build_model(config)
+    if check_model:
+        check_model(tuple(config["model"].items()))
     return config | {"flags": config["flags"] | flags}
 
 
