@@ -30,12 +30,13 @@ from mutations import (
     outcome,
 )
 
-from harness.checkpoint import load_checkpoint
+from harness.checkpoint import load_checkpoint, load_trained
 from harness.errors import EXIT_DIVERGED, UserError
 from harness.flags import FLAGS, flag_words, parse_flags, recorded_flags, resumed_flags
 from harness.grid.rows import load_grid
 from harness.metrics import metrics_csv, read_metrics
 from harness.report import charts
+from models import build_model
 
 SCRIPTS = ("rnn_mnist", "cnn_cifar10", "report", "visualize")
 ALL_PARSERS = {name: importlib.import_module(name).make_parser() for name in SCRIPTS}
@@ -165,6 +166,18 @@ def test_strange_value_in_what_is_resumed_is_no_bug(random: Random, last: bool, 
         patch.setattr("harness.train.evaluate", stopped)
         code, _, err = train(f"--runs-dir={tmp_path / 'runs'}", "--resume")
     check_told(code, err)
+
+
+@examples(60)
+@given(random=randoms)
+def test_network_of_a_strange_checkpoint_is_refused_or_computes(random: Random, whole: Path, tmp_path: Path) -> None:
+    """What visualize.py and the report load."""
+    file, found = tmp_path / "best.pt", []
+    content = damaged_value(load_checkpoint(whole / "best.pt"), random, (*ODD_VALUES, *TENSORS))
+    torch.save(content, file)
+    code, _, err = outcome(lambda: found.append(load_trained(file, build_model)) or 0)
+    check_told(code, err)
+    assert code == 2 or found[0].model(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
 
 
 def stopped(*_: object) -> None:
@@ -311,7 +324,12 @@ def test_no_flag_takes_an_odd_word_wrongly(script: str) -> None:
             check_flags(script, [f"{action.option_strings[0]}={word}"])
 
 
-values = st.sampled_from(ODD_WORDS) | st.text(max_size=8) | st.integers().map(str) | st.floats().map(str)
+values = (
+    st.sampled_from(ODD_WORDS)
+    | st.text("aZ09-_=.,:/\\~ \n\t\ré\u0663\u2028\udc80", max_size=8)
+    | st.integers().map(str)
+    | st.floats().map(str)
+)
 
 
 @examples(150)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 from jupyter_client.blocking import BlockingKernelClient
-from jupyter_client.manager import KernelManager
+from jupyter_client.manager import KernelManager, start_new_kernel
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="interrupting a kernel is another thing on Windows")
 
@@ -25,18 +25,14 @@ state = lambda: [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTE
     os.environ.get("MPLBACKEND"), sys.stdout, sys.stderr, os.getcwd()]
 before = state()
 """
-RUN = f"%run {PROJECT / 'rnn_mnist.py'} --data synthetic --hidden-size 4 --batch-size 20 --name run --epochs"
+RUN = f"%run {str(PROJECT / 'rnn_mnist.py')!r} --data synthetic --hidden-size 4 --batch-size 20 --name run --epochs"
 
 
 class Kernel:
     """A kernel of this Python's, in the current folder."""
 
-    def __init__(self) -> None:
-        self.manager = KernelManager()
-        self.manager.start_kernel(extra_arguments=["--HistoryManager.enabled=False"])
-        self.client: BlockingKernelClient = self.manager.client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=LONGEST)
+    def __init__(self, manager: KernelManager, client: BlockingKernelClient) -> None:
+        self.manager, self.client = manager, client
 
     def run(self, code: str, on_output: Callable[[str], None] = lambda text: None) -> str:
         """What a cell prints; an error that it ends with stands at the end. Every piece goes to `on_output`, too."""
@@ -68,10 +64,10 @@ def kernel(in_project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(in_project / "jupyter"))
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
-    kernel = Kernel()
-    yield kernel
-    kernel.client.stop_channels()
-    kernel.manager.shutdown_kernel(now=True)
+    manager, client = start_new_kernel(startup_timeout=LONGEST, extra_arguments=["--HistoryManager.enabled=False"])
+    yield Kernel(manager, client)
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
 
 
 def test_training_that_ends_or_is_interrupted_leaves_the_kernel_as_it_was(kernel: Kernel) -> None:
