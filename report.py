@@ -103,7 +103,7 @@ def report(flags: argparse.Namespace, *, command: str) -> int:
             keep_first_rows_of(on_mnist, of_rows, flags)
         look_inside(of_rows, flags)
 
-    others = {name: getattr(flags, name) for name in ("runs_dir", "out", "precision", "data")}
+    others = {name: getattr(flags, name) for name in ("out", "precision", "data")}
     others |= {"problems": problems_of(of_rows, failures), "grid": grid, "command": command, "on_mnist": on_mnist}
     others["count_parameters"] = lambda config: sum(each.numel() for each in build_model(config).parameters())
     write_report(of_rows, **others)

@@ -66,11 +66,11 @@ def test_small_multiples_put_each_panel_in_its_place_on_one_scale(draw) -> None:
     }
     figure = draw(charts.small_multiples, "title", ["lr 1", "lr 2"], panels, "loss", "loss")
     first, absent, empty, last = figure.axes
-    assert curves(first) == [([1, 2], pytest.approx(np.log10([0.75, 0.5]).tolist()))]
-    assert curves(last) == [([1, 2], pytest.approx(np.log10([0.01, 0.02]).tolist()))]
+    assert curves(first) == [([1, 2], [0.75, 0.5])]
+    assert curves(last) == [([1, 2], [0.01, 0.02])]
     assert [axes.texts[0].get_text() for axes in (absent, empty)] == ["not in the grid", "no run yet"]
     (limits,) = {axes.get_ylim() for axes in figure.axes}
-    assert limits[0] < np.log10(0.01) and np.log10(0.75) < limits[1]
+    assert limits[0] < 0.01 and limits[1] > 0.75 and first.get_yscale() == "log"
     assert [axes.get_title() for axes in figure.axes] == ["lr 1", "lr 2", "", ""]
     assert [axes.get_ylabel() for axes in figure.axes] == ["adam\nloss", "", "sgd\nloss", ""]
     assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "epoch", "epoch"]
@@ -195,7 +195,7 @@ def test_logarithmic_axis_has_ticks_however_close_the_values_lie(scale, values):
     dots = charts.Dots("GRU", values, sum(values) / 2)
     svg = charts.dot_chart("x", [charts.DotPanel("", (dots,), "x", scale)], {}).decode()
     ticks = [float(text) for text in re.findall(r">([\d.]+)</text>", svg)]
-    assert 2 <= len(ticks) <= 8
+    assert 2 <= len(ticks) <= 10
     assert all(0.9 * values[0] < tick < 1.1 * values[1] for tick in ticks)
 
 

@@ -11,9 +11,10 @@ from conftest import PROJECT
 
 from harness.errors import UserError
 from harness.flags import recorded_flags
-from harness.grid.rows import load_grid, parser_of, wanted_flags
-from harness.grid.runs import Problem, _note, _read_runs, find_runs, problems_of
+from harness.grid.rows import Row, load_grid, parser_of, wanted_flags
+from harness.grid.runs import Problem, RowRuns, _note, _read_runs, complete_runs, find_runs, problems_of
 from harness.image_sets import published_checksum
+from harness.report.inside import look_inside
 from models import build_model
 
 ROW = '[[row]]\nname = "a"\nscript = "rnn_mnist"\n'
@@ -417,3 +418,24 @@ def test_value_of_a_config_that_cannot_be_used_costs_that_run_and_never_the_repo
     Path("grid.toml").write_text(f"{comparison}{ROW}flags = {{}}")
     code, _, err = run_main("report", "--no-train", "--grid", "grid.toml")
     assert code in (0, 1) and Path("report/README.md").is_file(), err
+
+
+@pytest.mark.parametrize("part", ["no table", "another column", "a word for a number"])
+def test_statistics_that_another_version_wrote_are_left_out_of_the_look_inside(part):
+    folder = Path("runs/cnn_cifar10/adagrad-lr0.01-e20-bf16-s0")
+    shutil.copytree(PROJECT / folder, folder)
+    (run,) = complete_runs(folder.parent)
+    of_row = RowRuns(Row("a", "cnn_cifar10", {}, "a"), {0: run}, (0,))
+    assert look_inside([of_row]).left_out == []
+    file = folder / "figures" / "activations.json"
+    record = json.loads(file.read_text())
+    (table, *_) = record["tables"]
+    if part == "no table":
+        record["tables"] = []
+    elif part == "another column":
+        table["header"][1] = "median"
+    else:
+        table["rows"][0][1] = "0.1"
+    file.write_text(json.dumps(record))
+    inside = look_inside([of_row])
+    assert inside.left_out == ["activations"] and "occlusion" in inside.figures

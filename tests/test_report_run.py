@@ -183,7 +183,7 @@ def test_killed_report_continues_and_finishes_nothing_twice(run_main, written, i
         ("long", [long]),
     ]
     assert others["problems"] == []
-    assert (others["grid"], others["runs_dir"], others["out"]) == (Path("grid.toml"), Path("runs"), Path("report"))
+    assert (others["grid"], others["out"]) == (Path("grid.toml"), Path("report"))
     assert (others["precision"], others["data"]) == ("fp32", "synthetic")
     assert others["command"].endswith("--data synthetic --precision fp32 --device cpu")
 

@@ -11,8 +11,9 @@ from scipy import stats
 
 from harness.grid.runs import RowRuns
 from harness.metrics import EpochMetrics
-from harness.report.results import bests, compare, interval_text, lasts, signed, signed_interval, spread, worst_drop
-from harness.report.statistics import Estimate, Sample, prediction_interval, weighted_sum
+from harness.report.conclusions import compare
+from harness.report.results import bests, lasts, setting, tried_settings, worst_drop
+from harness.report.statistics import Sample, number, prediction_interval, span, weighted_sum
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -88,22 +89,24 @@ def test_difference_of_runs_with_the_same_seeds_is_taken_seed_by_seed():
 )
 def test_printed_metric_is_inside_if_a_number_that_rounds_to_it_is(monkeypatch, printed, inside):
     """The interval begins at 0.993223; 0.9932 stands for what lies between 0.99315 and 0.99325."""
-    monkeypatch.setattr("harness.report.results.prediction_interval", lambda _: (0.993223, 0.9935))
+    monkeypatch.setattr("harness.report.conclusions.prediction_interval", lambda _: (0.993223, 0.9935))
     row = row_runs(cnn_row(printed={"train_accuracy": printed}), (0, 1), Path("runs"))
     assert compare(row, "train_accuracy").inside is inside
 
 
 def test_differences_have_as_many_decimals_as_their_metrics_and_no_negative_zero():
-    assert signed(-0.00041, "test_loss", 0.041) == "−0.00041"
-    assert signed(0.00041, "test_loss", 0.41) == "+0.0004"
-    assert signed(-1e-6, "test_accuracy", 0.9) == "+0.0000"
-    assert signed_interval(Estimate(0.0, (-0.012, 0.03)), "test_accuracy", 0.9) == "−0.0120 … +0.0300"
+    small, large = Sample((0.041, 0.041), metric="test_loss"), Sample((0.41, 0.41), metric="test_loss")
+    assert str(weighted_sum([small, Sample((0.04141, 0.04141))], [1, -1])) == "−0.00041"
+    difference = weighted_sum([large, Sample((0.4096, 0.4096))], [1, -1])
+    assert (str(difference), difference.ends) == ("+0.0004", "+0.0004 … +0.0004")
+    assert number(-1e-6, 4, "+") == "+0.0000"
+    assert span((-0.012, 0.03), 4, "+") == "−0.0120 … +0.0300"
 
 
 def test_absurdly_large_metrics_stay_short():
-    assert spread(Sample((1e30, 3e30)), "test_loss") == "2e+30 ± 1.414e+30"
-    assert spread(Sample((1.0, 3e9)), "test_loss") == "1.5e+09 ± 2.121e+09"
-    assert interval_text((-1.0, 2.5e9), "test_loss") == "0.00000 … 2.5e+09"
+    assert str(Sample((1e30, 3e30), metric="test_loss")) == "2e+30 ± 1.414e+30"
+    assert str(Sample((1.0, 3e9), metric="test_loss")) == "1.5e+09 ± 2.121e+09"
+    assert span((0.0, 2.5e9), 5) == "0.00000 … 2.5e+09"
 
 
 def test_metrics_of_the_committed_runs_are_numpys():
@@ -124,9 +127,9 @@ def test_metrics_of_the_committed_runs_are_numpys():
         columns.append({name: [float(line[name]) for line in lines] for name in ("test/loss", "test/accuracy")})
     losses = np.array([min(each["test/loss"]) for each in columns])
     accuracies = np.array([each["test/accuracy"][-1] for each in columns])
-    assert bests(row, "test_loss").mean == pytest.approx(losses.mean(), rel=1e-12)
-    assert bests(row, "test_loss").sd == pytest.approx(losses.std(ddof=1), rel=1e-9)
-    assert lasts(row, "test_accuracy").mean == pytest.approx(accuracies.mean(), rel=1e-12)
+    assert bests(row.complete, "test_loss").mean == pytest.approx(losses.mean(), rel=1e-12)
+    assert bests(row.complete, "test_loss").sd == pytest.approx(losses.std(ddof=1), rel=1e-9)
+    assert lasts(row.complete, "test_accuracy").mean == pytest.approx(accuracies.mean(), rel=1e-12)
     drops = [max(0, float(-np.diff(each["test/accuracy"]).min())) for each in columns]
     assert [worst_drop(each) for each in runs.values()] == pytest.approx(drops)
 
@@ -142,16 +145,41 @@ def test_a_verdict_says_on_which_side_the_original_lies():
     assert compare(results, "test_accuracy").verdict == "outside: original higher"
     assert compare(results, "test_loss").verdict == "outside: original lower"
     assert compare(results, "train_loss").verdict == "inside"
-    assert compare(results, "train_accuracy") is None
+    assert compare(results, "train_accuracy").verdict is None
     one = RowRuns(row, {0: runs[0]}, (0,))
     assert compare(one, "test_accuracy").verdict == "ours − original: −0.3000"
 
 
 def test_numbers_as_text():
-    assert spread(Sample((0.5,)), "test_accuracy") == "0.5000"
-    assert spread(Sample((0.5, 0.7)), "test_accuracy") == "0.6000 ± 0.1414"
-    assert spread(Sample((0.04, 0.05)), "test_loss") == "0.04500 ± 0.00707"
-    assert spread(Sample((0.99340, 0.99342)), "test_accuracy") == "0.9934 ± 0.00001"
-    assert spread(None, "test_loss") == "–"
-    assert interval_text((-0.2, 1.3), "test_accuracy") == "0.00000 … 1.00000"
-    assert interval_text((1.02, 1.3), "test_loss") == "1.02000 … 1.30000"
+    assert str(Sample((0.5,), metric="test_accuracy")) == "0.5000"
+    assert str(Sample((0.5, 0.7), metric="test_accuracy")) == "0.6000 ± 0.1414"
+    assert str(Sample((0.04, 0.05), metric="test_loss")) == "0.04500 ± 0.00707"
+    assert str(Sample((0.99340, 0.99342), metric="test_accuracy")) == "0.9934 ± 0.00001"
+    assert (number(None, 4), span(None, 4), number(math.nan, 1)) == ("–", "–", "–")
+
+
+def test_an_interval_ends_where_no_metric_can_lie_and_has_a_decimal_more():
+    wide = {"train_accuracy": (0.1, 0.9), "test_loss": (0.5, 1.9)}
+    epochs = [EpochMetrics(1, 1.0, accuracy, loss, 0.5, 1.0) for accuracy, loss in zip(*wide.values(), strict=True)]
+    row = cnn_row()
+    runs = {seed: run(row, seed, Path("runs"), epochs=[epoch]) for seed, epoch in enumerate(epochs)}
+    results = RowRuns(row, runs, (0, 1))
+    assert compare(results, "train_accuracy").ends == "0.00000 … 1.00000"
+    assert compare(results, "train_loss").ends == "1.00000 … 1.00000"
+    assert compare(results, "test_loss").ends.startswith("0.00000 … 16.6")  # 1.2 + 12.706 · 0.98995 · √1.5
+
+
+def test_settings_are_those_of_the_runs_else_of_the_row_else_the_scripts_default():
+    row = cell_row("lstm")
+    made = row_runs(row, (0,), Path("runs"), epochs=[EpochMetrics(1, 0.5, 0.5, 0.5, 0.5, 1.0)])
+    made.runs[0].config["flags"]["epochs"] = 3
+    bare = RowRuns(cell_row("gru", flags={"cell": "gru", "lr": 0.01}), {}, (0,))
+    assert [setting(each, "epochs") for each in (made, bare)] == [3, 10]
+    assert [setting(each, "cell") for each in (made, bare)] == ["lstm", "gru"]
+    assert tried_settings([made, bare]) == [
+        ["<parameter", "value 1", "value 2"],
+        ["learning rate", "0.001", "0.01"],
+        ["epochs", "3", "10"],
+        ["hidden size", "128", ""],
+        ["optimizer", "Adam", ""],
+    ]

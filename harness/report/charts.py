@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from harness.pictures import PLAIN
 
@@ -100,13 +101,12 @@ class DotPanel:
 @in_style
 def curve_chart(title: str, panels: Mapping[str, Sequence[Curve]]) -> bytes:
     """Panels side by side, by what is on their y axes, with one legend above them."""
-    figure = Figure(figsize=(WIDTH, 3.1), dpi=DPI)
+    figure = _titled(title, 3.1)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     figure.subplots_adjust(left=0.07, right=0.985, top=0.8, bottom=0.15, wspace=0.2)
     for axes, (ylabel, curves) in zip(grid, panels.items(), strict=True):
         _draw_curves(axes, curves)
         axes.set(xlabel="epoch", ylabel=ylabel)
-    _title(figure, title)
     _curve_legend(figure, list(itertools.chain(*panels.values())), y=0.865)
     return svg(figure)
 
@@ -118,7 +118,7 @@ def small_multiples(
     """A grid of panels, by row and column, with the same axes; a place may be empty. For `scale` see `_on_scale`."""
     rows = list(dict.fromkeys(row for row, _ in panels))
     width, height = max(WIDTH, 1.05 + 1.9 * len(columns)), 1.2 + 1.65 * len(rows)
-    figure = Figure(figsize=(width, height), dpi=DPI)
+    figure = _titled(title, height, width)
     grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
     left, right, top, bottom = 0.95 / width, 1 - 0.12 / width, 1 - 0.8 / height, 0.45 / height
     figure.subplots_adjust(left=left, right=right, top=top, bottom=bottom, wspace=0.07, hspace=0.1)
@@ -135,8 +135,7 @@ def small_multiples(
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
     curves = list(itertools.chain(*panels.values()))
-    _set_scale(grid[0, 0], scale, [value for curve in curves for run in curve.runs for value in run])
-    _title(figure, title, 110)
+    _set_scale(grid[0, 0].yaxis, scale, [value for curve in curves for run in curve.runs for value in run])
     _curve_legend(figure, curves, y=1 - 0.4 / height)
     return svg(figure)
 
@@ -145,7 +144,7 @@ def small_multiples(
 def dot_chart(title: str, panels: Sequence[DotPanel], legend: Mapping[str, str]) -> bytes:
     """Panels below one another, a line of dots for each of their lines; `legend` names what there is in Dots."""
     height = 0.65 + sum(0.85 + 0.23 * len(panel.lines) for panel in panels)
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+    figure = _titled(title, height)
     lines = [line for panel in panels for line in panel.lines]
     left, top = min(0.42, 0.03 + 0.0098 * max(len(_cut(line.label, 44)) for line in lines)), height - 0.6
     for panel in panels:
@@ -158,14 +157,13 @@ def dot_chart(title: str, panels: Sequence[DotPanel], legend: Mapping[str, str])
         color = next((line.color for line in lines if getattr(line, what)), TRAIN)
         handles.append(Line2D([], [], label=label, **{"color": color} | _DOT_LOOKS[what]))
     figure.legend(handles=handles, loc="center right", bbox_to_anchor=(0.985, 1 - 0.32 / height), ncols=4)
-    _title(figure, title)
     return svg(figure)
 
 
 @in_style
 def lines_chart(title: str, xlabel: str, ylabel: str, lines: Sequence[tuple[str, Sequence, Sequence]]) -> bytes:
     """Lines (label, x, y), each named at its end, y from 0 to 1."""
-    figure = Figure(figsize=(WIDTH, 4.0), dpi=DPI)
+    figure = _titled(title, 4.0)
     axes = figure.subplots()
     figure.subplots_adjust(left=0.08, right=0.8, top=0.88, bottom=0.13)
     axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.02))
@@ -183,7 +181,6 @@ def lines_chart(title: str, xlabel: str, ylabel: str, lines: Sequence[tuple[str,
             arrowprops={"arrowstyle": "-", "color": color, "lw": 0.6},
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _title(figure, title)
     return svg(figure)
 
 
@@ -198,10 +195,11 @@ _DOT_LOOKS = {  # of what there is in Dots, from the lowest to the uppermost
 }
 
 
-def _title(figure: Figure, title: str, length: int = 92) -> None:
-    width, height = figure.get_size_inches()
-    place = 0.086 / width, 1 - 0.16 / height
-    figure.text(*place, _cut(title, length), fontsize=9.5, weight="bold", va="center")
+def _titled(title: str, height: float, width: float = WIDTH) -> Figure:
+    """An empty figure of this size in inches, with its title at the top."""
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    figure.text(0.086 / width, 1 - 0.16 / height, _cut(title, 92), fontsize=9.5, weight="bold", va="center")
+    return figure
 
 
 def _draw_curves(axes: Axes, curves: Sequence[Curve], scale: str = "", most_points: int = 25) -> None:
@@ -224,46 +222,33 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve], scale: str = "", most_poin
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8) if longest > 1 else FixedLocator([1]))
 
 
-_SMALLEST = 1e-4  # share of errors or drop of accuracy: one image of ten thousand
-_ERRORS = (_SMALLEST, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SMALLEST = 1e-4  # share of errors or drop of accuracy: one image of ten thousand
 
 
 def _on_scale(values: float | Sequence[float], scale: str) -> np.ndarray:
-    """Where values stand on their axis, by its scale.
-
-    "accuracy": minus the logarithm of the share of errors; "loss" and "drop": the logarithm; "": the value itself.
-    """
+    """What is drawn on an axis of this scale: the share of errors for "accuracy", else the value, but never zero."""
     values = np.asarray(values, dtype=float)
-    values = np.where(np.isfinite(values), values, np.nan)
-    if scale == "accuracy":
-        return -np.log10(np.clip(1 - values, _SMALLEST, 1))
-    return np.log10(np.maximum(values, _SMALLEST)) if scale else values
+    return np.maximum(1 - values if scale == "accuracy" else values, SMALLEST) if scale else values
 
 
-def _set_scale(axes: Axes, scale: str, values: Sequence[float], *, horizontal: bool = False) -> None:
-    """The ends and ticks of an axis with a scale, the ticks from the good end on; one without stays as it is."""
+def _set_scale(axis: Axis, scale: str, values: Sequence[float]) -> None:
+    """Make the axis logarithmic, high accuracies to the right or up; without a scale it stays as it is."""
     if not scale:
         return
-    shown = _on_scale(values, scale)
-    shown = shown[np.isfinite(shown)] if np.isfinite(shown).any() else np.array([0.0, 1.0])
-    margin = max(0.06 * np.ptp(shown), 0.03)
-    low, high = shown.min() - margin, shown.max() + margin
-    room = (high - low) / (12 if horizontal else 9)
-    kept: dict[float, float] = {}  # ticks by their places
-    ticks = [digit * 10.0**power for power in range(-4, 39) for digit in (1, 2, 5)]
-    for tick in [1 - error for error in _ERRORS] if scale == "accuracy" else ticks:
-        place = float(_on_scale(tick, scale))
-        if low <= place <= high and all(abs(place - other) >= room for other in kept):
-            kept[place] = tick
-    if len(kept) < 2:  # the values lie closer together than those ticks
-        ends = [1 - 10**-end if scale == "accuracy" else 10**end for end in (low, high)]
-        inner = {float(_on_scale(tick, scale)): tick for tick in MaxNLocator(4).tick_values(*ends)}
-        kept = {place: tick for place, tick in inner.items() if low <= place <= high}
-    names = [f"{tick:,.10g}" if tick < 1e7 else f"{tick:.0e}" for tick in kept.values()]
-    if scale == "drop":
-        names = ["≤ 0.0001" if name == "0.0001" else name for name in names]
-    (axes.xaxis if horizontal else axes.yaxis).set_ticks(list(kept), names)
-    (axes.set_xlim if horizontal else axes.set_ylim)(low, high)
+    shown = _on_scale([value for value in values if math.isfinite(value)] or [0.1, 0.9], scale)
+    margin = max(np.ptp(np.log10(shown)) * 0.06, 0.03)
+    ends = shown.min() / 10**margin, shown.max() * 10**margin
+
+    def name(tick: float, _: int) -> str:
+        if scale == "accuracy":
+            return f"{1 - tick:.10g}"
+        smallest = scale == "drop" and math.isclose(tick, SMALLEST)
+        return "≤ 0.0001" if smallest else f"{tick:,.10g}" if tick < 1e7 else f"{tick:.0e}"
+
+    which = axis.axis_name
+    axis.axes.set(**{f"{which}scale": "log", f"{which}lim": ends[::-1] if scale == "accuracy" else ends})
+    axis.set(minor_locator=NullLocator(), major_formatter=name)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if ends[1] < 1e4 * ends[0] else (1,)))
 
 
 def _draw_dots(axes: Axes, panel: DotPanel) -> None:
@@ -282,7 +267,7 @@ def _draw_dots(axes: Axes, panel: DotPanel) -> None:
         label.set_weight("bold" if line.strong else "normal")
     axes.set(ylim=(len(panel.lines) - 0.4, -0.6), xlabel=panel.xlabel)  # the first line is the uppermost
     axes.set_title(panel.title, loc="left")
-    _set_scale(axes, panel.scale, values, horizontal=True)
+    _set_scale(axes.xaxis, panel.scale, values)
 
 
 def _curve_legend(figure: Figure, curves: Sequence[Curve], y: float) -> None:
@@ -311,8 +296,6 @@ def spread_out(places: Sequence[float], gap: float) -> list[float]:
 
 
 def _cut(text: str, length: int) -> str:
-    """One line of at most this many characters that a font has a picture for."""
-    text = " ".join("".join(character if character.isprintable() else " " for character in text).split())
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -6,7 +6,8 @@ The sentences are in templates/, which choose them by these numbers; nothing her
 import csv
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
 from harness.analyses.first_rows import FILE as FIRST_ROWS
@@ -16,27 +17,79 @@ from harness.flags import RESULT_FLAGS, flag_label
 from harness.grid.runs import FINISHED, RowRuns, Run, complete_runs
 from harness.metrics import METRICS
 from harness.report import results
-from harness.report.results import Comparison, best, bests, setting, worst_drops
-from harness.report.statistics import Estimate, weighted_sum
+from harness.report.results import bests, lasts, setting, worst_drops
+from harness.report.statistics import Estimate, Sample, number, prediction_interval, span, weighted_sum
+
+# -- agreement with the original ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A metric of a row beside what the original printed of it; what is not there is None, as one seed's `interval`.
+
+    `inside`: whether a number that is rounded to the printed one lies in the prediction interval.
+    """
+
+    row: RowRuns
+    metric: str
+    printed: float | None
+    ours: Sample | None  # of the complete runs
+    interval: tuple[float, float] | None
+    inside: bool | None = None
+    verdict: str | None = None
+
+    @property
+    def ends(self) -> str:
+        """The interval with a decimal more than the metric has, so that one at its very end is seen on its side."""
+        return span(self.interval, self.ours.decimals + 1 if self.ours else 0)
+
+
+def compare(row: RowRuns, metric: str) -> Comparison:
+    """A metric of a row beside the original's. The verdict, of what can be compared, is found here and nowhere else."""
+    printed, ours = row.row.printed.get(metric), bests(row.complete, metric)
+    found = Comparison(row, metric, printed, ours, prediction_interval(ours))
+    if printed is None or ours is None:
+        return found
+    if found.interval is None:
+        return replace(found, verdict=f"ours − original: {number(ours.mean - printed, ours.decimals, '+')}")
+    # Half a unit of the last digit, of which the original prints four that count; more if more are given.
+    digits = Decimal(repr(printed)).normalize()
+    rounding = 0.5 * 10.0 ** (digits.adjusted() + 1 - max(4, len(digits.as_tuple().digits)))
+    low, high = found.interval
+    inside = low - rounding <= printed <= high + rounding
+    verdict = "inside" if inside else f"outside: original {'lower' if printed < ours.mean else 'higher'}"
+    return replace(found, inside=inside, verdict=verdict)
+
+
+def comparisons(rows: Iterable[RowRuns]) -> list[Comparison]:
+    """Every printed metric of the rows beside ours, where there is a complete run."""
+    return [found for row in rows for metric in METRICS if (found := compare(row, metric)).verdict]
+
+
+def count_inside(rows: Iterable[RowRuns]) -> str | None:
+    """`3 of 4`: how many of the rows' printed metrics lie in the interval, of those that have one; None if none has."""
+    judged = [each.inside for each in comparisons(rows) if each.inside is not None]
+    return f"{sum(judged)} of {len(judged)}" if judged else None
+
 
 # -- the best setting --------------------------------------------------------------------------------------------------
 
 
 def best_setting(rows: Sequence[RowRuns]) -> dict | None:
     """The row with the best mean test accuracy, and how sure that is; None if no run is complete."""
-    ranked = sorted((row for row in rows if row.complete), key=lambda row: -bests(row, "test_accuracy").mean)
+    ranked = sorted((r for r in rows if r.complete), key=lambda row: -bests(row.complete, "test_accuracy").mean)
     if not ranked:
         return None
     first, second = (*ranked, None)[:2]
     same_runs, difference = False, None
     if second:  # if it is the beginning of the best, the last epochs are compared instead
         same_runs = _is_beginning_of(second, first)
-        accuracy = results.lasts if same_runs else bests
-        difference = weighted_sum([accuracy(row, "test_accuracy") for row in (first, second)], [1, -1])
+        accuracy = lasts if same_runs else bests
+        difference = weighted_sum([accuracy(row.complete, "test_accuracy") for row in (first, second)], [1, -1])
     printed = [row for row in rows if "test_accuracy" in row.row.printed]
     return {
         "row": first,
-        "lowest_loss": min(ranked, key=lambda row: (bests(row, "test_loss").mean, row.row.name)),
+        "lowest_loss": min(ranked, key=lambda row: (bests(row.complete, "test_loss").mean, row.row.name)),
         "next_best": second,
         "same_runs": same_runs,
         "difference": difference,  # of the mean accuracies of the two: an Estimate
@@ -55,14 +108,6 @@ def _is_beginning_of(shorter: RowRuns, longer: RowRuns) -> bool:
     )
 
 
-# -- agreement with the original ---------------------------------------------------------------------------------------
-
-
-def comparisons(rows: Iterable[RowRuns]) -> list[tuple[RowRuns, Comparison]]:
-    """Every printed metric of the rows beside ours, where there is a complete run."""
-    return [(row, comparison) for row in rows for metric in METRICS if (comparison := results.compare(row, metric))]
-
-
 # -- stability ---------------------------------------------------------------------------------------------------------
 
 
@@ -75,21 +120,25 @@ class CellDrop:
     drop: Estimate
     typical_sd: float | None  # of the best test accuracy over seeds: the root of the rows' mean square
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Of the drop, which is never below 0."""
+        return self.drop.interval and (max(self.drop.interval[0], 0.0), self.drop.interval[1])
+
 
 def drops_by_cell(rows: Sequence[RowRuns]) -> list[CellDrop]:
     """How steadily each cell trains, in the original's order; empty if the cells share no setting."""
     measured = [row for row in rows if worst_drops(row)]
     flags = results.varied_flags(measured)
     by_setting = {
-        cell: {tuple(results.sort_key(setting(row, flag)) for flag in flags): row for row in of_cell}
+        cell: {tuple(setting(row, flag) for flag in flags): row for row in of_cell}
         for cell, of_cell in results.by_cell(measured).items()
-        if cell is not None
     }
     shared = sorted(set.intersection(*map(set, by_setting.values()))) if by_setting else []
     cells = []
     for cell, of_setting in by_setting.items() if shared else ():
         of_cell = [of_setting[key] for key in shared]
-        deviations = [sd for row in of_cell if (sd := bests(row, "test_accuracy").sd) is not None]
+        deviations = [sd for row in of_cell if (sd := bests(row.complete, "test_accuracy").sd) is not None]
         typical = math.hypot(*deviations) / math.sqrt(len(deviations)) if deviations else None
         cells.append(CellDrop(cell, of_cell, mean_drop(of_cell), typical))
     return cells
@@ -147,16 +196,16 @@ def networks_on_mnist(
         """The runs of which report.py has kept how much of an image they need."""
         return [run for run in row.complete if (run.path / FIRST_ROWS).is_file()]
 
+    def alike(row: RowRuns) -> list:
+        return [setting(row, flag) for flag in ALIKE]
+
     found = [("CNN", on_mnist)] if on_mnist and on_mnist.complete else []
-    alike = [setting(on_mnist, flag) for flag in ALIKE] if found else None
     for cell, rows in results.by_cell(recurrent).items():
-        rows = [row for row in rows if row.complete and alike in (None, [setting(row, flag) for flag in ALIKE])]
-        if alike is None:
-            rows = [row for row in rows if tested(row)]
+        rows = [row for row in rows if row.complete and (alike(row) == alike(on_mnist) if found else tested(row))]
         if rows:
-            row = max(rows, key=lambda row: (bool(tested(row)), setting(row, "hidden_size") or 0, len(row.runs)))
-            size, name = setting(row, "hidden_size"), results.cell_name(cell)
-            found.append((name if size is None else f"{name}, {flag_label('hidden_size', size, short=True)}", row))
+            row = max(rows, key=lambda row: (bool(tested(row)), setting(row, "hidden_size"), len(row.runs)))
+            size = flag_label("hidden_size", setting(row, "hidden_size"), short=True)
+            found.append((f"{results.cell_name(cell)}, {size}", row))
     networks = []
     for label, row in found:
         run = next(iter(tested(row)), None)
@@ -179,58 +228,52 @@ def _read_first_rows(path: Path) -> tuple[list[int], list[float]]:
 # -- other runs in the runs folder, found by their config --------------------------------------------------------------
 
 # What makes no other row of the original: the flags for which it gives no value.
-_UNNAMED = [flag for flag in RESULT_FLAGS if flag not in ("seed", "data", "cell", *results.ORIGINAL_FLAGS)]
+_UNNAMED = {*RESULT_FLAGS} - {"seed", "data", "cell", *results.ORIGINAL_FLAGS}
+
+Kept = tuple[
+    RowRuns, dict[str, str], list[Run]
+]  # a row, the flags that differ from it, the runs with these, one a seed
 
 
-def _signature(run: Run, *without: str) -> tuple:
-    """What makes two runs the same but for their seed and the flags left out."""
-    flags = [flag for flag in RESULT_FLAGS if flag not in ("seed", *without)]
-    return run.config.get("experiment"), *(str(run.config["flags"].get(flag)) for flag in flags)
+def kept_runs(rows: Sequence[RowRuns]) -> list[Kept]:
+    """Complete runs in the rows' folders that differ from a row in what the original does not name, and are no row."""
 
+    def settings(run: Run) -> dict[str, str]:
+        return {flag: str(run.config["flags"].get(flag)) for flag in RESULT_FLAGS if flag != "seed"}
 
-def _runs_beside(rows: Sequence[RowRuns], runs_dir: Path) -> list[Run]:
-    """All complete runs in the folders of these rows' runs."""
-    folders = sorted({run.path.parent.name for row in rows for run in row.complete})
-    return [run for folder in folders for run in complete_runs(runs_dir / folder)]
+    def in_any_precision(run: Run) -> frozenset:
+        return frozenset((settings(run) | {"precision": ""}).items())
 
-
-def other_precisions(rows: Sequence[RowRuns], runs_dir: Path) -> list[dict]:
-    """Rows that were also run in another precision, their test metrics side by side."""
-    elsewhere: dict[tuple, dict[str, list[Run]]] = {}
-    for run in _runs_beside(rows, runs_dir):
-        of_run = elsewhere.setdefault(_signature(run, "precision"), {})
-        of_run.setdefault(str(run.config["flags"].get("precision")), []).append(run)
-    pairs = []
+    own = [run for row in rows for run in row.complete]
+    folders = {folder: complete_runs(folder) for folder in {run.path.parent for run in own}}
+    own_settings, found = {in_any_precision(run) for run in own}, []
     for row in (row for row in rows if row.complete):
-        by_precision = elsewhere.get(_signature(row.complete[0], "precision"), {})
-        for precision in sorted(by_precision.keys() - {str(setting(row, "precision"))}):
-            for metric in ("test_accuracy", "test_loss"):
-                ours, theirs = bests(row, metric), results.sample(_one_a_seed(by_precision[precision]), best, metric)
-                pair = {"row": row, "metric": metric, "ours": ours, "precision": precision, "theirs": theirs}
-                pairs.append(pair | {"difference": weighted_sum([ours, theirs], [1, -1])})
-    return pairs
-
-
-def variants(rows: Sequence[RowRuns], runs_dir: Path) -> list[tuple[RowRuns, dict[str, list[Run]]]]:
-    """Rows with printed metrics and the kept runs that differ from them in settings that the original does not name.
-
-    The runs, one a seed, are by what is different, as in `rgb`.
-    """
-    own = {_signature(run, "precision") for row in rows for run in row.complete}
-    others = [run for run in _runs_beside(rows, runs_dir) if _signature(run, "precision") not in own]
-    found = []
-    for row in (row for row in rows if row.complete and row.row.printed):
-        base, by_change = row.complete[0], {}
-        for run in others:
-            if _signature(run, *_UNNAMED) == _signature(base, *_UNNAMED):
-                flags, before = run.config["flags"], base.config["flags"]
-                changed = [flag for flag in _UNNAMED if str(flags.get(flag)) != str(before.get(flag))]
-                change = ", ".join(flag_label(flag, flags.get(flag), short=True) for flag in changed)
-                by_change.setdefault(change, []).append(run)
-        if by_change:
-            found.append((row, {change: _one_a_seed(runs) for change, runs in sorted(by_change.items())}))
+        base, by_changes = row.complete[0], {}
+        for run in folders[base.path.parent]:
+            changes = settings(run).items() - settings(base).items()
+            changed = {flag for flag, _ in changes}
+            if changed == {"precision"} or (changed <= _UNNAMED and in_any_precision(run) not in own_settings):
+                by_changes.setdefault(frozenset(changes), {}).setdefault(run.seed, run)  # the first of a seed
+        found += [(row, dict(sorted(changes)), [*runs.values()]) for changes, runs in by_changes.items()]
     return found
 
 
-def _one_a_seed(runs: Iterable[Run]) -> list[Run]:
-    return sorted({run.seed: run for run in reversed(runs)}.values(), key=lambda run: run.seed)  # the first of a seed
+def other_precisions(kept: Sequence[Kept]) -> list[dict]:
+    """Rows that were also run in another precision, their test metrics side by side."""
+    pairs = []
+    for row, changes, runs in kept:
+        for metric in ("test_accuracy", "test_loss") if changes.keys() == {"precision"} else ():
+            ours, theirs = bests(row.complete, metric), bests(runs, metric)
+            pair = {"row": row, "metric": metric, "ours": ours, "theirs": theirs, **changes}
+            pairs.append(pair | {"difference": weighted_sum([ours, theirs], [1, -1])})
+    return pairs
+
+
+def variants(kept: Sequence[Kept]) -> list[tuple[RowRuns, dict[str, list[Run]]]]:
+    """Rows with printed metrics and their kept runs by what is different, as in `rgb`."""
+    found: dict[str, tuple[RowRuns, dict[str, list[Run]]]] = {}
+    for row, changes, runs in kept:
+        if row.row.printed and changes.keys() != {"precision"}:
+            label = ", ".join(flag_label(flag, value, short=True) for flag, value in changes.items())
+            found.setdefault(row.row.name, (row, {}))[1][label] = runs
+    return [*found.values()]

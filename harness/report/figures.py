@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 from harness.flags import flag_label
 from harness.grid.runs import RowRuns
+from harness.image_sets import CNN
 from harness.report import charts, results
 from harness.report.charts import Curve, DotPanel, Dots
-from harness.report.conclusions import CellDrop, Network
+from harness.report.conclusions import CellDrop, Network, compare
 from harness.report.results import bests, over_epochs, setting
-from harness.report.statistics import Sample, prediction_interval
+from harness.report.statistics import Sample
 
 OVERLAID = 3  # rows in one panel
 COLUMNS = 8  # of panels side by side
@@ -48,8 +49,8 @@ def overview(families: Sequence[results.Family], title: str) -> Figure:
     for family in families:
         lines = []
         for row in family.rows:
-            ours, printed = bests(row, "test_accuracy"), row.row.printed.get("test_accuracy")
-            lines.append(_dots(row.row.name, ours, prediction_interval(ours), printed))
+            found = compare(row, "test_accuracy")
+            lines.append(_dots(row.row.name, found.ours, found.interval, found.printed))
         if any(line.interval for line in lines):
             legend |= {"mean": "mean", "interval": "95 % prediction interval"}
         if any(line.reference is not None for line in lines):
@@ -64,15 +65,13 @@ def _dots(
     label: str, sample: Sample | None, interval: tuple[float, float] | None = None, reference: float | None = None
 ) -> Dots:
     """A line with a row's values, and their mean where there are several."""
-    if interval:
-        interval = max(interval[0], 0.0), min(interval[1], 1.0)
     mean = sample.mean if sample and sample.n > 1 else None
     return Dots(label, sample.values if sample else (), mean, interval, reference)
 
 
 def accuracy_scale(rows: Sequence[RowRuns]) -> str:
     """ "accuracy", an axis logarithmic in the share of errors, where accuracies crowd near 1; else "", linear."""
-    top = max((bests(row, "test_accuracy").mean for row in rows if row.complete), default=0.0)
+    top = max((bests(row.complete, "test_accuracy").mean for row in rows if row.complete), default=0.0)
     return "accuracy" if top > 0.95 else ""
 
 
@@ -81,39 +80,35 @@ def side_by_side(rows: Sequence[RowRuns], family: str, mark: str) -> dict | None
 
     None for a single row, or for too many settings.
     """
-    down = "optimizer" if rows[0].row.script == results.CNN else "cell"
+    down = "optimizer" if rows[0].row.script == CNN else "cell"
     across = [flag for flag in results.varied_flags(rows) if flag not in (down, "epochs")]
 
     def place(row: RowRuns) -> tuple[str, str]:
+        """The panel of a row."""
         first = sorted(across, key=lambda flag: flag != "optimizer")
         texts = [flag_label(flag, setting(row, flag), short=True) for flag in first]
-        value = setting(row, down)
-        name = results.cell_name(value) if down == "cell" else flag_label(down, value)
-        return name, ", ".join(texts) or "all rows"
-
-    def epochs(row: RowRuns) -> int:
-        return setting(row, "epochs") or 0
+        return flag_label(down, setting(row, down)), ", ".join(texts) or "all rows"
 
     def key(row: RowRuns) -> tuple:
-        return tuple(results.sort_key(setting(row, flag)) for flag in across)
+        return tuple(setting(row, flag) for flag in across)
 
-    longer = {id(row): sum(place(o) == place(row) and epochs(o) > epochs(row) for o in rows) for row in rows}
-    shown = [row for row in rows if longer[id(row)] < OVERLAID]
+    def is_shown(row: RowRuns) -> bool:
+        longer = [o for o in rows if place(o) == place(row) and setting(o, "epochs") > setting(row, "epochs")]
+        return len(longer) < OVERLAID
+
+    order = results.values_of(rows, down) if down == "optimizer" else results.CELLS
+    shown = sorted(filter(is_shown, rows), key=lambda row: (order.index(setting(row, down)), key(row)))
     overlaid = len({place(row) for row in rows}) < len(rows)
     columns = list(dict.fromkeys(place(row)[1] for row in sorted(rows, key=key)))
     if len(rows) < 2 or len(columns) > COLUMNS or not any(row.complete for row in shown):
         return None
-    if down == "cell":
-        shown.sort(key=lambda row: ((*results.CELLS, None).index(setting(row, down)), key(row)))
-    else:
-        shown.sort(key=lambda row: (str(setting(row, down)), key(row)))
     figures, scales = {}, {"accuracy": accuracy_scale(rows), "loss": "loss"}
     for quantity, scale in scales.items():
         panels: dict[tuple[str, str], list[Curve]] = {}
         for row in shown:
             panel = panels.setdefault(place(row), [])
             overlay = min(len(panel) // 2, 2)  # how many rows are in this panel already
-            name = f", {epochs(row)} epochs" if epochs(row) else f", {row.row.name}"
+            name = f", {flag_label('epochs', setting(row, 'epochs'), short=True)}"
             for split, color, style in SPLITS:
                 runs = tuple(over_epochs(run, f"{split}_{quantity}") for run in row.complete)
                 panel.append(Curve(split + name * overlaid, color, runs, (style, ":", "-.")[overlay]))
@@ -132,10 +127,9 @@ def drops(rows: Sequence[RowRuns], cells: Sequence[CellDrop], title: str) -> Fig
     lines = [_dots(row.row.name, found) for row in rows if (found := results.worst_drops(row))]
     legend = {"values": "a run", "mean": "mean"}
     for each in cells:
-        interval = each.drop.interval and (max(each.drop.interval[0], 0.0), each.drop.interval[1])
         label = results.cell_name(each.cell)
-        lines.append(Dots(label, (), each.drop.value, interval, color=charts.THIRD, strong=True))
-        if interval:
+        lines.append(Dots(label, (), each.drop.value, each.interval, color=charts.THIRD, strong=True))
+        if each.interval:
             legend["interval"] = "95 % interval of the mean"
     panel = DotPanel("", lines, "worst drop (logarithmic axis)", "drop")
     return Figure(title, charts.dot_chart(title, [panel], legend))
@@ -151,7 +145,7 @@ def costs(networks: Sequence[Network], title: str) -> Figure:
     """Accuracy, parameters and time of each network at equal epochs."""
     accuracies, sizes, times = [], [], []
     for each in networks:
-        accuracies.append(_dots(each.label, results.sample(each.runs, results.best, "test_accuracy")))
+        accuracies.append(_dots(each.label, bests(each.runs, "test_accuracy")))
         sizes.append(Dots(each.label, (each.parameters,)))
         times.append(_dots(each.label, Sample(tuple(results.epoch_seconds([run]) for run in each.runs))))
     legend = {"values": "a run"} | ({"mean": "mean"} if any(len(each.runs) > 1 for each in networks) else {})

@@ -21,10 +21,11 @@ from harness.cli import command_line, typed_path
 from harness.errors import UserError
 from harness.files import check_writable, make_folder, nearest_folder, os_errors_as, read_file, write_atomically
 from harness.grid.runs import Problem, RowRuns, Run
+from harness.image_sets import CNN, RNN
 from harness.report import conclusions, figures, results, statistics
 from harness.report.figures import Figure
 from harness.report.inside import look_inside
-from harness.report.results import CNN, RECURRENT, Family, dataset
+from harness.report.results import Family, dataset
 
 MARKER = "written by report.py: every number here is computed from the run folders; edits are lost"
 PAGE_CSS = Path(__file__).with_name("page.css")  # the look of all of the project's pages
@@ -36,7 +37,6 @@ def write_report(
     *,
     problems: Sequence[Problem],
     grid: Path,
-    runs_dir: Path,
     out: Path,
     precision: str,
     data: str,
@@ -55,11 +55,16 @@ def write_report(
     earlier = _earlier_figures(out)
     synthetic = data == "synthetic" or (bool(rows) and all(dataset(row) == "synthetic" for row in rows))
     families = [
-        Family(kind, [row for row in rows if row.row.script == script])
-        for kind, script in (("CNN", CNN), ("RNN", RECURRENT))
+        Family(kind, [row for row in rows if row.row.script == script]) for kind, script in (("CNN", CNN), ("RNN", RNN))
     ]
     slugs = _slugs([row.row.name for row in rows])
     shown: dict[str, Figure] = {}
+    headings: list[tuple[int, str, Markup]] = []
+
+    def heading(level: int, anchor: str, text: str) -> Markup:
+        """A heading with an anchor in it, to which links can lead here as on GitHub."""
+        headings.append((level, anchor, Markup(html.escape(text))))
+        return Markup(f'{"#" * level} <a id="{anchor}"></a>{escape(text)}')
 
     def show(name: str, figure: Figure) -> Markup:
         """The figure in the text, which is to be written as figures/`name`."""
@@ -82,7 +87,6 @@ def write_report(
         "mark": " (synthetic)" if synthetic else "",
         "on_mnist": on_mnist,
         "count_parameters": count_parameters,
-        "runs_dir": runs_dir,
         "asked_precision": precision,
         "command": command,
         "grid": grid.as_posix(),
@@ -90,13 +94,14 @@ def write_report(
         "title": title,
         "slug": lambda row: slugs[row.row.name],
         "link": lambda row: Markup(f"[{escape(row.row.name)}](#{slugs[row.row.name]})"),
+        "heading": heading,
         "show": show,
     }
     text = unwrap(_TEMPLATES.get_template("report.md.j2").render(context))
     make_folder(out / "figures")
     for name, figure in shown.items():
         write_atomically(out / "figures" / name, figure.content)
-    for name, page in (("README.md", text), ("index.html", page_of(text, shown))):
+    for name, page in (("README.md", text), ("index.html", page_of(text, shown, headings))):
         write_atomically(out / name, page.encode("utf-8", errors="backslashreplace"))
     for path in (out / "figures" / name for name in earlier - set(shown)):
         with os_errors_as(f"cannot delete {path}"):
@@ -128,10 +133,10 @@ def _slugs(names: Sequence[str]) -> dict[str, str]:
 
 
 def escape(value: object) -> Markup:
-    """Plain text in one line, of which nothing is taken for markup, an HTML tag, an entity or a formula."""
+    """Plain text in one line, of which nothing is taken for markup, an HTML tag, an entity or a formula; – of None."""
     if isinstance(value, Markup):
         return value
-    text = html.escape(re.sub(r"\s+", " ", str(value)), quote=False)
+    text = html.escape(re.sub(r"\s+", " ", statistics.NOTHING if value is None else str(value)), quote=False)
     return Markup(re.sub(r"([\\`*_\[\]|~$]|#(?=#*$))", r"\\\1", text))
 
 
@@ -177,35 +182,19 @@ def unwrap(text: str) -> str:
     return re.sub(r"\n\s*\n", "\n\n", text).strip() + "\n"
 
 
-def page_of(text: str, shown: dict[str, Figure]) -> str:
+def page_of(text: str, shown: dict[str, Figure], headings: Sequence[tuple[int, str, Markup]]) -> str:
     """The Markdown as an HTML page that needs no other file: every figure is in it, nothing is fetched or run."""
     converter = markdown.Markdown(extensions=["tables", "sane_lists"], output_format="html")
     converter.ESCAPED_CHARS += ["~", "$"]
-    body = converter.convert(text.partition("-->")[2].strip())
-    body = re.sub(r'<p><a id="([^"]+)"></a></p>\n<h(\d)>', r'<h\2 id="\1">', body)
-    body = body.replace(' style="text-align: right;"', "").replace(' style="text-align: left;"', ' class="text"')
+    body = converter.convert(text)  # in which no < or > is left of what was text
     body = body.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")
-
-    def embedded(image: re.Match) -> str:
-        figure = shown[image[2]]
-        return f'<div class="figure"><img {image[1]} width="{figure.width}" src="{_address(figure.content)}"></div>'
-
-    body = re.sub(r'<p><img (alt="[^"]*") src="figures/([^"]+)"></p>', embedded, body)
-    sections = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', body)
-    return _TEMPLATES.get_template("page.html.j2").render(
-        css=Markup(PAGE_CSS.read_text(encoding="utf-8")),
-        title=Markup(re.search(r"<h1[^>]*>(.*?)</h1>", body)[1]),
-        sections=[(Markup(anchor), Markup(title)) for anchor, title in sections],
-        body=Markup(body),
-    )
-
-
-def _address(picture: bytes) -> str:
-    """The picture itself as a data: address; an SVG as text, which is shorter than base64."""
-    if picture.startswith(b"\x89PNG"):
-        return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-    svg = re.sub(r"<[^>']*>", lambda tag: tag[0].replace('"', "'"), picture.decode())
-    return "data:image/svg+xml," + urllib.parse.quote(svg, safe=" !'()*+,/:;<=>?@[]^`{|}")
+    body = body.replace("<p><img ", '<p class="figure"><img ')
+    for name, figure in shown.items():
+        kind = "png" if name.endswith(".png") else "svg+xml"
+        content = f"data:image/{kind};base64,{base64.b64encode(figure.content).decode()}"
+        body = body.replace(f'src="figures/{name}">', f'width="{figure.width}" src="{content}">')
+    css = PAGE_CSS.read_text(encoding="utf-8")
+    return _TEMPLATES.get_template("page.html.j2").render(css=Markup(css), headings=headings, body=Markup(body))
 
 
 # -- the folder --------------------------------------------------------------------------------------------------------

@@ -10,18 +10,14 @@ from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
-from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+from torch.utils.tensorboard.summary import custom_scalars
 
 from harness.files import make_folder, os_errors_as
 from harness.grid.runs import RowRuns, Run
 from harness.report.statistics import Sample
 from harness.tensorboard import EPOCH_TAGS, write_events
 
-FOLDER = "seeds"
-_SUFFIX = "seeds"  # of our files' names, where a run's events file has the machine
+FOLDER = SUFFIX = "seeds"  # and of our files' names, where a run's events file has the machine
 
 
 def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path, *, synthetic: bool) -> list[Path]:
@@ -35,7 +31,7 @@ def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path, *, synthet
     """
     folder = runs_dir / FOLDER
     names = {row.row.name: f"{row.row.name}-synthetic" if synthetic else row.row.name for row in results}
-    earlier = sorted(folder.glob(f"*/events.out.tfevents.*.{_SUFFIX}"))
+    earlier = sorted(folder.glob(f"*/events.out.tfevents.*.{SUFFIX}"))
     written: list[Path] = []
     for row in results:
         if len(row.complete) < 2:
@@ -44,11 +40,13 @@ def write_seed_aggregates(results: Sequence[RowRuns], runs_dir: Path, *, synthet
         files = [path.name for run in row.complete for path in run.path.glob("events.out.tfevents.*")]
         times = [found[1] for file in files if (found := re.match(r"events\.out\.tfevents\.(\d{1,10})\.", file))]
         wall_time = max(map(int, times), default=0)
-        events = [] if written else [Event(wall_time=wall_time, step=0, summary=_layout_summary())]
+        margins = {tag: [f"{FOLDER}/{tag}/{end}" for end in ("mean", "lower", "upper")] for tag in EPOCH_TAGS}
+        charts = {f"{tag}: mean ± sd over seeds": ["Margin", tags] for tag, tags in margins.items()}
+        layout = Event(wall_time=wall_time, step=0, summary=custom_scalars({"seeds": charts}))
         make_folder(folder / names[row.row.name])
         # The runs' own time in the name: a TensorBoard that is open notices a new file, not one replaced.
-        path = folder / names[row.row.name] / f"events.out.tfevents.{wall_time:010d}.{_SUFFIX}"
-        write_events(path, events + _aggregate(row.complete, wall_time))
+        path = folder / names[row.row.name] / f"events.out.tfevents.{wall_time:010d}.{SUFFIX}"
+        write_events(path, [layout] * (not written) + _aggregate(row.complete, wall_time))
         written.append(path)
     for path in earlier:
         if path.parent.name in names.values() and path not in written:
@@ -72,16 +70,3 @@ def _aggregate(runs: Sequence[Run], wall_time: int) -> list[Event]:
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
         events.append(Event(wall_time=wall_time + epochs[0].epoch, step=epochs[0].epoch, summary=summary))
     return events
-
-
-def _layout_summary() -> Summary:
-    """The layout of the Custom Scalars tab: a margin chart a tag, all in one category."""
-    charts = []
-    for tag in EPOCH_TAGS:
-        names = {"value": "mean", "lower": "lower", "upper": "upper"}
-        series = {end: f"{FOLDER}/{tag}/{name}" for end, name in names.items()}
-        charts.append({"title": f"{tag}: mean ± sd over seeds", "margin": {"series": [series]}})
-    layout = layout_pb2.Layout(category=[{"title": "seeds", "chart": charts}])
-    tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()], tensor_shape=TensorShapeProto())
-    value = Summary.Value(tag=metadata.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=metadata.create_summary_metadata())
-    return Summary(value=[value])

@@ -1,6 +1,6 @@
-"""Statistics for small samples, a handful of seeds a row: mean, standard deviation, and Student's t intervals.
+"""Statistics for small samples, a few seeds a row: mean, standard deviation, Student's t intervals, and their text.
 
-What is compared with them is in `results` (against the original) and `conclusions` (rows with each other).
+What is compared with them is in `conclusions`.
 """
 
 import math
@@ -12,17 +12,32 @@ from dataclasses import dataclass
 from scipy.special import stdtrit  # quantiles of Student's t; scipy.stats has them too but takes a second to import
 
 LEVEL = 0.95  # of every interval in the report
+NOTHING = "–"  # in a table's cell
+
+
+def number(value: float | None, decimals: int, sign: str = "-") -> str:
+    """A number as the report writes it; with `sign` "+" also a positive one has its sign, but zero is never −0."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return f"{value:{sign}z{'.4g' if abs(value) >= 1e6 else f'.{decimals}f'}}".replace("-", "−")
+
+
+def span(interval: tuple[float, float] | None, decimals: int, sign: str = "-") -> str:
+    """`low … high`."""
+    return " … ".join(number(end, decimals, sign) for end in interval) if interval else NOTHING
 
 
 @dataclass(frozen=True)
 class Sample:
     """A metric's values, one a seed; `sd` is the sample standard deviation (n - 1), None for a single value.
 
-    `seeds` stands in the order of the values: runs of one seed begin with the same random numbers.
+    `seeds` stands in the order of the values: runs of one seed begin with the same random numbers. `metric` is one of
+    harness.metrics.METRICS, or "drop". As text a sample is `mean ± sd`, or its single value.
     """
 
     values: tuple[float, ...]
     seeds: tuple[int, ...] = ()
+    metric: str = ""
 
     @property
     def n(self) -> int:
@@ -36,10 +51,22 @@ class Sample:
     def sd(self) -> float | None:
         return statistics.stdev(self.values) if self.n > 1 else None
 
+    @property
+    def decimals(self) -> int:
+        """Metrics have four decimals, a loss near zero has five."""
+        return 5 if self.metric.endswith("loss") and self.mean < 0.1 else 4
+
+    def __str__(self) -> str:
+        mean = number(self.mean, self.decimals)
+        if self.sd is None:
+            return mean
+        rounds_to_zero = 0 < self.sd < 0.5 * 10**-self.decimals  # then it gets one decimal more
+        return f"{mean} ± {number(self.sd, self.decimals + rounds_to_zero)}"
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % confidence interval, None where a single seed allows none.
+    """A number with its 95 % confidence interval, None where a single seed allows none. As text it has its sign.
 
     `paired`: the interval is of one value a seed, as all samples have the same seeds.
     """
@@ -47,6 +74,7 @@ class Estimate:
     value: float
     interval: tuple[float, float] | None
     paired: bool = False
+    decimals: int = 4  # of the metrics that it was computed from
 
     @property
     def sign(self) -> int:
@@ -56,15 +84,24 @@ class Estimate:
         low, high = self.interval
         return 1 if low > 0 else -1 if high < 0 else 0
 
+    def __str__(self) -> str:
+        return number(self.value, self.decimals, "+")
+
+    @property
+    def ends(self) -> str:
+        return span(self.interval, self.decimals, "+") if self.interval else "no interval with a single seed"
+
 
 def prediction_interval(sample: Sample | None) -> tuple[float, float] | None:
     """Where one more run lies with 95 % probability, if runs are normally distributed: mean ± t(n - 1)·s·√(1 + 1/n).
 
-    None with fewer than two values. Without any spread both ends are the mean.
+    None with fewer than two values. Without any spread both ends are the mean. Cut off where no such metric can lie:
+    below 0, or an accuracy above 1.
     """
     if sample is None or sample.sd is None:
         return None
-    return _around(sample.mean, sample.sd * math.sqrt(1 + 1 / sample.n), sample.n - 1)
+    low, high = _around(sample.mean, sample.sd * math.sqrt(1 + 1 / sample.n), sample.n - 1)
+    return max(low, 0.0) if sample.metric else low, min(high, 1.0) if sample.metric.endswith("accuracy") else high
 
 
 def weighted_sum(samples: Sequence[Sample], weights: Sequence[float]) -> Estimate:
@@ -76,21 +113,23 @@ def weighted_sum(samples: Sequence[Sample], weights: Sequence[float]) -> Estimat
     after Satterthwaite (1946). A sample of one value, whose variance is unknown, leaves no interval.
     """
     value = math.fsum(weight * sample.mean for sample, weight in zip(samples, weights, strict=True))
+    decimals = samples[0].decimals
     if any(sample.sd is None for sample in samples):
-        return Estimate(value, None)
+        return Estimate(value, None, decimals=decimals)
     seeds = {sample.seeds for sample in samples}
     if len(seeds) == 1 and seeds != {()}:
         by_seed = zip(*(sample.values for sample in samples), strict=True)
         sums = Sample(tuple(math.fsum(map(operator.mul, weights, values)) for values in by_seed))
-        return Estimate(value, _around(value, sums.sd / math.sqrt(sums.n), sums.n - 1), paired=True)
+        return Estimate(value, _around(value, sums.sd / math.sqrt(sums.n), sums.n - 1), True, decimals)
     parts = [(weight * sample.sd) ** 2 / sample.n for sample, weight in zip(samples, weights, strict=True)]
     variance = math.fsum(parts)
     if variance == 0:
-        return Estimate(value, (value, value))
+        return Estimate(value, (value, value), decimals=decimals)
     # The parts are squared as shares of their sum: by themselves they may be too small for that.
-    shares = [part / variance for part in parts]
-    degrees = 1 / math.fsum(share**2 / (sample.n - 1) for share, sample in zip(shares, samples, strict=True))
-    return Estimate(value, _around(value, math.sqrt(variance), degrees))
+    degrees = 1 / math.fsum(
+        (part / variance) ** 2 / (sample.n - 1) for part, sample in zip(parts, samples, strict=True)
+    )
+    return Estimate(value, _around(value, math.sqrt(variance), degrees), decimals=decimals)
 
 
 def _around(middle: float, error: float, degrees: float) -> tuple[float, float]:
