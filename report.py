@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered bef
 PROJECT = Path(__file__).resolve().parent
 EXIT_INCOMPLETE = 1
 EXIT_CODES = """exit code: 0 if every wanted run (each row with each seed) is complete; 1 if the report is written but
-a run is missing, failed or diverged; 2 for wrong input; 130 or 143 if interrupted."""
+a run is missing, failed or diverged; 2 for wrong input; 130, 143 or 129 if interrupted."""
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ Which errors there are is in errors.py.
 """
 
 import _thread
+import atexit
 import contextlib
 import os
 import shlex
@@ -29,9 +30,9 @@ def run_script(main: Callable[[], int]) -> int:
     were found. Only a rank of torchrun's may end here.
     """
     prepare_process()
-    if os.environ.pop(errors.STOP_WITH_STDIN, None):
-        _stop_with_stdin()
     with _interruptible(), _lasting("stdout"), _lasting("stderr"):
+        if os.environ.pop(errors.STOP_WITH_STDIN, None):
+            _stop_with_stdin()
         try:
             with errors.catch_out_of_memory():
                 code = main()
@@ -41,6 +42,7 @@ def run_script(main: Callable[[], int]) -> int:
         except errors.Interrupted as interruption:
             print(file=sys.stderr)  # the terminal shows ^C
             _print_error(interruption.message)
+            atexit.register(errors.ignore_interruptions)  # a second one must not break into Python's own end
             code = 128 + interruption.signum
         if is_rank():
             sys.stdout.flush()

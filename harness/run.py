@@ -48,7 +48,7 @@ class RunFolder:
         self.config: dict = {}  # what checkpoints and config.json will hold
         self.status: str | None = None  # what config.json says, once this process has written it
         self.events: EventsFile | None = None
-        self.lock_stack = contextlib.ExitStack()  # releases the lock, once there is one
+        self.lock_stack = contextlib.ExitStack()  # releases the lock, if there is one, and gives back the threads
         self.holds_lock = False
 
     def lock(self) -> None:

@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,13 +60,8 @@ def run_main(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
     def call(script: str, *argv: object) -> tuple[int, str, str]:
         from harness.cli import run_script
 
-        before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
         capfd.readouterr()
-        try:
-            code = run_script(lambda: importlib.import_module(script).main([str(word) for word in argv]))
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+        code = run_script(lambda: importlib.import_module(script).main([str(word) for word in argv]))
         out, err = capfd.readouterr()
         return code, out, err
 

@@ -106,6 +106,14 @@ def test_interrupted_script_says_so_and_ends_with_the_signals_code(stop, code) -
 
 
 @posix_only
+def test_second_interruption_does_not_break_into_the_end() -> None:
+    main = "import atexit, signal; atexit.register(signal.raise_signal, 2); signal.raise_signal(2)"
+    with start(main) as process:
+        assert process.stderr.read() == "\ninterrupted\n"
+    assert process.returncode == 130
+
+
+@posix_only
 @pytest.mark.parametrize("flush", [True, False])
 def test_script_whose_reader_goes_away_does_its_work_to_the_end(flush: bool) -> None:
     with start(f"sys.stdin.readline(); print('x' * 10**5, flush={flush}); print('done', file=sys.stderr)") as process:
