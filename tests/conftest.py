@@ -13,6 +13,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parent.parent
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; before torch is imported, and for every child
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(PROJECT / ".pytest_cache" / "hypothesis")  # what it finds in the code
 
 
 @pytest.fixture
