@@ -1,47 +1,51 @@
-"""Trainings killed at random instants, damaged files and failed writes, for SOAK_MINUTES minutes: `make soak`.
+"""Trainings that are killed, damaged files and failed writes, for SOAK_MINUTES minutes: `make soak`.
 
-Every case is a process forked from this one, which has imported everything: starting PyTorch would take longer than all
-that a case does. A run that was killed, or whose disk failed, is resumed and must end with the bits of one that nothing
-disturbed. A damaged file must be refused in one sentence, or change nothing. Cases are numbered, and all choices of a
-case come from SOAK_SEED and its number; only the instant of a kill depends on the machine's speed, too. So what lay on
-the disk when a case failed is kept, and its place is printed. What has been found so is in docs/reliability.md.
+A training that was killed, or whose disk failed, is resumed and must end with the bits of one that nothing disturbed. A
+damaged file must be refused in one sentence, or change nothing. Every case is a fork of this process, which has
+imported everything: starting PyTorch would take longer than all that a case does.
+
+Cases are numbered, and all choices of one come from SOAK_SEED and its number; only the instant of a kill depends on the
+machine's speed, too. A case that fails is printed with the command that repeats it, and with a copy of what lay on the
+disk. docs/reliability.md says what was found; how files are damaged is in mutations.py, how a disk fails in
+faulty_disk.py.
 """
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a fork must have no other threads
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: what forks must have no other threads
 
-import contextlib
-import importlib
 import itertools
 import json
 import multiprocessing
 import random
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch._dynamo  # the optimizers import it
-import torch.utils.tensorboard  # noqa: F401
+import torch.utils.tensorboard
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fake_sets import make_cifar10, make_mnist
+from faulty_disk import ERRORS, Training
 from killed_runs import assert_same_run, make_runs_small, same_bits
+from mutations import check_told, damaged_archive, damaged_bytes, damaged_table, damaged_value, outcome
 
-import cnn_cifar10  # noqa: F401 - these take the time, and every fork has them
+import cnn_cifar10
+import harness.report.charts  # what is imported here no fork needs to import
+import harness.train
 import models  # noqa: F401
-import report  # noqa: F401
-import rnn_mnist  # noqa: F401
-import visualize  # noqa: F401
+import report
+import rnn_mnist
+import visualize
 from harness.cli import run_script
 from harness.image_sets import IMAGE_SETS
 
@@ -49,21 +53,34 @@ MINUTES = float(os.environ.get("SOAK_MINUTES", 1))
 SEED = int(os.environ.get("SOAK_SEED", 0))
 ONLY = os.environ.get("SOAK_CASE")  # the number of a case to repeat
 
-SMALL = "--data-dir ../data --device cpu --threads 1".split()
-CELL = ["rnn_mnist", *SMALL, *"--hidden-size 8 --batch-size 16 --epochs 3".split()]
-CNN = ["cnn_cifar10", *SMALL, *"--augment --batch-size 25 --epochs 3 --snapshot-epochs 1,2".split()]
-NETWORKS = {"cnn": CNN} | {cell: [*CELL, "--cell", cell] for cell in ("rnn", "lstm", "gru")}
+MAINS = {script.__name__: script.main for script in (cnn_cifar10, rnn_mnist, report, visualize)}
+EPOCHS = 3
+SMALL = f"--data-dir ../data --device cpu --threads 1 --epochs {EPOCHS} --batch-size 16".split()
+NETWORKS = {"cnn": ["cnn_cifar10", "--augment", "--snapshot-epochs", "1,2"]}
+NETWORKS |= {cell: ["rnn_mnist", "--hidden-size", "8", "--cell", cell] for cell in ("rnn", "lstm", "gru")}
 RUNS = {  # the command of each run
-    (name := f"{network}-{precision}"): [*words, "--precision", precision, "--name", name]
+    (name := f"{network}-{precision}"): [*words, *SMALL, "--precision", precision, "--name", name]
     for network, words in NETWORKS.items()
     for precision in ("fp32", "bf16")
 }
+GRID = """
+[[row]]
+name = "a-gru"
+script = "rnn_mnist"
+title = "the GRU"
+printed = {test_accuracy = 0.5}
+flags = {cell = "gru", hidden_size = 8, epochs = 3, batch_size = 16}
+[[row]]
+name = "a-cnn"
+script = "cnn_cifar10"
+flags = {epochs = 3, batch_size = 16, augment = true}
+note = "a note"
+"""
+REPORT = ["report", "--no-train", "--grid", "grid.toml", "--precision", "fp32"]
+LOOK = ["visualize", "--data-dir", "../data", "--only", "filters,evolution"]
 
 # Windows has no fork: there each case imports everything itself.
 processes = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
-
-
-# -- a script as a process of its own ----------------------------------------------------------------------------------
 
 
 class Ended(NamedTuple):
@@ -72,9 +89,9 @@ class Ended(NamedTuple):
     err: str
 
 
-def start(words: list[str], folder: Path, *, within: Callable = contextlib.nullcontext, seconds: float = 60) -> Ended:
-    """Run a script with its flags in `folder`, in the context that `within` makes; kill it after so many seconds."""
-    process = processes.Process(target=_start_here, args=(words, folder, within))
+def fork(function: Callable, *arguments: object, folder: Path, seconds: float = 100) -> Ended:
+    """Call a function in a process of its own, in a folder; kill the process after so many seconds."""
+    process = processes.Process(target=_call, args=(function, arguments, folder))
     process.start()
     process.join(seconds)
     process.kill()
@@ -82,121 +99,274 @@ def start(words: list[str], folder: Path, *, within: Callable = contextlib.nullc
     return Ended(process.exitcode, *((folder / name).read_text(errors="replace") for name in ("out", "err")))
 
 
-def _start_here(words: list[str], folder: Path, within: Callable) -> None:
+def _call(function: Callable, arguments: tuple, folder: Path) -> None:
     os.chdir(folder)
     for descriptor, name in enumerate(("out", "err"), start=1):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115, PTH123 - until the process ends
-    with within():
-        sys.exit(run_script(lambda: importlib.import_module(words[0]).main(words[1:])))
+    sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115 - until the process ends
+    sys.exit(function(*arguments))
 
 
-def make_small() -> None:
-    """Few images in every set, for this process and its forks."""
-    make_runs_small()
-    with tempfile.TemporaryDirectory() as folder:  # the files are the same each time, and so are their checksums
-        IMAGE_SETS.update(cifar10=make_cifar10(Path(folder)), mnist=make_mnist(Path(folder)))
+def script(words: list[str]) -> int:
+    return run_script(lambda: MAINS[words[0]](words[1:]))
 
 
-make_small()
-
-
-# -- the cases ---------------------------------------------------------------------------------------------------------
+def killed_after_first_epoch(words: list[str]) -> None:
+    harness.train._print_epoch = lambda *_: os._exit(1)
+    script(words)
 
 
 class Soak:
-    """In `work`: data/, whole/ with the runs that nothing disturbed, case/ in which a case is tried, before/ with what
-    it began with, and stopped/ and finished/, which are copied to be damaged."""
+    """Folders in `work`: data/; whole/, with the runs that nothing disturbed; stopped/, with the same after an epoch;
+    finished/, with what a report is written from; case/, where a case is tried; before/, with what it began with."""
 
     def __init__(self, work: Path) -> None:
         self.work, self.whole, self.case, self.before = work, work / "whole", work / "case", work / "before"
         self.count: Counter[str] = Counter()
         self.seconds: dict[str, float] = {}  # that each run takes
-        make_cifar10(work / "data")
-        make_mnist(work / "data")
-        self.whole.mkdir()
+        make_sets(work / "data")
+        for folder in (self.whole, work / "stopped"):
+            folder.mkdir()
         for name, words in RUNS.items():
             began = time.perf_counter()
-            ended = start(words, self.whole)
-            assert ended.code == 0, ended.err
+            ended = fork(script, words, folder=self.whole)
+            assert ended.code == 0, ended
             self.seconds[name] = time.perf_counter() - began
+            fork(killed_after_first_epoch, words, folder=work / "stopped")
+        ended = fork(script, [*LOOK, "runs/cnn_cifar10/cnn-fp32/best.pt"], folder=self.whole)
+        assert ended.code == 0, ended
+        shutil.copytree(self.whole / "runs", work / "finished/runs", ignore=shutil.ignore_patterns("*.pt", "*-bf16"))
+        (work / "finished/grid.toml").write_text(GRID)
+        ended = fork(script, REPORT, folder=work / "finished")
+        assert ended.code == 0, ended
+
+    # -- kills ---------------------------------------------------------------------------------------------------------
 
     def kill(self, choose: random.Random) -> None:
         """A training that is killed once or more, each time at a random instant, then left to end."""
         name = choose.choice(list(RUNS))
+        self.case.mkdir()
         saved = 0  # epochs of which the run has said that they have ended
         for _ in range(choose.choice((1, 1, 2, 3))):
-            shutil.copytree(self.case, self.before, dirs_exist_ok=True)
-            ended = start([*RUNS[name], "--resume"], self.case, seconds=choose.uniform(0, self.seconds[name]))
+            instant = choose.uniform(0, self.seconds[name])
+            ended = fork(script, [*RUNS[name], "--resume"], folder=self.case, seconds=instant)
             if ended.code == 0:
                 self.count["runs that ended before their kill"] += 1
                 break
-            assert ended.code == -signal.SIGKILL, ended
+            assert ended.code < 0, ended
+            said = max(map(int, re.findall(r"^epoch (\d+)/", ended.out, re.MULTILINE)), default=0)
+            saved = max(saved, said)
+            self.count[f"kills after epoch {saved}"] += 1
             self.count["kills"] += 1
-            self.count[f"kills after epoch {last_epoch(ended.out)}"] += 1
-            saved = max(saved, last_epoch(ended.out))
-        self.resume(name, saved)
-
-    def resume(self, name: str, saved: int) -> None:
-        """Continue a run to its end: it has lost no epoch that was saved, and equals the one that nothing disturbed."""
-        replace_folder(self.before, self.case)
-        ended = start([*RUNS[name], "--resume"], self.case)
+        shutil.copytree(self.case, self.before)
+        ended = fork(script, [*RUNS[name], "--resume"], folder=self.case)
         assert ended.code == 0 and not ended.err, ended
         found = re.search(r"continuing after epoch (\d+)", ended.out)
-        lost = saved - (int(found[1]) if found else 3 if "is complete" in ended.out else 0)
-        assert lost <= 0, f"{lost} epochs lost: {ended}"
-        run, whole = only_run(self.case, name), only_run(self.whole, name)
+        continued = int(found[1]) if found else EPOCHS * ("is complete" in ended.out)
+        assert continued >= saved, f"{saved} epochs were saved: {ended}"
+        self.compare(name)
+
+    def compare(self, name: str) -> None:
+        """The run in case/ is complete and equals the one that nothing disturbed."""
+        run, whole = (path_of(folder, name) for folder in (self.case, self.whole))
         assert_same_run(run, whole)
         assert config_of(run) == config_of(whole)
-        for snapshot in whole.glob("snapshots/*"):
-            ours, other = (torch.load(folder / "snapshots" / snapshot.name) for folder in (run, whole))
+        for each in whole.glob("snapshots/*"):
+            ours, other = (torch.load(folder / "snapshots" / each.name, weights_only=True) for folder in (run, whole))
             assert same_bits(ours["weights"], other["weights"])
-        self.count["resumed runs compared"] += 1
+        self.count["resumed runs that were compared"] += 1
+
+    # -- damaged files -------------------------------------------------------------------------------------------------
+
+    def damage(self, choose: random.Random) -> None:
+        """A file of any kind is damaged, and whatever reads it is run."""
+        tries = [self.resume_damaged] * 20 + [self.report_damaged] * 6 + [self.load_damaged] * 3 + [self.look_damaged]
+        self.case.mkdir()
+        self.before.mkdir()
+        ended = fork(self.damage_here, choose.choice(tries), choose, folder=self.case)
+        self.count["damaged files"] += 1
+        self.count[ended.out.strip()] += 1
+        assert ended.code == 0, f"exit code {ended.code}: {ended.out}{ended.err}"
+        assert not (self.case / "pwned").exists(), "foreign code was run"
+
+    def damage_here(self, attempt: Callable, choose: random.Random) -> None:
+        code = attempt(choose)
+        (file,) = self.before.iterdir()
+        name = re.sub(r"^(events|epoch)\b.*", r"\1…", file.name)
+        print(f"{attempt.__name__}: {name}, exit code {code}")
+
+    def resume_damaged(self, choose: random.Random) -> int:
+        """Any file of a run of which last.pt is all that is needed; the others are written again."""
+        name = choose.choice([name for name in RUNS if choose.random() < 0.05 or not name.startswith("cnn")])
+        run = self.copy("stopped", name)
+        files = [file for file in sorted(run.iterdir()) if file.is_file() and file.name != ".lock"]
+        file = choose.choice([*files, run / "last.pt", run / "last.pt"])
+        trusted = self.change(file, choose)
+        code, _, err = outcome(lambda: MAINS[RUNS[name][0]]([*RUNS[name][1:], "--resume"]))
+        if trusted and code == 3:  # a whole checkpoint with a stranger's flags may diverge
+            return code
+        check_told(code, err)
+        if code == 0 and not trusted:
+            self.compare(name)
+        assert code == 0 or file.name == "last.pt", err
+        return code
+
+    def load_damaged(self, choose: random.Random) -> int:
+        """A file of an image set. Each is checked before it is read."""
+        shutil.copytree(self.work / "data", "data")
+        name = choose.choice(["cnn-fp32", "gru-fp32"])
+        entry = IMAGE_SETS["cifar10" if name == "cnn-fp32" else "mnist"]
+        file = Path("data") / entry.folder / choose.choice([*entry.train, *entry.test])
+        before = file.read_bytes()
+        self.change(file, choose)
+        code, _, err = outcome(lambda: MAINS[RUNS[name][0]]([*RUNS[name][1:], "--data-dir", "data", "--epochs", "1"]))
+        check_told(code, err)
+        assert code == 2 or file.read_bytes() == before
+        return code
+
+    def report_damaged(self, choose: random.Random) -> int:
+        """A grid, or a file of a run without checkpoints: such a run is left out."""
+        made = shutil.ignore_patterns("report", "out", "err")
+        shutil.copytree(self.work / "finished", ".", ignore=made, dirs_exist_ok=True)
+        files = [file for file in sorted(Path("runs").rglob("*.*")) if file.is_file() and file.name != ".lock"]
+        file = choose.choice([Path("grid.toml"), *files])
+        self.change(file, choose)
+        code, _, err = outcome(lambda: report.main(REPORT[1:]))
+        told = [line for line in err.splitlines() if not line.startswith(("note: ", "runs complete: ", "  "))]
+        if code == 2 and file.name == "grid.toml":
+            check_told(code, err)
+        else:
+            assert code in (0, 1) and not told and Path("report/README.md").exists(), err
+        return code
+
+    def look_damaged(self, choose: random.Random) -> int:
+        """A checkpoint or a snapshot that visualize.py reads."""
+        run = self.copy("whole", "cnn-fp32")
+        shutil.rmtree(run / "figures")
+        trusted = self.change(choose.choice([run / "best.pt", *sorted(run.glob("snapshots/*"))]), choose)
+        code, _, err = outcome(lambda: visualize.main([*LOOK[1:], str(run / "best.pt")]))
+        check_told(code, err)
+        if code == 0 and not trusted:
+            for file in path_of(self.whole, "cnn-fp32").glob("figures/*.csv"):
+                assert (run / "figures" / file.name).read_bytes() == file.read_bytes(), file.name
+        return code
+
+    def copy(self, folder: str, name: str) -> Path:
+        run = path_of(self.work / folder, name)
+        return shutil.copytree(run, self.case / run.relative_to(self.work / folder))
+
+    def change(self, file: Path, choose: random.Random) -> bool:
+        """Damage a file, and keep a copy in before/. True if a checkpoint is whole but holds other values."""
+        content, kind, trusted = file.read_bytes(), choose.randrange(4), False
+        if file.suffix == ".pt" and kind >= 2:
+            odd = (Pwned(),) if kind == 3 else ()
+            torch.save(damaged_value(torch.load(file, weights_only=True), choose, *[odd] * bool(odd)), file)
+            trusted = True
+        elif file.suffix == ".pt" and kind == 1:
+            file.write_bytes(damaged_archive(content, choose))
+        elif file.suffix == ".json" and kind:
+            file.write_text(json.dumps(damaged_value(json.loads(content), choose)))
+        elif file.suffix in (".csv", ".toml") and kind:
+            file.write_text(damaged_table(content.decode(), choose), errors="surrogatepass")
+        else:
+            file.write_bytes(damaged_bytes(content, choose))
+        shutil.copy(file, self.before / file.name)
+        return trusted
+
+    # -- failed writes -------------------------------------------------------------------------------------------------
+
+    def fail(self, choose: random.Random) -> None:
+        """Let each call in turn that changes a file fail with one error, for the moment or from then on."""
+        way, error, lasting = choose.choice(Training.WAYS), choose.choice(ERRORS), choose.random() < 0.5
+        self.case.mkdir()
+        self.before.mkdir()
+        ended = fork(fail_each, way, error, lasting, folder=self.case, seconds=300)
+        self.count["failed writes"] += len(ended.out.splitlines())
+        assert ended.code == 0, f"{way}, {error}, {'lasting' if lasting else 'passing'}: {ended.err}"
+
+    def summary(self) -> str:
+        return ", ".join(f"{self.count[what]:,} {what}" for what in ("kills", "damaged files", "failed writes"))
+
+    # -- one case ------------------------------------------------------------------------------------------------------
 
     def try_case(self, number: int) -> None:
-        shutil.rmtree(self.case, ignore_errors=True)
-        shutil.rmtree(self.before, ignore_errors=True)
-        self.case.mkdir()
-        self.kill(random.Random(f"{SEED} {number}"))
+        for folder in (self.case, self.before):
+            shutil.rmtree(folder, ignore_errors=True)
+        kind = self.kill if number % 16 == 0 else self.fail if number % 320 == 1 else self.damage
+        kind(random.Random(f"{SEED} {number}"))
 
 
-def only_run(folder: Path, name: str) -> Path:
-    (config,) = folder.glob(f"runs/*/{name}/config.json")
-    return config.parent
+def fail_each(way: str, error: str, lasting: bool) -> None:
+    words = ("--data=mnist", "--data-dir=../data", "--hidden-size=8", "--batch-size=16", "--threads=1")
+    training = Training(rnn_mnist.main, words, Path.cwd())
+    for kind, number in training.faults(way):
+        print(kind, *training.check_fault(way, number, error, lasting=lasting), flush=True)
+
+
+class Pwned:
+    """Pickled as a call that makes a folder of this name."""
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("pwned",)
+
+    def __deepcopy__(self, _: dict) -> "Pwned":
+        return self
+
+
+def path_of(folder: Path, name: str) -> Path:
+    (last,) = folder.glob(f"runs/*/{name}/last.pt")
+    return last.parent
 
 
 def config_of(run: Path) -> dict:
-    """config.json without the seconds."""
+    """config.json without what may differ."""
     config = json.loads((run / "config.json").read_text()) | {"wall_seconds": 0}
-    del config["flags"]["resume"]
-    return config
+    return config | {"flags": config["flags"] | {"resume": False}}
 
 
-def last_epoch(out: str) -> int:
-    """The last epoch that a training has printed, 0 for none."""
-    return max(map(int, re.findall(r"^epoch (\d+)/", out, re.MULTILINE)), default=0)
+def make_small() -> None:
+    """Few images in every set, for this process and its forks."""
+    make_runs_small()
+    with tempfile.TemporaryDirectory() as folder:
+        IMAGE_SETS.update(make_sets(Path(folder)))
 
 
-def replace_folder(folder: Path, source: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(source, folder)
+def make_sets(folder: Path) -> dict:
+    """Write the image sets, the same files each time; returns their entries."""
+    return {"cifar10": make_cifar10(folder, per_file=10), "mnist": make_mnist(folder)}
 
 
 def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="soak-"))
-    soak, began, told = Soak(work), time.monotonic(), 0
-    failures = 0
+    kept = work.with_name(f"{work.name}-failures")
+    soak, began, minute, failures = Soak(work), time.monotonic(), 0, 0
+    print(f"{len(RUNS)} runs to compare with are made, in {work}; seed {SEED}", flush=True)
     for number in [int(ONLY)] if ONLY else itertools.count():
         minutes = (time.monotonic() - began) / 60
-        if minutes >= MINUTES:
+        if minutes >= MINUTES and not ONLY:
             break
+        if minutes >= minute + 1:
+            minute = int(minutes)
+            print(f"minute {minute}: {soak.summary()}, {failures} failures", flush=True)
         try:
             soak.try_case(number)
-        except Exception as error:
+        except Exception:
             failures += 1
-            traceback.print_exc()
-    print(soak.count, failures)
-    return failures > 0
+            place = kept / str(number)
+            for folder in (soak.before, soak.case):
+                shutil.copytree(folder, place / folder.name)
+            reason = traceback.format_exc()
+            (place / "reason").write_text(reason)
+            print(f"FAILED: SOAK_SEED={SEED} SOAK_CASE={number} make soak (files and reason: {place})")
+            print("    " + "\n    ".join([line[:300] for line in reason.splitlines() if line][-4:]), flush=True)
+    for what, count in sorted(soak.count.items()):
+        print(f"{count:9,} {what}")
+    print(f"{soak.summary()} in {minutes:.0f} minutes, seed {SEED}: {failures} failures")
+    shutil.rmtree(work)
+    return int(failures > 0)
+
+
+make_small()
 
 if __name__ == "__main__":
     sys.exit(main())
