@@ -11,19 +11,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cnn_cifar10
-import rnn_mnist
 from harness.cli import command_line, program, run_script
 from harness.errors import Interrupted, UserError
 from harness.flags import Parser, add_flags, gpu_share, option, up_to_1024
+from harness.image_sets import CNN, RNN, sets_for
 from harness.ranks import refuse_ranks
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
     from harness.grid.runs import RowRuns
 
 PROJECT = Path(__file__).resolve().parent
-SCRIPTS = {module.__name__: module for module in (cnn_cifar10, rnn_mnist)}
-PARSERS = {name: script.make_parser() for name, script in SCRIPTS.items()}
 EXIT_INCOMPLETE = 1
 EXIT_CODES = """exit code: 0 if every wanted run (each row with each seed) is complete; 1 if the report is written but
 a run is missing, failed or diverged; 2 for wrong input; 130 or 143 if interrupted."""
@@ -87,23 +84,23 @@ def report(flags: argparse.Namespace, *, command: str) -> int:
 
     grid, here = flags.grid or PROJECT / "experiments.toml", Path.cwd()
     grid = grid.relative_to(here) if grid.is_relative_to(here) else grid  # the report names it, on any machine
-    rows, comparison = load_grid(grid, PARSERS)
+    rows, comparison = load_grid(grid)
     chosen = chosen_rows(rows, flags.only, grid)
     check_folder(flags.out)
     nearest_folder(flags.runs_dir, "--runs-dir")
 
-    same = {"seeds": range(flags.seeds), "precision": flags.precision}
+    same = {"seeds": range(flags.seeds), "precision": flags.precision, "build_model": build_model}
     data = None if flags.data == "real" else flags.data
     compared = [comparison] if comparison and data is None else []
-    results = find_runs(rows, flags.runs_dir, PARSERS, data=data, **same)
-    on_mnist = find_runs(compared, flags.runs_dir, PARSERS, data="mnist", **same)
+    results = find_runs(rows, flags.runs_dir, data=data, **same)
+    on_mnist = find_runs(compared, flags.runs_dir, data="mnist", **same)
     problems_on_mnist, failures = [], {}
     if not flags.no_train:
         failures = train_missing([each for each in results if each.row in chosen], flags, data)
-        results = find_runs(rows, flags.runs_dir, PARSERS, data=data, **same)
+        results = find_runs(rows, flags.runs_dir, data=data, **same)
         if compared and chosen == rows:
             failed = train_missing(on_mnist, flags, "mnist")
-            on_mnist = find_runs(compared, flags.runs_dir, PARSERS, data="mnist", **same)
+            on_mnist = find_runs(compared, flags.runs_dir, data="mnist", **same)
             problems_on_mnist = problems_of(on_mnist, failed)
             keep_first_rows_of(on_mnist, results, flags)
         look_inside(results, flags)
@@ -135,7 +132,7 @@ def train_missing(results: "list[RowRuns]", flags: argparse.Namespace, data: str
 
     same = ("runs_dir", "data_dir", "precision", "device", "compile", "jobs")
     settings = Settings(PROJECT, data=data, **{name: getattr(flags, name) for name in same})
-    jobs = plan_jobs(results, PARSERS, settings)
+    jobs = plan_jobs(results, settings)
     if not jobs:
         return {}
     check_writable(nearest_folder(flags.runs_dir, "--runs-dir"))
@@ -144,7 +141,7 @@ def train_missing(results: "list[RowRuns]", flags: argparse.Namespace, data: str
         warn_of_slow_bf16()
     if data != "synthetic":  # fetched here once, and not by two runs at a time
         for script, name in sorted({(job.row.script, job.flags["data"]) for job in jobs}):
-            load_images(SCRIPTS[script].DATA[name], data_dir=flags.data_dir)
+            load_images(sets_for(script)[name], data_dir=flags.data_dir)
     print(f"runs to train: {len(jobs)}, into {flags.runs_dir}", flush=True)
     if flags.engine == "local":
         return train_jobs(jobs, ThisMachine(settings, len(jobs)))
@@ -165,7 +162,7 @@ def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", fl
     from harness.files import is_outdated
     from models import build_model
 
-    rows = [*comparison, *(each for each in results if each.row.script == rnn_mnist.__name__)]
+    rows = [*comparison, *(each for each in results if each.row.script == RNN)]
     firsts = [each.complete[0] for each in rows if each.complete] if comparison[0].complete else []
     names = ("optimizer", "lr", "epochs")
     alike = [run.path for run in firsts if all(run.config["flags"][n] == firsts[0].config["flags"][n] for n in names)]
@@ -187,7 +184,7 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     from harness.report.inside import rank
     from models import build_model
 
-    runs = [each.complete[0] for each in results if each.row.script == cnn_cifar10.__name__ and each.complete]
+    runs = [each.complete[0] for each in results if each.row.script == CNN and each.complete]
     run = max(runs, key=rank, default=None)
     if not run or not (run.path / "best.pt").exists():
         return

@@ -8,6 +8,7 @@ run has, `train.py` when they are written.
 import io
 import pickletools
 import time
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -69,11 +70,11 @@ def save_snapshot(path: Path, config: dict, state: State) -> None:
     """Write the weights and biases of the convolutions."""
     convolutions = {name for name, module in state.model.named_modules() if isinstance(module, nn.Conv2d)}
     weights = {n: value for n, value in state.model.state_dict().items() if n.rpartition(".")[0] in convolutions}
+    make_folder(path.parent)
     _save(path, config, {"weights": weights, "epoch": state.epoch})
 
 
 def _save(path: Path, config: dict, content: dict) -> None:
-    make_folder(path.parent)
     buffer = io.BytesIO()  # through memory: torch.save to a path hides what the disk said
     torch.save({"format": FORMAT, "config": config, **content}, buffer)
     write_atomically(path, buffer.getvalue())
@@ -120,11 +121,12 @@ def load_checkpoint(path: Path) -> dict:
     Raises UserError if the file is missing, truncated, no checkpoint, one of another project, or asks for code to be
     run. A tensor in it can still have one number for any number of elements: look at its shape before its values.
     """
-    file = io.BytesIO(read_file(path))
+    file = io.BytesIO(read_file(path))  # from memory: whatever fails from here on, it is not the disk
     try:
         fault = _fault_of_archive(file)
         file.seek(0)
-        content = None if fault else torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of what a foreign file has in it
+            content = None if fault else torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file can make the reader fail in any way
         if is_out_of_memory(error):
             raise OutOfMemory(f"there is not enough memory to read {path}") from error
@@ -139,7 +141,7 @@ def load_checkpoint(path: Path) -> dict:
 
 
 def _fault_of_archive(file: io.BytesIO) -> str | None:
-    """What is wrong with a zip that is no checkpoint, would grow when read, or whose pickle uses a foreign name."""
+    """What is wrong with a zip that is damaged, no checkpoint, would grow when read, or asks for a foreign name."""
     if file.read(4) != b"PK\x03\x04":  # PyTorch would read anything else in its older formats, which check less
         return "is no checkpoint, or was written by a very old PyTorch"
     with zipfile.ZipFile(file) as archive:
@@ -149,6 +151,8 @@ def _fault_of_archive(file: io.BytesIO) -> str | None:
         pickles = [entry for entry in entries if "data.pkl" in entry.orig_filename.lower()]
         if grows or overlaps or len(pickles) != 1:  # of two pickles PyTorch might read the one not checked here
             return "is not an archive as PyTorch writes it"
+        if archive.testzip():  # PyTorch itself does not look at the checksums
+            return "is damaged: one of its checksums is wrong"
         operations = list(pickletools.genops(archive.read(pickles[0])))
     strange = {value for operation, value, _ in operations if operation.name == "GLOBAL"} - ALLOWED_NAMES
     return f"is not a checkpoint that can be trusted: it asks for {min(strange)!r}" if strange else None

@@ -70,9 +70,8 @@ def fetch(name: str, data_dir: Path, mirror: str | None = None) -> None:
             return  # another process fetched them meanwhile
         paths = [_obtain(archive, entry, data_dir, mirror, complaint) for archive in entry.archives]
         _unpack(entry, paths, data_dir)
-        for path in paths:
-            if path.suffix == ".part":  # downloaded for this; the user's own stays
-                path.unlink()
+        for archive in entry.archives:  # what was downloaded for this; the user's own stays
+            (data_dir / entry.archive_folder / f"{archive.name}.part").unlink(missing_ok=True)
 
 
 def _is_url(text: str) -> bool:

@@ -8,17 +8,26 @@ import errno
 import functools
 import os
 import secrets
+import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from harness.errors import FolderLocked, UserError
 
-# A file system without locks answers with one of these: some network mounts and some folders shared with containers.
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+LARGEST = 4 << 30  # bytes; a checkpoint of the largest network that is allowed has 2.4e9
+
+# How a file system says that it has no locks, or cannot flush a file or a folder: network mounts, folders shared with
+# containers, and what programs offer as a file system.
+_NOT_OFFERED = {
+    *(errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP),
+    *(errno.EINVAL, errno.EBADF, errno.ENOTTY),
+}
 
 
 @contextlib.contextmanager
@@ -28,6 +37,29 @@ def os_errors_as(complaint: str, advice: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{complaint}: {error.strerror or error}{advice}") from error
+
+
+@contextlib.contextmanager
+def _optional(otherwise: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """For a call that only makes things safer: where the file system does not offer it, do `otherwise` and go on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+        otherwise()
+
+
+def patiently(action: Callable, *given: Any, **named: Any) -> Any:
+    """Call `action`, and call it again for a second while the system refuses it.
+
+    On Windows nobody can replace or delete a file in the moment in which a reader or a virus scanner has it open.
+    """
+    for pause in (0.05, 0.1, 0.25, 0.6):
+        with contextlib.suppress(PermissionError):
+            return action(*given, **named)
+        time.sleep(pause)
+    return action(*given, **named)
 
 
 def make_folder(path: Path) -> None:
@@ -59,8 +91,13 @@ def is_outdated(made: Path, checkpoint: Path) -> bool:
 
 
 def read_file(path: Path) -> bytes:
-    """The whole content of a file; UserError if it cannot be read."""
+    """The whole content of a file. UserError if it cannot be read, is a pipe or a device, or is larger than LARGEST."""
     with os_errors_as(f"cannot read {path}"):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe may never send anything, and a device may never end
+            raise UserError(f"cannot read {path}: it is no regular file")
+        if status.st_size > LARGEST:
+            raise UserError(f"cannot read {path}: it has {status.st_size:,} bytes, and nothing of this project has")
         return path.read_bytes()
 
 
@@ -77,22 +114,28 @@ def write_atomically(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 flush_to_disk(file.fileno())
-            temporary.replace(path)
+            patiently(temporary.replace, path)
         finally:
             temporary.unlink(missing_ok=True)
         if os.name == "posix":  # makes the renaming durable; Windows has no such call and needs none
             folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
+            with _optional():
+                os.fsync(folder)
             os.close(folder)
 
 
-def flush_to_disk(descriptor: int) -> None:
-    """All that was written to the file survives a loss of power from now on."""
-    os.fsync(descriptor)
-    if sys.platform == "darwin":  # where fsync stops at the drive's own cache
-        import fcntl
+def leftovers(path: Path) -> Iterable[Path]:
+    """What kills within write_atomically left beside `path`, whose name may be a pattern."""
+    return path.parent.glob(f".{path.name}.{'[0-9a-f]' * 8}.tmp")
 
-        with contextlib.suppress(OSError):  # a network's file system may not know it
+
+def flush_to_disk(descriptor: int) -> None:
+    """All that was written to the file survives a loss of power from now on, where the file system can promise that."""
+    with _optional():
+        os.fsync(descriptor)
+        if sys.platform == "darwin":  # where fsync stops at the drive's own cache
+            import fcntl
+
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
 
 
@@ -107,14 +150,12 @@ def lock_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
     # A soft lock, which is the mere existence of a file, would outlive a process that is killed.
     # It is tried for a moment: another process's is_locked may hold it for an instant.
     lock = FileLock(folder / ".lock", timeout=-1 if wait else 0.2, fallback_to_soft=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise FolderLocked(f"another process is training in {folder}; wait for it, or choose another --name") from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise UserError(f"cannot write in {folder}: {error.strerror}") from error
-        _warn_of_no_locks()
+    with os_errors_as(f"cannot write in {folder}"), _optional(_warn_of_no_locks):
+        try:
+            lock.acquire()
+        except Timeout:
+            busy = f"another process is training in {folder}; wait for it, or choose another --name"
+            raise FolderLocked(busy) from None
     try:
         yield
     finally:

@@ -280,31 +280,32 @@ def recorded_flags(flags: argparse.Namespace) -> dict:
     return {name: str(value) if isinstance(value, Path) else value for name, value in recorded.items()}
 
 
-def complete_record(recorded: Mapping[str, object], parser: argparse.ArgumentParser) -> dict:
-    """The flags that a run records, with the defaults of those of its script that were added after it was made."""
-    later = {name: parser.get_default(name) for name in vars(parser.parse_args([])) if FLAGS[name].added_later}
-    return later | dict(recorded)
+def typed_record(recorded: Mapping[str, object], parser: argparse.ArgumentParser) -> dict:
+    """The flags that a run records, as its script's parser reads them; of those added after it was made, the default.
 
-
-def resumed_flags(flags: argparse.Namespace, recorded: dict) -> argparse.Namespace:
-    """The flags to continue a run with: those recorded, but for what may change and was typed.
-
-    Raises UserError, which names the flag, if a typed flag differs from the recorded one and may not, or if the record
+    The record may come from a stranger's file, so it passes the same parser as a command line. Raises UserError if it
     lacks a flag or has a value that could not have been typed.
     """
-    names = [name for name in recorded_flags(flags) if FLAGS[name].of_run]
-    recorded = complete_record(recorded, flags.parser)
-    missing = [option(name) for name in names if name not in recorded]
-    if missing:
+    defaults = {name: value for name, value in vars(parser.parse_args([])).items() if FLAGS[name].of_run}
+    recorded = {name: value for name, value in defaults.items() if FLAGS[name].added_later} | recorded
+    if missing := [option(name) for name in defaults if name not in recorded]:
         raise UserError(f"its record lacks {', '.join(missing)}; another version made it")
-    # The record may come from a stranger's file, so it passes the same parser as a command line. What was left alone
-    # may be None or False, which cannot be typed.
-    changed = {name: recorded[name] for name in names if recorded[name] is not flags.parser.get_default(name)}
+    # What was left alone may be None or False, which cannot be typed.
+    changed = {name: recorded[name] for name, default in defaults.items() if recorded[name] is not default}
     words = [option(name) if value is True else f"{option(name)}={value}" for name, value in changed.items()]
-    before = flags.parser.parse_args(words)
+    read = vars(parser.parse_args(words))
+    return {name: read[name] for name in defaults}
+
+
+def resumed_flags(flags: argparse.Namespace, recorded: Mapping[str, object]) -> argparse.Namespace:
+    """The flags to continue a run with: those recorded, but for what may change and was typed.
+
+    Raises UserError, which names the flag, if a typed flag differs from the recorded one and may not, or as
+    `typed_record` does.
+    """
     resumed = argparse.Namespace(**vars(flags))
-    for name in names:
-        typed, was = getattr(flags, name), getattr(before, name)
+    for name, was in typed_record(recorded, flags.parser).items():
+        typed = getattr(flags, name)
         if name not in flags.given:
             setattr(resumed, name, was)
         elif name == "epochs" and typed < was:

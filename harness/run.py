@@ -14,7 +14,6 @@ import contextlib
 import importlib.metadata
 import json
 import platform
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -25,13 +24,15 @@ import torch
 from harness.checkpoint import check_training_state, is_config, load_checkpoint
 from harness.cli import command_line
 from harness.errors import Interrupted, OutOfMemory, OutputLost, UserError, catch_out_of_memory
-from harness.files import lock_folder, make_folder, os_errors_as, read_file, write_atomically
+from harness.files import leftovers, lock_folder, make_folder, os_errors_as, patiently, read_file, write_atomically
 from harness.flags import RESULT_FLAGS, check_new_name, recorded_flags, resume_command, resumed_flags, run_name
 from harness.ranks import ALONE, Ranks, join
-from harness.tensorboard import EventsFile
+from harness.tensorboard import EventsFile, own_events
 
-# What a run consists of; last.pt is deleted first, so that no half of a run can be resumed.
-RUN_FILES = ("last.pt", "snapshots", "figures", "best.pt", "metrics.csv", "events.out.tfevents.*", "config.json")
+# What a run consists of, beside events and figures, in the order in which it is deleted: with last.pt alone --resume
+# makes the run whole again, and without both first ones it starts anew. No half of a run can be continued.
+RUN_FILES = ("config.json", "last.pt", "best.pt", "metrics.csv", "snapshots/epoch-*.pt", "figures/first_rows.csv")
+FIGURES_PAGE = b"<title>Inside "  # in the head of the index.html that visualize.py writes
 
 
 class RunFolder:
@@ -61,7 +62,7 @@ class RunFolder:
             if not (flags.resume or flags.overwrite):
                 raise self.exists_already()
             self.lock()
-            _delete([*self.path.glob(".*.tmp"), *self.path.glob("snapshots/.*.tmp")])  # of writes that a kill broke off
+            _delete(file for name in RUN_FILES for file in leftovers(self.path / name))
             if flags.resume:
                 self.load()
         elif flags.resume:
@@ -87,16 +88,17 @@ class RunFolder:
             self.checkpoint = load_checkpoint(last)
             check_training_state(self.checkpoint, last)
             self.recorded = self.checkpoint["config"]
-        elif (self.path / "config.json").exists():
-            self.recorded = read_config(self.path)
+        else:
+            if (self.path / "config.json").exists():
+                self.recorded = read_config(self.path)
             if self.recorded.get("status") in ("complete", "diverged"):  # as the committed reference runs are
                 raise UserError(
                     f"{self.path} holds the results of a finished run but no last.pt to continue from; "
                     "--overwrite starts it anew, --name or --runs-dir chooses another folder"
                 )
             print(f"note: {self.path} has no last.pt, no finished epoch to continue from: starting at epoch 1")
-        else:
-            return
+            if not self.recorded:  # an --overwrite was broken off, or the files are somebody else's
+                return
         found = self.recorded.get("experiment")
         if found != self.experiment:
             raise UserError(f"{self.path} holds a run of {found!r}, not of {self.experiment!r}")
@@ -120,7 +122,7 @@ class RunFolder:
                 if self.has_run() and not self.flags.overwrite:  # another process was quicker, while images were loaded
                     raise self.exists_already()
             # Also without --overwrite: an --overwrite that was killed may have left some of the former run.
-            _delete([file for pattern in RUN_FILES for file in self.path.glob(pattern)])
+            _clear(self.path)
         self.config = {
             "experiment": self.experiment,
             "flags": recorded_flags(self.flags),
@@ -158,6 +160,8 @@ class RunFolder:
             with contextlib.suppress(UserError):  # the disk may be full: the run can be continued all the same
                 self.write_config("interrupted")
         command = resume_command(self.flags)
+        if not self.path.exists():
+            command += f" (but {self.path} was moved or deleted meanwhile: put it back first, or that starts anew)"
         if isinstance(error, Interrupted):
             error.message = f"interrupted; continue with: {command}"
         elif isinstance(error, OutOfMemory):
@@ -165,7 +169,8 @@ class RunFolder:
             nothing_saved = not (self.path / "last.pt").exists()
             error.args = (f"{error}; {smaller * nothing_saved}continue where there is more with: {command}",)
         elif isinstance(error, UserError):
-            error.args = (f"{error}; what was saved before is whole, continue with: {command}",)
+            whole = "what was saved before is whole, " * self.path.exists()
+            error.args = (f"{error}; {whole}continue with: {command}",)
 
 
 @contextlib.contextmanager
@@ -223,14 +228,21 @@ def _note_shorter_runs(folder: Path, flags: argparse.Namespace) -> None:
                 print(f"note: {words} would continue that shorter run instead")
 
 
-def _delete(paths: Iterable[Path]) -> None:
-    """Delete files, and folders with all that is in them; of a link only itself."""
-    for path in paths:
-        with os_errors_as(f"cannot delete {path}"):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+def _clear(folder: Path) -> None:
+    """Delete what this project wrote into a run's folder, and nothing that somebody else put there."""
+    files = [file for pattern in RUN_FILES for file in folder.glob(pattern)]
+    files += own_events(folder)
+    for record in folder.glob("figures/*.json"):
+        if read_file(record).startswith(f'{{\n "name": "{record.stem}",'.encode()):  # as visualize.py's begin
+            files += folder.glob(f"figures/{record.stem}[._]*")
+    files += [page for page in folder.glob("figures/index.html") if FIGURES_PAGE in read_file(page)[:400]]
+    _delete(files)
+
+
+def _delete(files: Iterable[Path]) -> None:
+    for file in files:
+        with os_errors_as(f"cannot delete {file}"):
+            patiently(file.unlink, missing_ok=True)
 
 
 def _git_commit() -> str | None:

@@ -6,6 +6,7 @@ what is there already is not written twice. `train.log_events` says what a run l
 """
 
 import io
+import itertools
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,17 +18,20 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.tensorflow_stub.errors import DataLossError, OutOfRangeError
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
+from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from harness.errors import UserError
-from harness.files import flush_to_disk, os_errors_as, write_atomically
+from harness.files import flush_to_disk, os_errors_as, patiently, write_atomically
 
 EPOCH_TAGS = ("train/loss", "train/accuracy", "test/loss", "test/accuracy")
 BEST_TAGS = ("best/train_loss", "best/train_accuracy", "best/test_loss", "best/test_accuracy")
 EPOCHS_TAG = "epochs"  # a metric and no hyper-parameter: the HParams tab keeps the first hyper-parameters that it reads
 CONFUSION_TAG, MISTAKES_TAG, FILTERS_TAG = "test/confusion_matrix", "test/worst_classified", "filters/conv1"
 
+# Ends our file's name: beside it may lie files that a SummaryWriter of the user's wrote.
+SUFFIX = ".run"
 RECORD_FRAME = 16  # bytes around a record: its length (8), a checksum of the length (4), a checksum of the record (4)
 
 
@@ -40,8 +44,9 @@ class EventsFile:
     """
 
     def __init__(self, folder: Path) -> None:
-        found = sorted(folder.glob("events.out.tfevents.*"))
-        self.path = found[0] if found else folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        found = own_events(folder)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}{SUFFIX}"
+        self.path = found[0] if found else folder / name
         self._written: set[tuple[str, int]] = set()
         self._waiting: list[Event] = []
         self._end = 0  # where the last whole record ends
@@ -83,7 +88,7 @@ class EventsFile:
 
     def flush(self) -> None:
         """Append what was added, down to the disk. UserError if it cannot be written."""
-        with os_errors_as(f"cannot write {self.path}"), self.path.open("ab") as file:
+        with os_errors_as(f"cannot write {self.path}"), patiently(self.path.open, "ab") as file:
             file.truncate(self._end)  # a record that a kill tore
             file.write(_records(self._waiting))
             file.flush()
@@ -104,9 +109,24 @@ def write_events(path: Path, events: Iterable[Event]) -> None:
     write_atomically(path, _records([version, *events]))
 
 
+def own_events(folder: Path) -> list[Path]:
+    """The events files in a run's folder that this project wrote: one, none, or by mischance one of each version."""
+    files = sorted(path for path in folder.glob("events.out.tfevents.*") if path.is_file())
+    named = [path for path in files if path.name.endswith(SUFFIX)]
+    return named + [path for path in files if path not in named and _is_of_earlier_version(path)]
+
+
+def _is_of_earlier_version(path: Path) -> bool:
+    """Whether it begins with our columns of the HParams tab, after the record of the format's version."""
+    values = [value for event in itertools.islice(read_events(path), 2) for value in event.summary.value]
+    return [value.tag for value in values] == [EXPERIMENT_TAG] and all(
+        tag.encode() in values[0].metadata.plugin_data.content for tag in BEST_TAGS
+    )
+
+
 def find_events(folder: Path) -> Path:
     """The folder's events file. UserError if it has none."""
-    found = sorted(folder.glob("events.out.tfevents.*"))
+    found = own_events(folder)
     if not found:
         raise UserError(f"{folder} has no events file to add figures to; name a checkpoint in its run's folder")
     return found[0]
@@ -119,11 +139,15 @@ def add_images(folder: Path, pictures: Mapping[str, np.ndarray], step: int) -> N
     newest of its tag. UserError if there is no events file or it cannot be written.
     """
     path, events = find_events(folder), EventsFile(folder)
-    there = {value.image.encoded_image_string for event in read_events(path) for value in event.summary.value}
+    there, wall_time = set(), 0.0
+    for event in read_events(path):
+        there |= {value.image.encoded_image_string for value in event.summary.value}
+        # When the epoch ended: a picture that was torn, by a full disk for example, is so written again as it was.
+        wall_time = event.wall_time if event.step <= step else wall_time
     for tag, pixels in pictures.items():
         summary = _image_summary(tag, pixels)
         if summary.value[0].image.encoded_image_string not in there:
-            events.add(summary, step, time.time(), again=True)
+            events.add(summary, step, wall_time, again=True)
     events.flush()
 
 

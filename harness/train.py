@@ -210,7 +210,7 @@ def publish(run: RunFolder, state: State, images: ImageSet) -> None:
 
 def log_events(run: RunFolder, state: State, images: ImageSet, *, complete: bool) -> None:
     """Append to the events file what it lacks: each epoch's metrics, the filters, and what a complete run ends with."""
-    if run.events is None:
+    if run.events is None or not run.events.path.exists():  # somebody may have deleted it: then all of it again
         run.events = EventsFile(run.path)
     events, epoch, now = run.events, state.epoch, state.wall_times[-1]
     events.head(hparams(recorded_flags(run.flags), run.experiment), state.wall_times[0])

@@ -39,7 +39,7 @@ ODD_VALUES = (
 
 # Words that are wrong, or just right, behind most flags.
 ODD_WORDS = (
-    *("--", "-", "---", "", " ", "\n", "1\n2", "\t", "\0", "\x1b[2J", "\ud800", "é", "٣", "x" * 300),
+    *("--", "-", "---", "", " ", "\n", "1\n2", "\t", "\x1b[2J", "\udc80", "é", "٣", "x" * 300),
     *(
         "~",
         "~/x",

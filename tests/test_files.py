@@ -10,7 +10,16 @@ import pytest
 
 from harness import files
 from harness.errors import FolderLocked, UserError
-from harness.files import is_locked, lock_folder, nearest_folder, os_errors_as, read_file, write_atomically
+from harness.files import (
+    is_locked,
+    leftovers,
+    lock_folder,
+    nearest_folder,
+    os_errors_as,
+    patiently,
+    read_file,
+    write_atomically,
+)
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -71,6 +80,71 @@ def test_what_the_system_refuses_is_one_sentence(tmp_path: Path, monkeypatch: py
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@links
+def test_only_regular_files_of_a_sensible_size_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for name in ("pipe", "endless", "."):
+        with pytest.raises(UserError, match=r"^cannot read .*: it is no regular file$"):
+            read_file(tmp_path / name)
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(files.LARGEST + 1)
+    with pytest.raises(UserError, match=r"^cannot read \S*sparse: it has 4,294,967,297 bytes, and nothing of this "):
+        read_file(tmp_path / "sparse")
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF])
+def test_file_system_that_cannot_flush_is_written_to_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_atomically(tmp_path / "file", b"new")
+    assert read_file(tmp_path / "file") == b"new"
+
+
+def refuse_at_first(monkeypatch: pytest.MonkeyPatch, method: str, times: int) -> list[Path]:
+    """Let Path's `method` be refused so often; returns the paths for which it was called."""
+    real, calls = getattr(Path, method), []
+
+    def call(path: Path, *given: object, **named: object) -> object:
+        calls.append(path)
+        if len(calls) <= times:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, *given, **named)
+
+    monkeypatch.setattr(Path, method, call)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    return calls
+
+
+def test_file_that_a_reader_holds_for_a_moment_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_atomically(tmp_path / "file", b"old")
+    assert len(refuse_at_first(monkeypatch, "replace", 2)) == 0
+    write_atomically(tmp_path / "file", b"new")
+    assert read_file(tmp_path / "file") == b"new"
+
+
+def test_file_that_a_reader_never_lets_go_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_atomically(tmp_path / "file", b"old")
+    calls = refuse_at_first(monkeypatch, "replace", 99)
+    with pytest.raises(UserError, match=r"^cannot write \S*file: Permission denied$"):
+        write_atomically(tmp_path / "file", b"new")
+    assert 2 < len(calls) < 10
+    assert read_file(tmp_path / "file") == b"old" and [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(FileNotFoundError):
+        patiently((tmp_path / "none").unlink)  # which waiting does not mend
+
+
+def test_leftovers_are_the_temporary_files_of_broken_off_writes_and_no_others(tmp_path: Path) -> None:
+    for name in (".a.pt.0123abcd.tmp", ".a.pt.tmp", ".a.pt.0123abcx.tmp", ".b.pt.0123abcd.tmp", "a.pt.0123abcd.tmp"):
+        (tmp_path / name).write_text("")
+    assert [path.name for path in leftovers(tmp_path / "a.pt")] == [".a.pt.0123abcd.tmp"]
+    assert len(list(leftovers(tmp_path / "*.pt"))) == 2
+
+
 def test_a_folder_is_held_once_at_a_time(tmp_path: Path) -> None:
     assert not is_locked(tmp_path) and list(tmp_path.iterdir()) == []
     with lock_folder(tmp_path):
@@ -108,7 +182,7 @@ def test_folder_that_cannot_be_locked_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="has no flock")
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
 def test_file_system_without_locks_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:

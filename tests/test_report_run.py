@@ -33,6 +33,7 @@ from harness.errors import UserError
 from harness.files import is_locked, lock_folder
 from harness.grid.local import Ended, Job, ThisMachine, command, failure_of
 from harness.grid.runs import _note
+from harness.image_sets import CNN, RNN
 
 SMALL_SCRIPT = f"""
 import sys, time
@@ -74,7 +75,7 @@ def small_script(name: str, *, held: bool = False) -> str:
 @pytest.fixture(autouse=True)
 def small_project(in_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (in_project / "scripts").mkdir()
-    for name in report.SCRIPTS:
+    for name in (CNN, RNN):
         (in_project / "scripts" / f"{name}.py").write_text(small_script(name))
     monkeypatch.setattr(report, "PROJECT", in_project / "scripts")
     monkeypatch.setattr("harness.device.cores", lambda: 1)  # a second thread is waited for on a busy machine

@@ -8,15 +8,19 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from killed_runs import logged_values, make_runs_small, metrics_of, same_bits
+from killed_runs import assert_same_run, logged_values, make_runs_small, metrics_of, same_bits
 
+import harness.train
 import rnn_mnist
+from harness.analyses.findings import Findings, Picture, Table, write_findings, write_page
 from harness.checkpoint import check_training_state, load_checkpoint
-from harness.errors import UserError
+from harness.errors import Interrupted, UserError
 from harness.files import lock_folder, write_atomically
 from harness.flags import parse_flags
 from harness.metrics import METRICS_HEADER, is_metrics
@@ -91,14 +95,65 @@ def test_existing_run_is_not_touched_without_being_asked(rnn):
 
 def test_overwrite_starts_anew_and_deletes_only_what_a_run_consists_of(rnn):
     assert rnn("--epochs", 2)[0] == 0
-    (RUN / "notes.txt").write_text("mine")
+    picture = Picture("filters_conv1", np.zeros((2, 2, 3), dtype=np.uint8), "title")
     (RUN / "figures").mkdir()
-    (RUN / "figures" / "old.png").write_bytes(b"")
+    write_findings(RUN / "figures", "filters", Findings("", "", [picture], [Table("filters", "", ("a",), [(1,)])]), {})
+    write_page(RUN / "figures", [], "Inside GRU: drawn digits")
+    write_first_rows(RUN / "figures")
+    (RUN / "snapshots").mkdir()
+    (RUN / "snapshots" / "epoch-0001.pt").write_bytes(b"")
+    ours = [*RUN.glob("*"), *RUN.glob("figures/*"), *RUN.glob("snapshots/*")]
+    own_pages = ("figures/filters.json", "figures/index.html")  # of these names ours are known by what is in them
+    mine = ["notes.txt", "figures/notes.json", "figures/my.png", "snapshots/kept.pt", ".notes.tmp", "other.csv"]
+    for name in mine:
+        (RUN / name).write_text("mine")
     assert rnn("--epochs", 1, "--lr", 0.5, "--overwrite")[0] == 0
     assert len(metrics_of(RUN)) == 2
     assert config_of(RUN)["flags"]["lr"] == 0.5
-    assert (RUN / "notes.txt").read_text() == "mine"
-    assert not (RUN / "figures").exists()
+    left = {path for path in RUN.rglob("*") if path.is_file()}
+    assert {RUN / name for name in mine} <= left
+    assert not {path for path in ours if path.parent != RUN} & left
+    for name in own_pages:
+        (RUN / name).write_text("mine")
+    assert rnn("--epochs", 1, "--overwrite")[0] == 0
+    assert all((RUN / name).read_text() == "mine" for name in (*mine, *own_pages))
+
+
+def write_first_rows(folder: Path) -> None:
+    (folder / "first_rows.csv").write_text("rows,accuracy,loss\n")
+
+
+def test_temporary_file_of_the_users_stays_and_one_of_a_broken_off_write_goes(rnn):
+    assert rnn("--epochs", 1)[0] == 0
+    for name in (".mine.tmp", ".last.pt.0123abcd.tmp", ".config.json.0123abcd.tmp", ".mine.0123abcd.tmp"):
+        (RUN / name).write_text("")
+    assert rnn("--resume")[0] == 0
+    assert {path.name for path in RUN.glob(".*.tmp")} == {".mine.tmp", ".mine.0123abcd.tmp"}
+
+
+def test_fault_at_any_deletion_of_an_overwrite_leaves_what_resume_goes_on_from(rnn, monkeypatch):
+    """With the former run, as long as its last.pt is there, else from epoch 1."""
+    real = Path.unlink
+    for number in range(20):
+        assert rnn("--epochs", 1, "--overwrite")[0] == 0
+        left = [number]
+
+        def fail(path, missing_ok=False, left=left):
+            left[0] -= path.suffix != ".tmp"  # those are what write_atomically tidies away
+            if left[0] < 0:
+                raise OSError(5, "Input/output error")
+            real(path, missing_ok=missing_ok)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", fail)
+            code, _, err = rnn("--epochs", 1, "--overwrite")
+        if code == 0:
+            break
+        assert code == 2 and err.startswith("error: cannot delete ") and err.count("\n") == 1
+        assert rnn("--epochs", 1, "--resume")[0] == 0
+        assert config_of(RUN)["status"] == "complete" and len(metrics_of(RUN)) == 2
+        assert max(Counter(logged_values(RUN)).values()) == 1
+    assert number == 5  # config.json, last.pt, best.pt, metrics.csv and the events
 
 
 def test_overwrite_deletes_nothing_before_the_new_run_can_begin(rnn):
@@ -461,9 +516,10 @@ def test_file_that_cannot_be_deleted_is_one_sentence(rnn, monkeypatch):
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr("harness.files.time.sleep", lambda seconds: None)
     code, _, err = rnn("--epochs", 1, "--overwrite")
     assert code == 2
-    assert "last.pt: Permission denied" in err
+    assert "config.json: Permission denied" in err
 
 
 def test_dry_run_keeps_nothing(rnn):
@@ -496,30 +552,63 @@ def test_what_a_broken_off_overwrite_left_is_not_in_the_new_run(rnn):
     (RUN / "snapshots").mkdir()
     (RUN / "snapshots" / "epoch-0009.pt").write_bytes(b"old")
     assert rnn("--epochs", 1, "--resume")[0] == 0
-    assert not (RUN / "snapshots").exists()
+    assert not (RUN / "snapshots" / "epoch-0009.pt").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="makes a symbolic link")
-def test_overwriting_takes_a_link_away_and_not_what_it_points_to(rnn, tmp_path):
+def test_overwriting_leaves_what_a_link_of_the_users_points_to(rnn, tmp_path):
     assert rnn("--epochs", 1)[0] == 0
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "kept.png").write_bytes(b"")
     (RUN / "figures").symlink_to(tmp_path / "elsewhere")
+    (RUN / "metrics.csv").rename(tmp_path / "elsewhere" / "metrics.csv")
+    (RUN / "metrics.csv").symlink_to(tmp_path / "elsewhere" / "metrics.csv")
     assert rnn("--epochs", 1, "--overwrite")[0] == 0
-    assert not (RUN / "figures").exists() and (tmp_path / "elsewhere" / "kept.png").exists()
+    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {"kept.png", "metrics.csv"}
+    assert not (RUN / "metrics.csv").is_symlink()
 
 
-def test_a_folder_that_cannot_be_cleared_is_one_sentence(rnn, monkeypatch):
-    assert rnn("--epochs", 1)[0] == 0
-    (RUN / "figures").mkdir()
+@pytest.mark.skipif(os.name == "nt", reason="Windows moves no folder that is in use")
+@pytest.mark.parametrize("error", [None, Interrupted(2)])
+@pytest.mark.parametrize("deleted", [True, False])
+def test_run_folder_that_is_moved_or_deleted_while_training_is_not_called_whole(rnn, monkeypatch, deleted, error):
+    assert rnn("--epochs", 3, "--runs-dir", "whole")[0] == 0
+    elsewhere, real, epochs = Path("elsewhere"), harness.train.train_epoch, []
 
-    def refuse(path, *arguments, **options):
-        raise PermissionError(13, "Permission denied", str(path))
+    def train_epoch(*arguments):
+        epochs.append(1)
+        if len(epochs) == 2:
+            shutil.rmtree(RUN) if deleted else RUN.rename(elsewhere)
+            if error:
+                raise error
+        return real(*arguments)
 
-    monkeypatch.setattr(shutil, "rmtree", refuse)
-    code, _, err = rnn("--epochs", 1, "--overwrite")
-    assert (code, err) == (2, f"error: cannot delete {RUN / 'figures'}: Permission denied\n")
-    assert (RUN / "config.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.train.train_epoch", train_epoch)
+        patch.setattr("harness.cli.os._exit", lambda code: None)  # the tests go on
+        _, _, err = rnn("--epochs", 3)
+    assert f"--resume (but {RUN} was moved or deleted meanwhile: put it back first, or that starts anew)\n" in err
+    assert "whole" not in err and len(epochs) == 2 and not RUN.exists()
+    if not deleted:
+        elsewhere.rename(RUN)
+    assert rnn("--epochs", 3, "--resume")[0] == 0
+    assert_same_run(RUN, "whole" / RUN.relative_to("runs"))
+
+
+def test_events_file_that_is_deleted_while_training_is_written_again(rnn, monkeypatch):
+    real, epochs = harness.train.train_epoch, []
+
+    def train_epoch(*arguments):
+        epochs.append(1)
+        if len(epochs) == 2:
+            next(RUN.glob("events.out.tfevents.*")).unlink()
+        return real(*arguments)
+
+    assert rnn("--epochs", 2)[0] == 0
+    values = logged_values(RUN)
+    monkeypatch.setattr("harness.train.train_epoch", train_epoch)
+    assert rnn("--epochs", 2, "--overwrite")[0] == 0
+    assert logged_values(RUN) == values
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])

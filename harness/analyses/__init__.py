@@ -46,7 +46,8 @@ def draw_analyses(
 
     from harness.analyses import base, findings
     from harness.checkpoint import load_snapshots, load_trained
-    from harness.files import check_writable, lock_folder, make_folder
+    from harness.files import check_writable, lock_folder, make_folder, read_file
+    from harness.run import FIGURES_PAGE
     from harness.tensorboard import add_images, find_events
 
     trained = load_trained(checkpoint, build_model)
@@ -73,6 +74,9 @@ def draw_analyses(
     folder = out or run / "figures"
     make_folder(folder)
     check_writable(folder)
+    page = folder / "index.html"
+    if page.exists() and FIGURES_PAGE not in read_file(page)[:400]:
+        raise UserError(f"{page} was not written by visualize.py and would be replaced; choose another --out")
     only = ["--only", ",".join(names)] if names else []
     images, trained_on = subject.images, {"name": trained.dataset, "checksum": trained.checksum}
     provenance = {

@@ -16,7 +16,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from harness.files import write_atomically
+from harness.files import read_file, write_atomically
 from harness.pictures import png_bytes
 
 
@@ -91,7 +91,7 @@ def write_findings(folder: Path, name: str, findings: Findings, provenance: dict
 def read_record(folder: Path, name: str) -> dict | None:
     """The record of an analysis, if it is one and all its files are there, the PNGs whole; else None."""
     try:
-        record = json.loads((folder / f"{name}.json").read_bytes())
+        record = json.loads(read_file(folder / f"{name}.json"))
         whole = isinstance(record["epoch"], int) and isinstance(record["dataset"], dict)
         for table in record["tables"]:
             whole = whole and all(len(row) == len(table["header"]) for row in table["rows"])
