@@ -35,12 +35,12 @@ import torch.utils.tensorboard
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fake_sets import make_cifar10, make_mnist
-from faulty_disk import ERRORS, Training
+from faulty_disk import KINDS, PASSING, Training
 from killed_runs import assert_same_run, make_runs_small, same_bits
-from mutations import check_told, damaged_archive, damaged_bytes, damaged_table, damaged_value, outcome
+from mutations import ODD_VALUES, check_told, damaged_archive, damaged_bytes, damaged_table, damaged_value, outcome
 
 import cnn_cifar10
-import harness.report.charts  # what is imported here no fork needs to import
+import harness.report.charts  # what is imported here, no fork needs to import
 import harness.train
 import models  # noqa: F401
 import report
@@ -64,17 +64,10 @@ RUNS = {  # the command of each run
     for precision in ("fp32", "bf16")
 }
 GRID = """
-[[row]]
-name = "a-gru"
-script = "rnn_mnist"
-title = "the GRU"
-printed = {test_accuracy = 0.5}
-flags = {cell = "gru", hidden_size = 8, epochs = 3, batch_size = 16}
-[[row]]
-name = "a-cnn"
-script = "cnn_cifar10"
-flags = {epochs = 3, batch_size = 16, augment = true}
-note = "a note"
+row = [{name = "a-gru", script = "rnn_mnist", title = "the GRU", printed = {test_accuracy = 0.5},
+        flags = {cell = "gru", hidden_size = 8, epochs = 3, batch_size = 16}},
+       {name = "a-cnn", script = "cnn_cifar10", note = "a note",
+        flags = {epochs = 3, batch_size = 16, augment = true}}]
 """
 REPORT = ["report", "--no-train", "--grid", "grid.toml", "--precision", "fp32"]
 LOOK = ["visualize", "--data-dir", "../data", "--only", "filters,evolution"]
@@ -91,6 +84,8 @@ class Ended(NamedTuple):
 
 def fork(function: Callable, *arguments: object, folder: Path, seconds: float = 100) -> Ended:
     """Call a function in a process of its own, in a folder; kill the process after so many seconds."""
+    for name in ("out", "err"):
+        (folder / name).write_bytes(b"")  # its output
     process = processes.Process(target=_call, args=(function, arguments, folder))
     process.start()
     process.join(seconds)
@@ -102,7 +97,7 @@ def fork(function: Callable, *arguments: object, folder: Path, seconds: float = 
 def _call(function: Callable, arguments: tuple, folder: Path) -> None:
     os.chdir(folder)
     for descriptor, name in enumerate(("out", "err"), start=1):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        os.dup2(os.open(name, os.O_WRONLY), descriptor)
     sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115 - until the process ends
     sys.exit(function(*arguments))
 
@@ -111,9 +106,19 @@ def script(words: list[str]) -> int:
     return run_script(lambda: MAINS[words[0]](words[1:]))
 
 
-def killed_after_first_epoch(words: list[str]) -> None:
+def stop_after_first_epoch(words: list[str]) -> None:
     harness.train._print_epoch = lambda *_: os._exit(1)
     script(words)
+
+
+def make_sets(folder: Path) -> dict:
+    """Write small image sets, the same files each time; returns their entries in the table."""
+    return {"cifar10": make_cifar10(folder, per_file=10), "mnist": make_mnist(folder)}
+
+
+make_runs_small()
+with tempfile.TemporaryDirectory() as folder:
+    IMAGE_SETS.update(make_sets(Path(folder)))
 
 
 class Soak:
@@ -128,72 +133,78 @@ class Soak:
         for folder in (self.whole, work / "stopped"):
             folder.mkdir()
         for name, words in RUNS.items():
+            fork(stop_after_first_epoch, words, folder=work / "stopped")
             began = time.perf_counter()
-            ended = fork(script, words, folder=self.whole)
-            assert ended.code == 0, ended
+            self.succeed(words, self.whole)
             self.seconds[name] = time.perf_counter() - began
-            fork(killed_after_first_epoch, words, folder=work / "stopped")
-        ended = fork(script, [*LOOK, "runs/cnn_cifar10/cnn-fp32/best.pt"], folder=self.whole)
-        assert ended.code == 0, ended
+        self.succeed([*LOOK, "runs/cnn_cifar10/cnn-fp32/best.pt"], self.whole)
         shutil.copytree(self.whole / "runs", work / "finished/runs", ignore=shutil.ignore_patterns("*.pt", "*-bf16"))
         (work / "finished/grid.toml").write_text(GRID)
-        ended = fork(script, REPORT, folder=work / "finished")
-        assert ended.code == 0, ended
+        self.succeed(REPORT, work / "finished")
+
+    def succeed(self, words: list[str], folder: Path) -> str:
+        """Run a script that has nothing to complain of; returns its standard output."""
+        ended = fork(script, words, folder=folder)
+        assert ended.code == 0 and not ended.err, ended
+        return ended.out
+
+    def try_case(self, number: int) -> None:
+        for folder in (self.case, self.before):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        kind = self.kill if number % 16 == 0 else self.fail if number % 320 == 1 else self.damage
+        kind(random.Random(f"{SEED} {number}"))
+
+    def summary(self) -> str:
+        return ", ".join(f"{self.count[what]:,} {what}" for what in ("kills", "damaged files", "failed writes"))
 
     # -- kills ---------------------------------------------------------------------------------------------------------
 
     def kill(self, choose: random.Random) -> None:
         """A training that is killed once or more, each time at a random instant, then left to end."""
         name = choose.choice(list(RUNS))
-        self.case.mkdir()
-        saved = 0  # epochs of which the run has said that they have ended
+        command, saved = [*RUNS[name], "--resume"], 0  # epochs of which the run has said that they have ended
         for _ in range(choose.choice((1, 1, 2, 3))):
-            instant = choose.uniform(0, self.seconds[name])
-            ended = fork(script, [*RUNS[name], "--resume"], folder=self.case, seconds=instant)
+            instant = choose.triangular(0, self.seconds[name], self.seconds[name])  # late ones more often than early
+            ended = fork(script, command, folder=self.case, seconds=instant)
             if ended.code == 0:
                 self.count["runs that ended before their kill"] += 1
+                self.seconds[name] *= 0.9
                 break
             assert ended.code < 0, ended
-            said = max(map(int, re.findall(r"^epoch (\d+)/", ended.out, re.MULTILINE)), default=0)
-            saved = max(saved, said)
-            self.count[f"kills after epoch {saved}"] += 1
+            saved = max(saved, *map(int, re.findall(r"^epoch (\d+)/", ended.out, re.MULTILINE)), 0)
             self.count["kills"] += 1
-        shutil.copytree(self.case, self.before)
-        ended = fork(script, [*RUNS[name], "--resume"], folder=self.case)
-        assert ended.code == 0 and not ended.err, ended
-        found = re.search(r"continuing after epoch (\d+)", ended.out)
-        continued = int(found[1]) if found else EPOCHS * ("is complete" in ended.out)
-        assert continued >= saved, f"{saved} epochs were saved: {ended}"
+            self.count[f"kills after epoch {saved}"] += 1
+        shutil.copytree(self.case, self.before, dirs_exist_ok=True)
+        out = self.succeed(command, self.case)
+        found = re.search(r"continuing after epoch (\d+)", out)
+        assert (int(found[1]) if found else EPOCHS * ("is complete" in out)) >= saved, f"epoch {saved} was lost: {out}"
         self.compare(name)
+        self.count["killed runs that were compared"] += 1
 
     def compare(self, name: str) -> None:
         """The run in case/ is complete and equals the one that nothing disturbed."""
         run, whole = (path_of(folder, name) for folder in (self.case, self.whole))
         assert_same_run(run, whole)
-        assert config_of(run) == config_of(whole)
+        configs = [json.loads((each / "config.json").read_text()) | {"wall_seconds": 0} for each in (run, whole)]
+        assert configs[0] == configs[1] | {"flags": configs[1]["flags"] | {"resume": True}}
         for each in whole.glob("snapshots/*"):
             ours, other = (torch.load(folder / "snapshots" / each.name, weights_only=True) for folder in (run, whole))
             assert same_bits(ours["weights"], other["weights"])
-        self.count["resumed runs that were compared"] += 1
 
     # -- damaged files -------------------------------------------------------------------------------------------------
 
     def damage(self, choose: random.Random) -> None:
         """A file of any kind is damaged, and whatever reads it is run."""
         tries = [self.resume_damaged] * 20 + [self.report_damaged] * 6 + [self.load_damaged] * 3 + [self.look_damaged]
-        self.case.mkdir()
-        self.before.mkdir()
-        ended = fork(self.damage_here, choose.choice(tries), choose, folder=self.case)
-        self.count["damaged files"] += 1
-        self.count[ended.out.strip()] += 1
-        assert ended.code == 0, f"exit code {ended.code}: {ended.out}{ended.err}"
+        attempt = choose.choice(tries)
+        ended = fork(attempt, choose, folder=self.case)
+        assert ended.code in (0, 1, 2, 3) and "Traceback" not in ended.err, f"{ended.code}: {ended.err}"
         assert not (self.case / "pwned").exists(), "foreign code was run"
-
-    def damage_here(self, attempt: Callable, choose: random.Random) -> None:
-        code = attempt(choose)
         (file,) = self.before.iterdir()
         name = re.sub(r"^(events|epoch)\b.*", r"\1…", file.name)
-        print(f"{attempt.__name__}: {name}, exit code {code}")
+        self.count["damaged files"] += 1
+        self.count[f"{attempt.__name__}: {name}, exit code {ended.code}"] += 1
 
     def resume_damaged(self, choose: random.Random) -> int:
         """Any file of a run of which last.pt is all that is needed; the others are written again."""
@@ -201,12 +212,12 @@ class Soak:
         run = self.copy("stopped", name)
         files = [file for file in sorted(run.iterdir()) if file.is_file() and file.name != ".lock"]
         file = choose.choice([*files, run / "last.pt", run / "last.pt"])
-        trusted = self.change(file, choose)
+        strange = self.change(file, choose)
         code, _, err = outcome(lambda: MAINS[RUNS[name][0]]([*RUNS[name][1:], "--resume"]))
-        if trusted and code == 3:  # a whole checkpoint with a stranger's flags may diverge
+        if strange and code == 3:
             return code
         check_told(code, err)
-        if code == 0 and not trusted:
+        if code == 0 and not strange:
             self.compare(name)
         assert code == 0 or file.name == "last.pt", err
         return code
@@ -214,22 +225,22 @@ class Soak:
     def load_damaged(self, choose: random.Random) -> int:
         """A file of an image set. Each is checked before it is read."""
         shutil.copytree(self.work / "data", "data")
-        name = choose.choice(["cnn-fp32", "gru-fp32"])
-        entry = IMAGE_SETS["cifar10" if name == "cnn-fp32" else "mnist"]
+        name, images = choose.choice([("cnn-fp32", "cifar10"), ("gru-fp32", "mnist")])
+        entry = IMAGE_SETS[images]
         file = Path("data") / entry.folder / choose.choice([*entry.train, *entry.test])
-        before = file.read_bytes()
+        whole = file.read_bytes()
         self.change(file, choose)
         code, _, err = outcome(lambda: MAINS[RUNS[name][0]]([*RUNS[name][1:], "--data-dir", "data", "--epochs", "1"]))
         check_told(code, err)
-        assert code == 2 or file.read_bytes() == before
+        assert code == 2 or file.read_bytes() == whole
         return code
 
     def report_damaged(self, choose: random.Random) -> int:
         """A grid, or a file of a run without checkpoints: such a run is left out."""
-        made = shutil.ignore_patterns("report", "out", "err")
-        shutil.copytree(self.work / "finished", ".", ignore=made, dirs_exist_ok=True)
+        shutil.copytree(self.work / "finished/runs", "runs")
+        Path("grid.toml").write_text(GRID)
         files = [file for file in sorted(Path("runs").rglob("*.*")) if file.is_file() and file.name != ".lock"]
-        file = choose.choice([Path("grid.toml"), *files])
+        file = choose.choice([Path("grid.toml"), Path("grid.toml"), *files])
         self.change(file, choose)
         code, _, err = outcome(lambda: report.main(REPORT[1:]))
         told = [line for line in err.splitlines() if not line.startswith(("note: ", "runs complete: ", "  "))]
@@ -242,12 +253,12 @@ class Soak:
     def look_damaged(self, choose: random.Random) -> int:
         """A checkpoint or a snapshot that visualize.py reads."""
         run = self.copy("whole", "cnn-fp32")
-        shutil.rmtree(run / "figures")
-        trusted = self.change(choose.choice([run / "best.pt", *sorted(run.glob("snapshots/*"))]), choose)
+        figures = shutil.move(run / "figures", "figures")
+        strange = self.change(choose.choice([run / "best.pt", *sorted(run.glob("snapshots/*"))]), choose)
         code, _, err = outcome(lambda: visualize.main([*LOOK[1:], str(run / "best.pt")]))
         check_told(code, err)
-        if code == 0 and not trusted:
-            for file in path_of(self.whole, "cnn-fp32").glob("figures/*.csv"):
+        if code == 0 and not strange:
+            for file in Path(figures).glob("*.csv"):
                 assert (run / "figures" / file.name).read_bytes() == file.read_bytes(), file.name
         return code
 
@@ -256,51 +267,38 @@ class Soak:
         return shutil.copytree(run, self.case / run.relative_to(self.work / folder))
 
     def change(self, file: Path, choose: random.Random) -> bool:
-        """Damage a file, and keep a copy in before/. True if a checkpoint is whole but holds other values."""
-        content, kind, trusted = file.read_bytes(), choose.randrange(4), False
-        if file.suffix == ".pt" and kind >= 2:
-            odd = (Pwned(),) if kind == 3 else ()
-            torch.save(damaged_value(torch.load(file, weights_only=True), choose, *[odd] * bool(odd)), file)
-            trusted = True
+        """Damage a file, and keep a copy in before/. True for a checkpoint that is whole but holds strange values."""
+        content, kind = file.read_bytes(), choose.randrange(4)
+        strange = file.suffix == ".pt" and kind >= 2
+        if strange:
+            odd = (Pwned(),) if kind == 3 else ODD_VALUES
+            torch.save(damaged_value(torch.load(file, weights_only=True), choose, odd), file)
         elif file.suffix == ".pt" and kind == 1:
             file.write_bytes(damaged_archive(content, choose))
         elif file.suffix == ".json" and kind:
             file.write_text(json.dumps(damaged_value(json.loads(content), choose)))
         elif file.suffix in (".csv", ".toml") and kind:
-            file.write_text(damaged_table(content.decode(), choose), errors="surrogatepass")
+            file.write_text(damaged_table(content.decode(), choose), errors="surrogateescape")
         else:
             file.write_bytes(damaged_bytes(content, choose))
-        shutil.copy(file, self.before / file.name)
-        return trusted
+        shutil.copy(file, self.before)
+        return strange
 
     # -- failed writes -------------------------------------------------------------------------------------------------
 
     def fail(self, choose: random.Random) -> None:
-        """Let each call in turn that changes a file fail with one error, for the moment or from then on."""
-        way, error, lasting = choose.choice(Training.WAYS), choose.choice(ERRORS), choose.random() < 0.5
-        self.case.mkdir()
-        self.before.mkdir()
-        ended = fork(fail_each, way, error, lasting, folder=self.case, seconds=300)
+        """Each call in turn that changes a file of a training fails, with one of the errors that it may meet."""
+        ended = fork(fail_each, choose, folder=self.case, seconds=300)
         self.count["failed writes"] += len(ended.out.splitlines())
-        assert ended.code == 0, f"{way}, {error}, {'lasting' if lasting else 'passing'}: {ended.err}"
-
-    def summary(self) -> str:
-        return ", ".join(f"{self.count[what]:,} {what}" for what in ("kills", "damaged files", "failed writes"))
-
-    # -- one case ------------------------------------------------------------------------------------------------------
-
-    def try_case(self, number: int) -> None:
-        for folder in (self.case, self.before):
-            shutil.rmtree(folder, ignore_errors=True)
-        kind = self.kill if number % 16 == 0 else self.fail if number % 320 == 1 else self.damage
-        kind(random.Random(f"{SEED} {number}"))
+        assert ended.code == 0, ended.err
 
 
-def fail_each(way: str, error: str, lasting: bool) -> None:
+def fail_each(choose: random.Random) -> None:
     words = ("--data=mnist", "--data-dir=../data", "--hidden-size=8", "--batch-size=16", "--threads=1")
-    training = Training(rnn_mnist.main, words, Path.cwd())
+    training, way = Training(rnn_mnist.main, words, Path.cwd()), choose.choice(Training.WAYS)
     for kind, number in training.faults(way):
-        print(kind, *training.check_fault(way, number, error, lasting=lasting), flush=True)
+        error = choose.choice(KINDS[kind])
+        print(way, error, training.check_fault(way, number, error, lasting=error not in PASSING), flush=True)
 
 
 class Pwned:
@@ -318,44 +316,25 @@ def path_of(folder: Path, name: str) -> Path:
     return last.parent
 
 
-def config_of(run: Path) -> dict:
-    """config.json without what may differ."""
-    config = json.loads((run / "config.json").read_text()) | {"wall_seconds": 0}
-    return config | {"flags": config["flags"] | {"resume": False}}
-
-
-def make_small() -> None:
-    """Few images in every set, for this process and its forks."""
-    make_runs_small()
-    with tempfile.TemporaryDirectory() as folder:
-        IMAGE_SETS.update(make_sets(Path(folder)))
-
-
-def make_sets(folder: Path) -> dict:
-    """Write the image sets, the same files each time; returns their entries."""
-    return {"cifar10": make_cifar10(folder, per_file=10), "mnist": make_mnist(folder)}
-
-
 def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="soak-"))
     kept = work.with_name(f"{work.name}-failures")
-    soak, began, minute, failures = Soak(work), time.monotonic(), 0, 0
+    soak, began, minute, failures = Soak(work), time.monotonic(), 1, 0
     print(f"{len(RUNS)} runs to compare with are made, in {work}; seed {SEED}", flush=True)
     for number in [int(ONLY)] if ONLY else itertools.count():
         minutes = (time.monotonic() - began) / 60
         if minutes >= MINUTES and not ONLY:
             break
-        if minutes >= minute + 1:
-            minute = int(minutes)
+        if minutes >= minute:
             print(f"minute {minute}: {soak.summary()}, {failures} failures", flush=True)
+            minute = int(minutes) + 1
         try:
             soak.try_case(number)
         except Exception:
             failures += 1
-            place = kept / str(number)
-            for folder in (soak.before, soak.case):
-                shutil.copytree(folder, place / folder.name)
-            reason = traceback.format_exc()
+            reason, place = traceback.format_exc(), kept / str(number)
+            shutil.copytree(soak.before, place / "before")
+            shutil.copytree(soak.case, place / "case")
             (place / "reason").write_text(reason)
             print(f"FAILED: SOAK_SEED={SEED} SOAK_CASE={number} make soak (files and reason: {place})")
             print("    " + "\n    ".join([line[:300] for line in reason.splitlines() if line][-4:]), flush=True)
@@ -365,8 +344,6 @@ def main() -> int:
     shutil.rmtree(work)
     return int(failures > 0)
 
-
-make_small()
 
 if __name__ == "__main__":
     sys.exit(main())
