@@ -64,10 +64,16 @@ RUNS = {  # the command of each run
     for precision in ("fp32", "bf16")
 }
 GRID = """
-row = [{name = "a-gru", script = "rnn_mnist", title = "the GRU", printed = {test_accuracy = 0.5},
-        flags = {cell = "gru", hidden_size = 8, epochs = 3, batch_size = 16}},
-       {name = "a-cnn", script = "cnn_cifar10", note = "a note",
-        flags = {epochs = 3, batch_size = 16, augment = true}}]
+[[row]]
+name = "a-gru"
+script = "rnn_mnist"
+printed = {test_accuracy = 0.5}
+flags = {cell = "gru", hidden_size = 8, epochs = 3, batch_size = 16}
+[[row]]
+name = "a-cnn"
+script = "cnn_cifar10"
+title = "a CNN"
+flags = {epochs = 3, batch_size = 16, augment = true}
 """
 REPORT = ["report", "--no-train", "--grid", "grid.toml", "--precision", "fp32"]
 LOOK = ["visualize", "--data-dir", "../data", "--only", "filters,evolution"]
