@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.cli import command_line, program, run_script
 from harness.errors import Interrupted, UserError
-from harness.flags import Parser, add_flags, gpu_share, option, up_to_1024
+from harness.flags import Parser, add_flags, gpu_share, option, path, up_to_1024
 from harness.image_sets import CNN, RNN, sets_for
 from harness.ranks import refuse_ranks
 
@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__, epilog=EXIT_CODES)
 
     group = parser.add_argument_group("what to run")
-    group.add_argument("--grid", type=Path, help="TOML file of the rows (default: the project's experiments.toml)")
+    group.add_argument("--grid", type=path, help="TOML file of the rows (default: the project's experiments.toml)")
     group.add_argument("--only", help="train these rows only: cnn, rnn or rows' names, with commas between")
     group.add_argument("--seeds", type=up_to_1024, default=1, help="runs of each row: seeds 0, 1, … below this number")
     group.add_argument("--no-train", action="store_true", help="write the report from what the run folders hold")
@@ -52,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("folders")
     add_flags(group, "runs_dir")
-    group.add_argument("--out", type=Path, default=Path("report"), help="folder that the report is written to")
+    group.add_argument("--out", type=path, default=Path("report"), help="folder that the report is written to")
     return parser
 
 
@@ -89,41 +89,34 @@ def report(flags: argparse.Namespace, *, command: str) -> int:
     check_folder(flags.out)
     nearest_folder(flags.runs_dir, "--runs-dir")
 
-    same = {"seeds": range(flags.seeds), "precision": flags.precision, "build_model": build_model}
     data = None if flags.data == "real" else flags.data
-    compared = [comparison] if comparison and data is None else []
-    results = find_runs(rows, flags.runs_dir, data=data, **same)
-    on_mnist = find_runs(compared, flags.runs_dir, data="mnist", **same)
-    problems_on_mnist, failures = [], {}
+    every = [*rows, comparison] if comparison and not data else rows
+    options = {"seeds": range(flags.seeds), "precision": flags.precision, "data": data, "build_model": build_model}
+    results, wanted, failures = find_runs(every, flags.runs_dir, **options), chosen, {}
     if not flags.no_train:
-        failures = train_missing([each for each in results if each.row in chosen], flags, data)
-        results = find_runs(rows, flags.runs_dir, data=data, **same)
-        if compared and chosen == rows:
-            failed = train_missing(on_mnist, flags, "mnist")
-            on_mnist = find_runs(compared, flags.runs_dir, data="mnist", **same)
-            problems_on_mnist = problems_of(on_mnist, failed)
-            keep_first_rows_of(on_mnist, results, flags)
-        look_inside(results, flags)
-    problems = problems_of(results, failures)
+        wanted = every if chosen == rows else chosen
+        failures = train_missing([each for each in results if each.row in wanted], flags, data)
+        results = find_runs(every, flags.runs_dir, **options)
+    of_rows, on_mnist = results[: len(rows)], next(iter(results[len(rows) :]), None)
+    if not flags.no_train:
+        if on_mnist and on_mnist.row in wanted:
+            keep_first_rows_of(on_mnist, of_rows, flags)
+        look_inside(of_rows, flags)
 
     others = {name: getattr(flags, name) for name in ("runs_dir", "out", "precision", "data")}
-    others |= {"problems": problems, "grid": grid, "command": command, "on_mnist": next(iter(on_mnist), None)}
+    others |= {"problems": problems_of(of_rows, failures), "grid": grid, "command": command, "on_mnist": on_mnist}
     others["count_parameters"] = lambda config: sum(each.numel() for each in build_model(config).parameters())
-    write_report(results, **others)
+    write_report(of_rows, **others)
     with warned("TensorBoard goes without the curves over seeds"):  # of someone else's runs
-        write_seed_aggregates(results, flags.runs_dir, synthetic=flags.data == "synthetic")
+        write_seed_aggregates(of_rows, flags.runs_dir, synthetic=flags.data == "synthetic")
     print(f"the report is in {flags.out}")
-    names = {row.name for row in chosen}
-    wanted = [problem for problem in problems if problem.row in names] + problems_on_mnist
-    print_problems(wanted, wanted=(len(chosen) + bool(problems_on_mnist)) * flags.seeds)
-    return EXIT_INCOMPLETE if wanted else 0
+    problems = problems_of([each for each in results if each.row in wanted], failures)
+    print_problems(problems, wanted=len(wanted) * flags.seeds)
+    return EXIT_INCOMPLETE if problems else 0
 
 
 def train_missing(results: "list[RowRuns]", flags: argparse.Namespace, data: str | None) -> dict[tuple[str, int], str]:
-    """Train what is missing; returns why a run failed, by row name and seed. UserError if there are no images.
-
-    `data` is what --data says to the scripts, None their own default.
-    """
+    """Train what is missing; returns why a run failed, by row name and seed. UserError if there are no images."""
     from harness.data import load_images
     from harness.device import choose_device, warn_of_slow_bf16
     from harness.files import check_writable, nearest_folder
@@ -151,7 +144,7 @@ def train_missing(results: "list[RowRuns]", flags: argparse.Namespace, data: str
         return train_jobs(jobs, cluster)
 
 
-def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", flags: argparse.Namespace) -> None:
+def keep_first_rows_of(comparison: "RowRuns", results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     """Once the networks to compare are trained: how much of an image each needs, of its first seed, kept in its folder.
 
     Compared are the CNN on MNIST and those recurrent rows that have its optimizer, lr and epochs. What has no
@@ -162,8 +155,8 @@ def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", fl
     from harness.files import is_outdated
     from models import build_model
 
-    rows = [*comparison, *(each for each in results if each.row.script == RNN)]
-    firsts = [each.complete[0] for each in rows if each.complete] if comparison[0].complete else []
+    rows = [comparison, *(each for each in results if each.row.script == RNN)]
+    firsts = [each.complete[0] for each in rows if each.complete] if comparison.complete else []
     names = ("optimizer", "lr", "epochs")
     alike = [run.path for run in firsts if all(run.config["flags"][n] == firsts[0].config["flags"][n] for n in names)]
     folders = [folder for folder in alike if is_outdated(folder / FILE, folder / "best.pt")]
@@ -180,7 +173,7 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     They are lacking if they are not of the model in best.pt, shown the images that it was trained on.
     """
     from harness.analyses import ANALYSES, draw_analyses, read_analyses
-    from harness.checkpoint import load_checkpoint
+    from harness.checkpoint import load_trained
     from harness.report.inside import rank
     from models import build_model
 
@@ -189,7 +182,7 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     if not run or not (run.path / "best.pt").exists():
         return
     with warned(f"cannot draw the pictures that the report lacks of {run.path}"):
-        current = load_checkpoint(run.path / "best.pt").get("epoch"), run.config["dataset"]
+        current = load_trained(run.path / "best.pt", build_model).epoch, run.config["dataset"]
         drawn = read_analyses(run.path / "figures").items()
         whole = {name for name, record in drawn if (record["epoch"], record["dataset"]) == current}
         if not any((run.path / "snapshots").glob("epoch-*.pt")):

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from harness import image_sets
 from harness.cli import command_line, program
@@ -86,6 +87,20 @@ def map_numbers(text: str) -> tuple[str, list[int]]:
     return layer, [int(number) for number in numbers.split(",")]
 
 
+def path(text: str) -> Path:
+    """A path as typed; of `--runs-dir=~/x`, for example, the shell leaves it to the program to find the home folder."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - as in a shell, ~ of a user who is not there is a name
+
+
+def path_or_url(text: str) -> str:
+    """A URL as it is, but for file:///…, which is a path."""
+    if text.lower().startswith("file:"):
+        from urllib.request import url2pathname  # takes longer to import than all other modules of --help
+
+        text = url2pathname(urlsplit(text).path)
+    return os.path.expanduser(text)  # noqa: PTH111 - Path would take a slash from a URL
+
+
 positive_int = whole_number(1)
 up_to_1024 = whole_number(1, 1024)
 seed_number = whole_number(0, 2**32 - 1)
@@ -109,8 +124,9 @@ _OFF = "%(default)g, the default, is off"
 GROUPS: dict[str, dict[str, Flag]] = {
     "data": {
         "data": Flag("image set to train and test on", choices=image_sets.titles(), in_name="{}", set_by_report=True),
-        "data_dir": Flag("folder of the image sets, filled if empty", Path("data"), type=Path, of_run=False),
-        "mirror": Flag("URL, or local path, of the archive(s), tried before the known sources", of_run=False),
+        "data_dir": Flag("folder of the image sets, filled if empty", Path("data"), type=path, of_run=False),
+        "mirror": Flag("URL, or local path, of the archive(s), tried before the known sources", type=path_or_url,
+                       of_run=False),
     },
     "model": {
         "cell": Flag("kind of recurrent layer", {RNN: "gru"}, choices=_CELLS, in_name="{}", always=True, absent="-"),
@@ -120,7 +136,7 @@ GROUPS: dict[str, dict[str, Flag]] = {
                          in_name="{}", absent="gray", short="{}"),
         "fc_activation": Flag("activation between the linear layers", {CNN: "tanh"}, choices=("tanh", "relu"),
                               in_name="{}", absent="-", label="activation between the linear layers"),
-        "augment": Flag("mirror and shift the training images at random", {CNN: False},
+        "augment": Flag("shift the training images at random, and mirror them (not digits)", {CNN: False},
                         in_name="augment", absent=False, label="augmentation"),
         "snapshot_epochs": Flag("keep these epochs' filters", {CNN: "1,2,5,10,20,50,100"}, type=epoch_list),
     },
@@ -148,7 +164,7 @@ GROUPS: dict[str, dict[str, Flag]] = {
         "compile": Flag("compile the CNN (torch.compile; on CUDA into CUDA graphs)", False, added_later=True),
     },
     "run folder": {
-        "runs_dir": Flag("folder of all runs", Path("runs"), type=Path, of_run=False),
+        "runs_dir": Flag("folder of all runs", Path("runs"), type=path, of_run=False),
         "name": Flag("of this run's folder (default: made from the flags)", type=folder_name, of_run=False),
         "resume": Flag("continue the run that the flags or --name select", False, of_run=False),
         "overwrite": Flag("delete that run and start anew", False, of_run=False),
@@ -180,6 +196,14 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**{"formatter_class": Help, "allow_abbrev": False} | settings)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: object = None) -> tuple:
+        """Refuse `--flag=--`: argparse of Python 3.11 takes the value for an empty list, past type and choices."""
+        args = sys.argv[1:] if args is None else list(args)
+        for name, _, value in (word.partition("=") for word in args):
+            if name.startswith("--") and value == "--":
+                self.error(f"argument {name}: -- is no value")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> None:
         raise FlagError(message)

@@ -23,7 +23,7 @@ import torch
 
 from harness.checkpoint import check_training_state, is_config, load_checkpoint
 from harness.cli import command_line
-from harness.errors import Interrupted, OutOfMemory, OutputLost, UserError, catch_out_of_memory
+from harness.errors import Interrupted, OutOfMemory, UserError, catch_out_of_memory
 from harness.files import leftovers, lock_folder, make_folder, os_errors_as, patiently, read_file, write_atomically
 from harness.flags import RESULT_FLAGS, check_new_name, recorded_flags, resume_command, resumed_flags, run_name
 from harness.ranks import ALONE, Ranks, join
@@ -197,7 +197,7 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
                 found, run.recorded, run.checkpoint = ranks.broadcast((found, run.recorded, run.checkpoint))
                 run.flags = argparse.Namespace(**vars(run.flags) | found)
                 yield run
-        except (Interrupted, OutputLost, UserError) as error:
+        except (Interrupted, KeyboardInterrupt, UserError) as error:  # the second from a notebook that calls main()
             run.record_early_end(error)
             raise
 

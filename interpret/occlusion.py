@@ -39,11 +39,11 @@ def occlusion(
     labels: Tensor,
     *,
     size: int = 8,
-    stride: int = 2,
+    stride: int = 1,
     value: float = 0.0,
     batch_size: int = BATCH,
 ) -> OcclusionMaps:
-    """Slide a square of `size` pixels over images (n, channels, height, width) and record the answers (figure 7).
+    """Slide a square of `size` pixels by `stride` over images (n, channels, height, width), record answers (figure 7).
 
     `labels` int64 (n,) are the true classes; `value` fills the square: 0.0, the mid-gray of images normalized from
     [0, 1] by 0.5 and 0.5, unless told otherwise. The map whose total activation is recorded is, for each image, the one

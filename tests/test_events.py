@@ -14,10 +14,12 @@ from tensorboard.backend.event_processing import event_accumulator, event_multip
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
+from torch.utils.tensorboard import SummaryWriter
 
 import harness.train
 from harness.checkpoint import load_checkpoint
 from harness.data import load_images
+from harness.errors import UserError
 from harness.flags import hparams
 from harness.tensorboard import (
     CONFUSION_TAG,
@@ -238,6 +240,26 @@ def test_reader_that_was_open_before_a_run_was_made_longer_sees_both_ends_once(r
     assert max(Counter(logged_values(RUN)).values()) == 1
 
 
+@pytest.mark.parametrize("torn", [0, 3, 20, 100])
+def test_reader_that_was_open_before_figures_were_added_sees_them_though_a_full_disk_tore_one(run_main, torn):
+    assert run_main("rnn_mnist", *TINY, "--epochs", 2)[0] == 0
+    reader = event_accumulator.EventAccumulator(str(RUN)).Reload()
+    plugin = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory("runs").Reload()
+    drawn = {"figures/a": np.arange(64, dtype=np.uint8).reshape(8, 8), "figures/b": PIXEL}
+    add_images(RUN, drawn, step=1)
+    whole = events_file().read_bytes()
+    os.truncate(events_file(), len(whole) - torn)
+    reader.Reload()
+    plugin.Reload()
+    add_images(RUN, drawn, step=1)
+    assert events_file().read_bytes() == whole
+    reader.Reload()
+    plugin.Reload()
+    for tag in drawn:
+        assert [event.step for event in reader.Images(tag)] == [1]
+        assert [event.step for event in plugin.Tensors("rnn_synthetic/run", tag)] == [1]
+
+
 def test_ending_that_a_kill_tore_is_completed_before_a_longer_run_goes_on(run_main):
     """A reader that has read half of the last record waits for its other half and for no other bytes."""
     assert run_main("rnn_mnist", *TINY, "--epochs", 1)[0] == 0
@@ -340,6 +362,51 @@ def test_figures_are_appended_and_the_same_one_only_once(run_main):
     os.truncate(events_file(), len(after) - 3)
     add_images(RUN, {"figures/a": drawn, "figures/b": drawn + 2}, step=1)
     assert logged_values(RUN)[-2:] == [(1, "figures/a"), (1, "figures/b")]
+
+
+# -- what a SummaryWriter of the user's wrote into the run folder ------------------------------------------------------
+
+
+def write_own_events(name: str) -> Path:
+    """A file as PyTorch's SummaryWriter writes it, with 100 points."""
+    with SummaryWriter(str(RUN)) as writer:
+        for step in range(100):
+            writer.add_scalar("train/loss", step, step)
+    (file,) = (path for path in RUN.glob("events.out.tfevents.*") if str(os.getpid()) in path.name)
+    return file.rename(RUN / f"events.out.tfevents.{name}")
+
+
+@pytest.mark.parametrize("name", ["0.mine", "9999999999.mine"])  # which sorts before ours, and after it
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_events_file_of_the_users_is_neither_cut_nor_deleted(run_main, name, earlier_version):
+    assert run_main("rnn_mnist", *TINY, "--epochs", 1)[0] == 0
+    ours = events_file()
+    if earlier_version:  # whose files had no ending by which they are known
+        ours = ours.rename(RUN / ours.name.removesuffix(".run"))
+    begun, mine = ours.read_bytes(), write_own_events(name)
+    os.truncate(mine, mine.stat().st_size - 5)  # it is being written
+    points = mine.read_bytes()
+    assert run_main("rnn_mnist", *TINY, "--epochs", 1, "--resume")[0] == 0  # of a complete run
+    assert ours.read_bytes() == begun
+    assert run_main("rnn_mnist", *TINY, "--epochs", 2, "--resume")[0] == 0
+    add_images(RUN, {"figures/a": PIXEL}, step=1)
+    assert ours.read_bytes().startswith(begun) and b"figures/a" in ours.read_bytes()
+    assert mine.read_bytes() == points
+    (RUN / "last.pt").unlink()
+    for way in ("--overwrite", "--resume"):
+        assert run_main("rnn_mnist", *TINY, "--epochs", 1, way)[0] == 0
+        assert mine.read_bytes() == points and len(list(RUN.glob("events.out.tfevents.*"))) == 2
+        (RUN / "last.pt").unlink()
+        (RUN / "config.json").unlink()
+
+
+def test_folder_with_no_events_but_the_users_gets_no_figures(run_main):
+    RUN.mkdir(parents=True)
+    mine = write_own_events("0.mine")
+    points = mine.read_bytes()
+    with pytest.raises(UserError, match="has no events file to add figures to"):
+        add_images(RUN, {"figures/a": PIXEL}, step=1)
+    assert mine.read_bytes() == points
 
 
 @pytest.mark.parametrize(

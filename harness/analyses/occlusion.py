@@ -18,11 +18,11 @@ from interpret.occlusion import OcclusionMaps, occlusion
 NEEDS = frozenset({"convolutions", "images"})
 
 TEXT = """\
-Zeiler & Fergus, section 4.2 and figure 7: a gray square of {size} × {size} pixels slid over the image; each point of \
-a map stands for the square centered there. The strongest map of the last convolution is the one with the largest \
-activation in the whole image; its total activation is relative to the largest in the row. In the table, top and \
-left say where the square lowers the probability most, and share right at which share of the places the answer stays \
-right."""
+Zeiler & Fergus, section 4.2 and figure 7: a gray square of {size} × {size} pixels slid over the image pixel by \
+pixel; each point of a map stands for the square centered there. The strongest map of the last convolution is the one \
+with the largest activation in the whole image; its total activation is relative to the largest in the row. In the \
+table, top and left say where the square lowers the probability most, and share right at which share of the places the \
+answer stays right."""
 
 
 def analyze(subject: Subject) -> Findings:

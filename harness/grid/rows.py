@@ -34,6 +34,7 @@ class Row:
     title: str
     printed: dict[str, float] = field(default_factory=dict)  # of METRICS; empty where the original printed none
     note: str = ""
+    data: str | None = None  # what --data is, where that is not the script's default
 
 
 def load_grid(path: Path) -> tuple[list[Row], Row | None]:
@@ -68,7 +69,7 @@ def load_grid(path: Path) -> tuple[list[Row], Row | None]:
             if not isinstance(table, dict) or table.keys() != {"flags"}:
                 raise UserError("it must be a table with one key, flags")
             own = {"name": "cnn-mnist", "script": SCRIPT_WORDS["cnn"], "title": "the CNN on MNIST"}
-            comparison = _read_row(own | table)
+            comparison = replace(_read_row(own | table), data="mnist")
             if comparison.flags.get("channels") == "rgb":
                 raise UserError("channels rgb needs color images, and MNIST has none")
     except UserError as error:
@@ -91,13 +92,13 @@ def chosen_rows(rows: list[Row], only: str | None, grid: Path) -> list[Row]:
 def wanted_flags(row: Row, *, seed: int, precision: str, data: str | None) -> dict:
     """The value of each of the script's result-changing flags in a run of this row and seed.
 
-    `precision` is what --precision says; `data` what --data does, None being the script's own default, the real set.
+    `precision` is what --precision says; `data` what --data does, None being the row's own images.
     """
     if precision == "auto":
         precision = AUTO_PRECISION[row.script]
     known = vars(parser_of(row.script).parse_args([]))
     wanted = {name: known[name] for name in ROW_FLAGS if name in known} | row.flags
-    return wanted | {"data": data or known["data"], "precision": precision, "seed": seed}
+    return wanted | {"data": data or row.data or known["data"], "precision": precision, "seed": seed}
 
 
 def experiment_of(row: Row, flags: Mapping[str, object]) -> str:
