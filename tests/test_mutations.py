@@ -112,7 +112,7 @@ def test_damaged_checkpoint_is_refused_or_holds_the_same(random: Random, whole: 
     assert code == 2 or same
 
 
-@examples(40)
+@examples(30)
 @given(part=st.sampled_from(PARTS), random=randoms)
 def test_run_with_a_damaged_file_resumes_to_the_same_or_is_refused(
     part: str, random: Random, whole: Path, tmp_path: Path
@@ -141,7 +141,7 @@ def assert_same_numbers(run: Path, whole: Path) -> None:
 TENSORS = (torch.zeros(2), torch.ones(()), torch.zeros(0), torch.zeros(1).expand(2**40), torch.full((3,), float("nan")))
 
 
-@examples(40)
+@examples(30)
 @given(random=randoms, last=st.booleans())
 def test_strange_value_in_what_is_resumed_is_no_bug(random: Random, last: bool, whole: Path, tmp_path: Path) -> None:
     """In last.pt, or in config.json, from which a run without last.pt begins anew."""
@@ -194,7 +194,7 @@ flags = { cell = "gru", optimizer = "adam", lr = 0.001, epochs = 10 }
 RUNS_OF_GRID = ("cnn_cifar10/adam-lr0.001-e10-bf16-s{}", "rnn_mnist/gru-h128-adam-lr0.001-e10-s{}")
 
 
-@examples(25)
+@examples(16)
 @given(random=randoms, part=st.sampled_from(["config.json", "config.json", "metrics.csv"]))
 def test_report_is_written_whatever_one_of_its_runs_holds(random: Random, part: str, tmp_path: Path) -> None:
     """Two of the committed runs of each of two rows, and damage to one of the CNN's."""
@@ -312,7 +312,7 @@ def test_no_command_line_is_read_wrongly(data: st.DataObject) -> None:
         check_flags(script, words)
 
 
-@examples(25)
+@examples(16)
 @given(data=st.data())
 def test_no_flag_that_is_read_ends_in_a_bug(data: st.DataObject, tmp_path: Path) -> None:
     """A training of a few batches with it."""
