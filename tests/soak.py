@@ -83,6 +83,7 @@ processes = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spaw
 
 class Ended(NamedTuple):
     code: int  # negative: the signal
+    seconds: float
     out: str
     err: str
 
@@ -92,11 +93,13 @@ def fork(function: Callable, *arguments: object, folder: Path, seconds: float = 
     for name in ("out", "err"):
         (folder / name).write_bytes(b"")  # its output
     process = processes.Process(target=_call, args=(function, arguments, folder))
+    began = time.perf_counter()
     process.start()
     process.join(seconds)
     process.kill()
     process.join()
-    return Ended(process.exitcode, *((folder / name).read_text(errors="replace") for name in ("out", "err")))
+    took = time.perf_counter() - began
+    return Ended(process.exitcode, took, *((folder / name).read_text(errors="replace") for name in ("out", "err")))
 
 
 def _call(function: Callable, arguments: tuple, folder: Path) -> None:
@@ -139,19 +142,17 @@ class Soak:
             folder.mkdir()
         for name, words in RUNS.items():
             fork(stop_after_first_epoch, words, folder=work / "stopped")
-            began = time.perf_counter()
-            self.succeed(words, self.whole)
-            self.seconds[name] = time.perf_counter() - began
+            self.seconds[name] = self.succeed(words, self.whole).seconds
         self.succeed([*LOOK, "runs/cnn_cifar10/cnn-fp32/best.pt"], self.whole)
         shutil.copytree(self.whole / "runs", work / "finished/runs", ignore=shutil.ignore_patterns("*.pt", "*-bf16"))
         (work / "finished/grid.toml").write_text(GRID)
         self.succeed(REPORT, work / "finished")
 
-    def succeed(self, words: list[str], folder: Path) -> str:
-        """Run a script that has nothing to complain of; returns its standard output."""
+    def succeed(self, words: list[str], folder: Path) -> Ended:
+        """Run a script that has nothing to complain of."""
         ended = fork(script, words, folder=folder)
         assert ended.code == 0 and not ended.err, ended
-        return ended.out
+        return ended
 
     def try_case(self, number: int) -> None:
         for folder in (self.case, self.before):
@@ -175,14 +176,14 @@ class Soak:
             ended = fork(script, command, folder=self.case, seconds=instant)
             if ended.code == 0:
                 self.count["runs that ended before their kill"] += 1
-                self.seconds[name] *= 0.9
+                self.seconds[name] = ended.seconds  # the machine has become quicker
                 break
             assert ended.code < 0, ended
             saved = max(saved, *map(int, re.findall(r"^epoch (\d+)/", ended.out, re.MULTILINE)), 0)
             self.count["kills"] += 1
             self.count[f"kills after epoch {saved}"] += 1
         shutil.copytree(self.case, self.before, dirs_exist_ok=True)
-        out = self.succeed(command, self.case)
+        out = self.succeed(command, self.case).out
         found = re.search(r"continuing after epoch (\d+)", out)
         assert (int(found[1]) if found else EPOCHS * ("is complete" in out)) >= saved, f"epoch {saved} was lost: {out}"
         self.compare(name)
@@ -273,7 +274,7 @@ class Soak:
         return shutil.copytree(run, self.case / run.relative_to(self.work / folder))
 
     def change(self, file: Path, choose: random.Random) -> bool:
-        """Damage a file, and keep a copy in before/. True for a checkpoint that is whole but holds strange values."""
+        """Damage a file, and keep a copy in before/. True if it is whole all the same, with other contents."""
         content, kind = file.read_bytes(), choose.randrange(4)
         strange = file.suffix == ".pt" and kind >= 2
         if strange:
@@ -287,6 +288,8 @@ class Soak:
             file.write_text(damaged_table(content.decode(), choose), errors="surrogateescape")
         else:
             file.write_bytes(damaged_bytes(content, choose))
+        if file.name.startswith("events"):
+            strange = file.read_bytes().startswith(content)  # a whole record twice is no damage
         shutil.copy(file, self.before)
         return strange
 
