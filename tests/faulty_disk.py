@@ -209,7 +209,8 @@ class Training:
         code, err, disk = self.try_on(way, number, error, lasting=lasting)
         assert disk.failed
         check_told(code, err)
-        gc.collect()  # a lock that could not be freed is freed with its process
+        if disk.failed.startswith("unlock"):
+            gc.collect()  # it would be freed with its process
         (wanted,) = self.wanted[way].glob("*/*")
         run = disk.folder / wanted.relative_to(self.wanted[way])
         if (run / "last.pt").exists():
