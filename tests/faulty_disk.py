@@ -8,6 +8,7 @@ for which that is tried, by `check_fault`.
 import builtins
 import errno
 import fcntl
+import gc
 import io
 import os
 import shutil
@@ -208,6 +209,8 @@ class Training:
         code, err, disk = self.try_on(way, number, error, lasting=lasting)
         assert disk.failed
         check_told(code, err)
+        if disk.failed.startswith("unlock"):
+            gc.collect()  # it would be freed with its process
         (wanted,) = self.wanted[way].glob("*/*")
         run = disk.folder / wanted.relative_to(self.wanted[way])
         if (run / "last.pt").exists():
