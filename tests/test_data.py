@@ -210,7 +210,7 @@ def test_a_folder_in_a_files_place_is_named(data_dir: Path) -> None:
     path = data_dir / "MNIST/raw/t10k-images-idx3-ubyte"
     path.unlink()
     path.mkdir()
-    with pytest.raises(UserError, match=f"cannot read {path}: Is a directory"):
+    with pytest.raises(UserError, match=f"cannot read {path}: it is no regular file"):
         load_images("mnist", data_dir=data_dir)
 
 
