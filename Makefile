@@ -2,13 +2,14 @@
 # make report    write report/ again from the run folders in report/runs; needs no training, data set or checkpoint
 # make test      run the linter, then the whole test suite
 # make test-ray  install Ray and run the tests that need it
+# make soak      kill trainings, damage files and let writes fail for SOAK_MINUTES (20): docs/reliability.md
 # make clean     remove demo/ and what the tests and the linter left; the virtual environment stays
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 DEMO_CNN := demo/cnn_synthetic/adagrad-lr0.01-e3-synthetic-b64-s0
 
-.PHONY: demo report test test-ray clean
+.PHONY: demo report test test-ray soak clean
 
 demo: $(VENV)/.installed
 	$(PYTHON) cnn_cifar10.py --data synthetic --batch-size 64 --epochs 3 --runs-dir demo --overwrite
@@ -31,6 +32,9 @@ test: $(VENV)/.installed-dev
 
 test-ray: $(VENV)/.installed-ray
 	$(PYTHON) -m pytest -m ray tests/test_ray.py
+
+soak: $(VENV)/.installed-dev
+	SOAK_MINUTES=$${SOAK_MINUTES:-20} $(PYTHON) tests/soak.py
 
 clean:
 	rm -rf demo .pytest_cache .ruff_cache

@@ -11,29 +11,26 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cnn_cifar10
-import rnn_mnist
 from harness.cli import command_line, program, run_script
 from harness.errors import Interrupted, UserError
-from harness.flags import Parser, add_flags, gpu_share, option, up_to_1024
+from harness.flags import Parser, add_flags, gpu_share, option, path, up_to_1024
+from harness.image_sets import CNN, RNN, sets_for
 from harness.ranks import refuse_ranks
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
     from harness.grid.runs import RowRuns
 
 PROJECT = Path(__file__).resolve().parent
-SCRIPTS = {module.__name__: module for module in (cnn_cifar10, rnn_mnist)}
-PARSERS = {name: script.make_parser() for name, script in SCRIPTS.items()}
 EXIT_INCOMPLETE = 1
 EXIT_CODES = """exit code: 0 if every wanted run (each row with each seed) is complete; 1 if the report is written but
-a run is missing, failed or diverged; 2 for wrong input; 130 or 143 if interrupted."""
+a run is missing, failed or diverged; 2 for wrong input; 130, 143 or 129 if interrupted."""
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__, epilog=EXIT_CODES)
 
     group = parser.add_argument_group("what to run")
-    group.add_argument("--grid", type=Path, help="TOML file of the rows (default: the project's experiments.toml)")
+    group.add_argument("--grid", type=path, help="TOML file of the rows (default: the project's experiments.toml)")
     group.add_argument("--only", help="train these rows only: cnn, rnn or rows' names, with commas between")
     group.add_argument("--seeds", type=up_to_1024, default=1, help="runs of each row: seeds 0, 1, … below this number")
     group.add_argument("--no-train", action="store_true", help="write the report from what the run folders hold")
@@ -55,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("folders")
     add_flags(group, "runs_dir")
-    group.add_argument("--out", type=Path, help="folder that the report is written to (default: report/ in --runs-dir)")
+    group.add_argument("--out", type=path, help="folder that the report is written to (default: report/ in --runs-dir)")
     return parser
 
 
@@ -88,64 +85,57 @@ def report(flags: argparse.Namespace, *, command: str) -> int:
 
     grid, here = flags.grid or PROJECT / "experiments.toml", Path.cwd()
     grid = grid.relative_to(here) if grid.is_relative_to(here) else grid  # the report names it, on any machine
-    rows, comparison = load_grid(grid, PARSERS)
+    rows, comparison = load_grid(grid)
     chosen = chosen_rows(rows, flags.only, grid)
     nearest_folder(flags.runs_dir, "--runs-dir")
     check_folder(flags.out)
 
-    same = {"seeds": range(flags.seeds), "precision": flags.precision}
     data = None if flags.data == "real" else flags.data
-    compared = [comparison] if comparison and data is None else []
-    results = find_runs(rows, flags.runs_dir, PARSERS, data=data, **same)
-    on_mnist = find_runs(compared, flags.runs_dir, PARSERS, data="mnist", **same)
-    problems_on_mnist, failures = [], {}
+    every = [*rows, comparison] if comparison and not data else rows
+    options = {"seeds": range(flags.seeds), "precision": flags.precision, "data": data, "build_model": build_model}
+    results, wanted, failures = find_runs(every, flags.runs_dir, **options), chosen, {}
     if not flags.no_train:
-        failures = train_missing([each for each in results if each.row in chosen], flags, data)
-        results = find_runs(rows, flags.runs_dir, PARSERS, data=data, **same)
-        if compared and chosen == rows:
-            failed = train_missing(on_mnist, flags, "mnist")
-            on_mnist = find_runs(compared, flags.runs_dir, PARSERS, data="mnist", **same)
-            problems_on_mnist = problems_of(on_mnist, failed)
-            keep_first_rows_of(on_mnist, results, flags)
-        look_inside(results, flags)
-    problems = problems_of(results, failures)
+        wanted = every if chosen == rows else chosen
+        failures = train_missing([each for each in results if each.row in wanted], flags)
+        results = find_runs(every, flags.runs_dir, **options)
+    of_rows, on_mnist = results[: len(rows)], next(iter(results[len(rows) :]), None)
+    if not flags.no_train:
+        if on_mnist and on_mnist.row in wanted:
+            keep_first_rows_of(on_mnist, of_rows, flags)
+        look_inside(of_rows, flags)
 
     others = {name: getattr(flags, name) for name in ("out", "precision", "data")}
-    others |= {"problems": problems, "grid": grid, "command": command, "on_mnist": next(iter(on_mnist), None)}
+    others |= {"problems": problems_of(of_rows, failures), "grid": grid, "command": command, "on_mnist": on_mnist}
     others["count_parameters"] = lambda config: sum(each.numel() for each in build_model(config).parameters())
-    write_report(results, **others)
+    write_report(of_rows, **others)
     with warned("TensorBoard goes without the curves over seeds"):  # of someone else's runs
-        write_seed_aggregates(results, flags.runs_dir, synthetic=flags.data == "synthetic")
+        write_seed_aggregates(of_rows, flags.runs_dir, synthetic=flags.data == "synthetic")
     print(f"the report is in {flags.out}")
-    names = {row.name for row in chosen}
-    wanted = [problem for problem in problems if problem.row in names] + problems_on_mnist
-    print_problems(wanted, wanted=(len(chosen) + bool(problems_on_mnist)) * flags.seeds)
-    return EXIT_INCOMPLETE if wanted else 0
+    problems = problems_of([each for each in results if each.row in wanted], failures)
+    print_problems(problems, wanted=len(wanted) * flags.seeds)
+    return EXIT_INCOMPLETE if problems else 0
 
 
-def train_missing(results: "list[RowRuns]", flags: argparse.Namespace, data: str | None) -> dict[tuple[str, int], str]:
-    """Train what is missing; returns why a run failed, by row name and seed. UserError if there are no images.
-
-    `data` is what --data says to the scripts, None their own default.
-    """
+def train_missing(results: "list[RowRuns]", flags: argparse.Namespace) -> dict[tuple[str, int], str]:
+    """Train what is missing; returns why a run failed, by row name and seed. UserError if there are no images."""
     from harness.data import load_images
     from harness.device import choose_device, warn_of_slow_bf16
     from harness.files import check_writable, nearest_folder
     from harness.grid.local import Settings, ThisMachine
     from harness.grid.schedule import plan_jobs, train_jobs
 
-    same = ("runs_dir", "data_dir", "precision", "device", "compile", "jobs")
-    settings = Settings(PROJECT, data=data, **{name: getattr(flags, name) for name in same})
-    jobs = plan_jobs(results, PARSERS, settings)
+    same = ("runs_dir", "data_dir", "device", "compile", "jobs")
+    settings = Settings(PROJECT, **{name: getattr(flags, name) for name in same})
+    jobs = plan_jobs(results, settings)
     if not jobs:
         return {}
     check_writable(nearest_folder(flags.runs_dir, "--runs-dir"))
     here = flags.engine == "local" and choose_device(flags.device).type
     if here == "cpu" and any(job.flags["precision"] == "bf16" for job in jobs):
         warn_of_slow_bf16()
-    if data != "synthetic":  # fetched here once, and not by two runs at a time
+    if flags.data != "synthetic":  # fetched here once, and not by two runs at a time
         for script, name in sorted({(job.row.script, job.flags["data"]) for job in jobs}):
-            load_images(SCRIPTS[script].DATA[name], data_dir=flags.data_dir)
+            load_images(sets_for(script)[name], data_dir=flags.data_dir)
     print(f"runs to train: {len(jobs)}, into {flags.runs_dir}", flush=True)
     if flags.engine == "local":
         return train_jobs(jobs, ThisMachine(settings, len(jobs)))
@@ -155,7 +145,7 @@ def train_missing(results: "list[RowRuns]", flags: argparse.Namespace, data: str
         return train_jobs(jobs, cluster)
 
 
-def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", flags: argparse.Namespace) -> None:
+def keep_first_rows_of(comparison: "RowRuns", results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     """Once the networks to compare are trained: how much of an image each needs, of its first seed, kept in its folder.
 
     Compared are the CNN on MNIST and those recurrent rows that have its optimizer, lr and epochs. What has no
@@ -166,8 +156,8 @@ def keep_first_rows_of(comparison: "list[RowRuns]", results: "list[RowRuns]", fl
     from harness.files import is_outdated
     from models import build_model
 
-    rows = [*comparison, *(each for each in results if each.row.script == rnn_mnist.__name__)]
-    firsts = [each.complete[0] for each in rows if each.complete] if comparison[0].complete else []
+    rows = [comparison, *(each for each in results if each.row.script == RNN)]
+    firsts = [each.complete[0] for each in rows if each.complete] if comparison.complete else []
     names = ("optimizer", "lr", "epochs")
     alike = [run.path for run in firsts if all(run.config["flags"][n] == firsts[0].config["flags"][n] for n in names)]
     folders = [folder for folder in alike if is_outdated(folder / FILE, folder / "best.pt")]
@@ -184,16 +174,16 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     They are lacking if they are not of the model in best.pt, shown the images that it was trained on.
     """
     from harness.analyses import ANALYSES, draw_analyses, read_analyses
-    from harness.checkpoint import load_checkpoint
+    from harness.checkpoint import load_trained
     from harness.report.inside import rank
     from models import build_model
 
-    runs = [each.complete[0] for each in results if each.row.script == cnn_cifar10.__name__ and each.complete]
+    runs = [each.complete[0] for each in results if each.row.script == CNN and each.complete]
     run = max(runs, key=rank, default=None)
     if not run or not (run.path / "best.pt").exists():
         return
     with warned(f"cannot draw the pictures that the report lacks of {run.path}"):
-        current = load_checkpoint(run.path / "best.pt").get("epoch"), run.config["dataset"]
+        current = load_trained(run.path / "best.pt", build_model).epoch, run.config["dataset"]
         drawn = read_analyses(run.path / "figures").items()
         whole = {name for name, record in drawn if (record["epoch"], record["dataset"]) == current}
         if not any((run.path / "snapshots").glob("epoch-*.pt")):

@@ -6,11 +6,10 @@ Writes figures, tables and an index.html that shows them all to figures/ in the 
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness.analyses import ANALYSES, draw_analyses
 from harness.cli import command_line, program, run_script, typed_path
-from harness.flags import Parser, add_flags, map_numbers, whole_number
+from harness.flags import Parser, add_flags, map_numbers, path, whole_number
 from harness.image_sets import CNN, sets_for
 from harness.ranks import refuse_ranks
 
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="best.pt or last.pt of a run of cnn_cifar10.py")
+    parser.add_argument("checkpoint", type=path, help="best.pt or last.pt of a run of cnn_cifar10.py")
     group = parser.add_argument_group("what to look at")
     add = group.add_argument
     some = f"some of {','.join(ANALYSES)} (default: all)"
@@ -51,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_flags(group, "data_dir", "mirror")
     add_flags(parser.add_argument_group("machine"), "device")
     add = parser.add_argument_group("output").add_argument
-    add("--out", type=Path, help="folder to write to (default: figures/ beside the checkpoint)")
+    add("--out", type=path, help="folder to write to (default: figures/ beside the checkpoint)")
     add("--tensorboard", action="store_true", help="add the figures to the run's Images tab, too")
     return parser
 

@@ -54,7 +54,6 @@ def main() -> None:
 
 
 def measure(flags: argparse.Namespace, folder: Path) -> None:
-    import rnn_mnist
     from harness.grid.local import Settings, ThisMachine
     from harness.grid.rows import Row
     from harness.grid.runs import find_runs
@@ -63,12 +62,11 @@ def measure(flags: argparse.Namespace, folder: Path) -> None:
     log = folder / "log"
     command = [str(PROJECT / "rnn_mnist.py")] if flags.epochs else ["-c", ""]
     (folder / "rnn_mnist.py").write_text(TIMED.format(command=command, log=str(log)))
-    settings = Settings(folder, folder / "runs", folder / "data", "fp32", data="synthetic", jobs=flags.jobs)
-    parsers = {"rnn_mnist": rnn_mnist.make_parser()}
+    settings = Settings(folder, folder / "runs", folder / "data", jobs=flags.jobs)
     row_flags = {"cell": "rnn", "hidden_size": 8, "batch_size": 500, "epochs": max(1, flags.epochs)}
     row = Row("tiny", "rnn_mnist", row_flags, "tiny")
-    results = find_runs([row], settings.runs_dir, parsers, seeds=range(flags.runs), precision="fp32", data="synthetic")
-    jobs = plan_jobs(results, parsers, settings)
+    results = find_runs([row], settings.runs_dir, seeds=range(flags.runs), precision="fp32", data="synthetic")
+    jobs = plan_jobs(results, settings)
 
     began = time.time()
     with contextlib.ExitStack() as stack:

@@ -1,13 +1,13 @@
 """How a script starts and ends, and how it writes the commands that it prints.
 
 Every script of the project runs its `main` through `run_script`: what the user can mend is one sentence on standard
-error and exit code 2, an interruption is 130 (Ctrl-C) or 143 (SIGTERM), and a bug keeps its traceback. Which errors
-there are is in errors.py.
+error and exit code 2, an interruption is 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP), and a bug keeps its traceback.
+Which errors there are is in errors.py.
 """
 
 import _thread
+import atexit
 import contextlib
-import io
 import os
 import shlex
 import shutil
@@ -15,59 +15,103 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from harness import errors
-from harness.ranks import is_rank, prepare_process
+from harness.ranks import is_main, is_rank, prepare_process
 
 
 def run_script(main: Callable[[], int]) -> int:
-    """Run a script's `main` and return its exit code, 2 after a UserError. An interruption ends the process here."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, _interrupt)
-    for name in ("stdout", "stderr"):  # one is None if it was closed before Python began: nobody listens, that is all
-        setattr(sys, name, getattr(sys, name) or open(os.devnull, "w"))  # noqa: SIM115, PTH123 - until the process ends
-    os.environ["MPLBACKEND"] = "agg"  # no window is opened; a notebook's own, which it hands down, may not be installed
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be text that the terminal can show
-    stdout = sys.stdout
-    sys.stdout = _Output(stdout)
+    """Run a script's `main` and return its exit code: 2 after a UserError, 130, 143 or 129 after an interruption.
+
+    The process may be a notebook's, which goes on afterwards: signal handlers and standard streams are left as they
+    were found. Only a rank of torchrun's may end here.
+    """
     prepare_process()
-    if os.environ.pop(errors.STOP_WITH_STDIN, None):
-        _stop_with_stdin()
-    try:
-        with errors.catch_out_of_memory():
-            code = main()
-        sys.stdout.flush()
+    with _interruptible(), _lasting("stdout"), _lasting("stderr"):
+        if os.environ.pop(errors.STOP_WITH_STDIN, None):
+            _stop_with_stdin()
+        try:
+            with errors.catch_out_of_memory():
+                code = main()
+        except errors.UserError as error:
+            _print_error(f"error: {error}{' (--help lists every flag)' * isinstance(error, errors.FlagError)}")
+            return errors.EXIT_BAD_INPUT
+        except errors.Interrupted as interruption:
+            print(file=sys.stderr)  # the terminal shows ^C
+            _print_error(interruption.message)
+            atexit.register(errors.ignore_interruptions)  # a second one must not break into Python's own end
+            code = 128 + interruption.signum
         if is_rank():
+            sys.stdout.flush()
             os._exit(code)  # threads of PyTorch's that served its group may be alive; they abort Python's own end
         return code
-    except errors.UserError as error:
-        _print_error(f"error: {error}{' (--help lists every flag)' * isinstance(error, errors.FlagError)}")
-        return errors.EXIT_BAD_INPUT
-    # Both end the process at once: Python's own end would write to standard output again, and take PyTorch's threads
-    # down in order, which can take seconds.
-    except errors.OutputLost as error:
-        _print_error(f"error: cannot write to standard output: {error}")
-        os._exit(errors.EXIT_BAD_INPUT)
-    except errors.Interrupted as interruption:
-        _print_error(f"\n{interruption.message}")
-        os._exit(128 + interruption.signum)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have what stops a script raise an Interrupted in this block, or just end a rank that writes nothing."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        errors.ignore_interruptions()
+        raise errors.Interrupted(signum)
+
+    before = {each: signal.getsignal(each) for each in errors.INTERRUPTIONS}
+    # The system's own way ends a process even while PyTorch waits for another rank.
+    errors.handle_interruptions(interrupt if is_main() else signal.SIG_DFL)
+    try:
+        yield
     finally:
-        sys.stdout = stdout
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    errors.ignore_interruptions()
-    raise errors.Interrupted(signum)
+        for each, handler in before.items():
+            signal.signal(each, handler or signal.SIG_DFL)  # None: it was none of Python's
 
 
 def _print_error(sentence: str) -> None:
-    with contextlib.suppress(OSError, errors.OutputLost):  # what has taken standard output may have taken this, too
-        print(sentence, file=sys.stderr, flush=True)
-        sys.stdout.flush()
+    """Print it as one line: what a flag's value or a path has of line ends and control characters is shown escaped."""
+    print("".join(each if each.isprintable() else repr(each)[1:-1] for each in sentence), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _lasting(name: str) -> Iterator[None]:
+    """Put an _Output before the standard stream sys.`name`. It is None if it was closed before Python began."""
+    stream = getattr(sys, name)
+    output = _Output(stream or open(os.devnull, "w"))  # noqa: SIM115, PTH123 - until the process ends
+    setattr(sys, name, output)
+    try:
+        yield
+    finally:
+        output.flush()
+        if not output.lost:  # else it stays: Python's own end would fail to write to the stream
+            setattr(sys, name, stream)
+
+
+class _Output:
+    """A standard stream that drops what cannot be written, as its terminal is closed, its reader gone or its disk full.
+
+    What the training keeps is in files, so nobody's listening is no reason to stop. `lost` says whether it was so last.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self.lost = stream, False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        encoding = self._stream.encoding or "utf-8"  # a path need not be text that the terminal can show
+        self._attempt(self._stream.write, text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, action: Callable, *given: str) -> None:
+        self.lost = True
+        with contextlib.suppress(OSError):
+            action(*given)
+            self.lost = False
 
 
 def _stop_with_stdin() -> None:
@@ -81,26 +125,6 @@ def _stop_with_stdin() -> None:
         _thread.interrupt_main(signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-class _Output:
-    """Standard output whose failures are an OutputLost, so that they are taken for no other file's."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> object:
-        value = getattr(self._stream, name)
-        if name not in ("write", "flush"):
-            return value
-
-        def attempt(*given: str) -> object:
-            try:
-                return value(*given)
-            except OSError as error:
-                raise errors.OutputLost(error.strerror) from error
-
-        return attempt
 
 
 # -- the commands that a script prints ---------------------------------------------------------------------------------

@@ -50,7 +50,8 @@ class ImageSet:
     """A train and a test split with what is needed to use them.
 
     `checksum` is an MD5 over the published file checksums (of a synthetic set: over its pixels and labels), so that
-    two runs with the same checksum saw the same data. `mean` and `std` refer to pixels in [0, 1].
+    two runs with the same checksum saw the same data. `mean` and `std` refer to pixels in [0, 1]. Augmentation mirrors
+    images only if they are to be `mirrored`.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ImageSet:
     std: float
     train: Split
     test: Split
+    mirrored: bool = False
 
     def to(self, device: torch.device) -> "ImageSet":
         return replace(self, train=self.train.to(device), test=self.test.to(device))
@@ -88,7 +90,8 @@ class EpochOrder:
     """One epoch's random choices, drawn at its start on the CPU: the same on every device, and cheap to copy there.
 
     `indices` (n,) is the order of the images; with augmentation `flips` (n,) is bool and `shifts` (n, 2) holds the
-    row and column offset into the image padded by MAX_SHIFT, both by position in the epoch.
+    row and column offset into the image padded by MAX_SHIFT, both by position in the epoch. `flips` counts only for
+    sets that are to be mirrored.
     """
 
     indices: Tensor
@@ -124,7 +127,7 @@ def train_batches(
         chosen = order.indices[share.here]
         pixels = split.images.index_select(0, chosen)  # whole images; indexing would copy pixel by pixel
         if order.flips is not None:
-            pixels = augment(pixels, order.flips[share.here], order.shifts[share.here])
+            pixels = augment(pixels, order.flips[share.here] & images.mirrored, order.shifts[share.here])
         yield images.normalize(pixels), split.labels.index_select(0, chosen)
 
 
@@ -157,16 +160,18 @@ def load_images(name: str, *, data_dir: Path, channels: str = "gray", mirror: st
     `name` is one of IMAGE_SETS; `channels` is "gray" or "rgb" and matters to the color sets only. Raises UserError if a
     file is missing and cannot be downloaded, is truncated or corrupt, or cannot be read.
     """
-    # NumPy 2.4 and later warn of CIFAR's pickles (pytorch/vision#9340), here and in torchvision.
-    warnings.filterwarnings("ignore", message=r"dtype\(\): align")
     entry = IMAGE_SETS[name]
     if entry.format == "drawn":
         return _drawn(name, entry, channels)
-    if not entry.lies_in(data_dir):
-        fetch(name, data_dir, mirror)
     read = {"cifar": _read_cifar, "idx": _read_idx}[entry.format]
-    train, test = (read(entry, data_dir / entry.folder, files, channels) for files in (entry.train, entry.test))
-    return ImageSet(name, published_checksum(name), entry.classes, entry.mean, entry.std, train, test)
+    with warnings.catch_warnings():
+        # NumPy 2.4 and later warn of CIFAR's pickles (pytorch/vision#9340), here and in torchvision.
+        warnings.filterwarnings("ignore", message=r"dtype\(\): align")
+        if not entry.lies_in(data_dir):
+            fetch(name, data_dir, mirror)
+        train, test = (read(entry, data_dir / entry.folder, files, channels) for files in (entry.train, entry.test))
+    about = published_checksum(name), entry.classes, entry.mean, entry.std
+    return ImageSet(name, *about, train, test, entry.mirrored)
 
 
 def to_gray(images: Tensor) -> Tensor:
@@ -226,4 +231,4 @@ def _drawn(name: str, entry: ImageSetEntry, channels: str) -> ImageSet:
     if channels == "gray" and entry.channels == 3:
         train_images, test_images = to_gray(train_images), to_gray(test_images)
     splits = Split(train_images, train_labels), Split(test_images, test_labels)
-    return ImageSet(name, checksum, classes, entry.mean, entry.std, *splits)
+    return ImageSet(name, checksum, classes, entry.mean, entry.std, *splits, entry.mirrored)

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 3
@@ -29,12 +29,8 @@ class OutOfMemory(UserError):
     """There is not enough memory."""
 
 
-class OutputLost(Exception):
-    """Standard output takes no more: its reader is gone or its disk full. The message says why."""
-
-
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM (`signum`) arrived. Whoever knows how the work can be continued says so in `message`."""
+    """A signal (`signum`) stops the script. Whoever knows how the work can be continued says so in `message`."""
 
     def __init__(self, signum: int) -> None:
         self.signum, self.message = signum, "interrupted"
@@ -65,7 +61,17 @@ def catch_out_of_memory() -> Iterator[None]:
         raise OutOfMemory("there is not enough memory for this on this machine, beside its other programs") from error
 
 
+# What stops a script: Ctrl-C, a polite kill, and a terminal that closes, which Windows has no signal for.
+INTERRUPTIONS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+def handle_interruptions(handler: Callable | signal.Handlers) -> None:
+    """From now on have `handler` called at each of INTERRUPTIONS, but for a SIGHUP that nohup has set to be ignored."""
+    for each in INTERRUPTIONS:
+        if not (each.name == "SIGHUP" and signal.getsignal(each) == signal.SIG_IGN):
+            signal.signal(each, handler)
+
+
 def ignore_interruptions() -> None:
-    """From now on let SIGINT and SIGTERM pass: one is enough, and a second must not break into the tidying-up."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
+    """From now on let them pass: one is enough, and a second must not break into the tidying-up."""
+    handle_interruptions(signal.SIG_IGN)

@@ -156,7 +156,8 @@ def lock_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        with contextlib.suppress(OSError):  # a network's disk that is gone; the lock goes with this process
+            lock.release()
 
 
 @functools.cache  # so that it is printed once

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from harness import image_sets
 from harness.cli import command_line, program
@@ -85,6 +86,20 @@ def map_numbers(text: str) -> tuple[str, list[int]]:
     return layer, [int(number) for number in numbers.split(",")]
 
 
+def path(text: str) -> Path:
+    """A path as typed; of `--runs-dir=~/x`, for example, the shell leaves it to the program to find the home folder."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - as in a shell, ~ of a user who is not there is a name
+
+
+def path_or_url(text: str) -> str:
+    """A URL as it is, but for file:///…, which is a path."""
+    if text.lower().startswith("file:"):
+        from urllib.request import url2pathname  # takes longer to import than all other modules of --help
+
+        text = url2pathname(urlsplit(text).path)
+    return os.path.expanduser(text)  # noqa: PTH111 - Path would take a slash from a URL
+
+
 positive_int = whole_number(1)
 up_to_1024 = whole_number(1, 1024)
 seed_number = whole_number(0, 2**32 - 1)
@@ -103,13 +118,16 @@ epoch_list = checked(str, "list", "{} is not a list of epochs such as 1,2,5", _E
 _CELLS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
 _OPTIMIZERS = {name: entry.title for name, entry in OPTIMIZERS.items()}
 _OFF = "%(default)g, the default, is off"
+_TORCHRUN = """On several devices: torchrun --nproc-per-node=2 {}.py, then the flags. Where this machine's name does not
+resolve torchrun hangs, unless --local-addr=127.0.0.1 stands before the script."""
 
 # By the groups of --help. Their order is also that of a run's name, where what is always named comes first.
 GROUPS: dict[str, dict[str, Flag]] = {
     "data": {
         "data": Flag("image set to train and test on", choices=image_sets.titles(), in_name="{}", set_by_report=True),
-        "data_dir": Flag("folder of the image sets, filled if empty", Path("data"), type=Path, of_run=False),
-        "mirror": Flag("URL, or local path, of the archive(s), tried before the known sources", of_run=False),
+        "data_dir": Flag("folder of the image sets, filled if empty", Path("data"), type=path, of_run=False),
+        "mirror": Flag("URL, or local path, of the archive(s), tried before the known sources", type=path_or_url,
+                       of_run=False),
     },
     "model": {
         "cell": Flag("kind of recurrent layer", {RNN: "gru"}, choices=_CELLS, in_name="{}", always=True),
@@ -119,7 +137,7 @@ GROUPS: dict[str, dict[str, Flag]] = {
                          in_name="{}", short="{}"),
         "fc_activation": Flag("activation between the linear layers", {CNN: "tanh"}, choices=("tanh", "relu"),
                               in_name="{}", label="activation between the linear layers"),
-        "augment": Flag("mirror and shift the training images at random", {CNN: False},
+        "augment": Flag("shift the training images at random, and mirror them (not digits)", {CNN: False},
                         in_name="augment", label="augmentation"),
         "snapshot_epochs": Flag("keep these epochs' filters", {CNN: "1,2,5,10,20,50,100"}, type=epoch_list),
     },
@@ -147,7 +165,7 @@ GROUPS: dict[str, dict[str, Flag]] = {
         "compile": Flag("compile the CNN (torch.compile; on CUDA into CUDA graphs)", False, added_later=True),
     },
     "run folder": {
-        "runs_dir": Flag("folder of all runs", Path("runs"), type=Path, of_run=False),
+        "runs_dir": Flag("folder of all runs", Path("runs"), type=path, of_run=False),
         "name": Flag("of this run's folder (default: made from the flags)", type=folder_name, of_run=False),
         "resume": Flag("continue the run that the flags or --name select", False, of_run=False),
         "overwrite": Flag("delete that run and start anew", False, of_run=False),
@@ -180,6 +198,14 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: object) -> None:
         super().__init__(**{"formatter_class": Help, "allow_abbrev": False} | settings)
 
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: object = None) -> tuple:
+        """Refuse `--flag=--`: argparse of Python 3.11 takes the value for an empty list, past type and choices."""
+        args = sys.argv[1:] if args is None else list(args)
+        for name, _, value in (word.partition("=") for word in args):
+            if name.startswith("--") and value == "--":
+                self.error(f"argument {name}: -- is no value")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> None:
         raise FlagError(message)
 
@@ -196,7 +222,7 @@ def add_flags(group: argparse._ActionsContainer, *names: str, script: str = "", 
 
 def training_parser(script: str, description: str) -> Parser:
     """The parser of a training script, with every flag of the table that it has."""
-    parser = Parser(prog=f"{script}.py", description=description)
+    parser = Parser(prog=f"{script}.py", description=description, epilog=_TORCHRUN.format(script))
     images = tuple(image_sets.sets_for(script))
     for title, flags in GROUPS.items():
         group = parser.add_argument_group(title)
@@ -279,31 +305,32 @@ def recorded_flags(flags: argparse.Namespace) -> dict:
     return {name: str(value) if isinstance(value, Path) else value for name, value in recorded.items()}
 
 
-def complete_record(recorded: Mapping[str, object], parser: argparse.ArgumentParser) -> dict:
-    """The flags that a run records, with the defaults of those of its script that were added after it was made."""
-    later = {name: parser.get_default(name) for name in vars(parser.parse_args([])) if FLAGS[name].added_later}
-    return later | dict(recorded)
+def typed_record(recorded: Mapping[str, object], parser: argparse.ArgumentParser) -> dict:
+    """The flags that a run records, as its script's parser reads them; of those added after it was made, the default.
 
-
-def resumed_flags(flags: argparse.Namespace, recorded: dict) -> argparse.Namespace:
-    """The flags to continue a run with: those recorded, but for what may change and was typed.
-
-    Raises UserError, which names the flag, if a typed flag differs from the recorded one and may not, or if the record
+    The record may come from a stranger's file, so it passes the same parser as a command line. Raises UserError if it
     lacks a flag or has a value that could not have been typed.
     """
-    names = [name for name in recorded_flags(flags) if FLAGS[name].of_run]
-    recorded = complete_record(recorded, flags.parser)
-    missing = [option(name) for name in names if name not in recorded]
-    if missing:
+    defaults = {name: value for name, value in vars(parser.parse_args([])).items() if FLAGS[name].of_run}
+    recorded = {name: value for name, value in defaults.items() if FLAGS[name].added_later} | recorded
+    if missing := [option(name) for name in defaults if name not in recorded]:
         raise UserError(f"its record lacks {', '.join(missing)}; another version made it")
-    # The record may come from a stranger's file, so it passes the same parser as a command line. What was left alone
-    # may be None or False, which cannot be typed.
-    changed = {name: recorded[name] for name in names if recorded[name] is not flags.parser.get_default(name)}
+    # What was left alone may be None or False, which cannot be typed.
+    changed = {name: recorded[name] for name, default in defaults.items() if recorded[name] is not default}
     words = [option(name) if value is True else f"{option(name)}={value}" for name, value in changed.items()]
-    before = flags.parser.parse_args(words)
+    read = vars(parser.parse_args(words))
+    return {name: read[name] for name in defaults}
+
+
+def resumed_flags(flags: argparse.Namespace, recorded: Mapping[str, object]) -> argparse.Namespace:
+    """The flags to continue a run with: those recorded, but for what may change and was typed.
+
+    Raises UserError, which names the flag, if a typed flag differs from the recorded one and may not, or as
+    `typed_record` does.
+    """
     resumed = argparse.Namespace(**vars(flags))
-    for name in names:
-        typed, was = getattr(flags, name), getattr(before, name)
+    for name, was in typed_record(recorded, flags.parser).items():
+        typed = getattr(flags, name)
         if name not in flags.given:
             setattr(resumed, name, was)
         elif name == "epochs" and typed < was:

@@ -38,6 +38,7 @@ class ImageSetEntry:
     size: int  # pixels a side
     mean: float
     std: float
+    mirrored: bool = False  # whether --augment mirrors images, too: a mirrored 2 is no 2
     classes: tuple[str, ...] = ()  # the drawn sets bring their own
     torchvision: str = ""  # the class that unpacks the archives
     folder: str = ""  # under --data-dir, where this class puts the files
@@ -63,6 +64,7 @@ def _gzipped(hosts: tuple[str, ...], *archives: tuple[str, int, str]) -> tuple[A
 IMAGE_SETS = {
     "cifar10": ImageSetEntry(
         data="cifar10", title="CIFAR10", scripts=(CNN,), format="cifar", channels=3, size=32, mean=0.5, std=0.5,
+        mirrored=True,
         classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         torchvision="CIFAR10", folder="cifar-10-batches-py",
         archives=(Archive(
@@ -96,7 +98,7 @@ IMAGE_SETS = {
     ),
     "synthetic-shapes": ImageSetEntry(
         data="synthetic", title="synthetic images", scripts=(CNN,), format="drawn", channels=3, size=32,
-        mean=0.5, std=0.5,
+        mean=0.5, std=0.5, mirrored=True,
     ),
     "synthetic-digits": ImageSetEntry(
         data="synthetic", title="synthetic images", scripts=(RNN,), format="drawn", channels=1, size=28,

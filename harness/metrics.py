@@ -47,6 +47,12 @@ def accuracy_at(history: Sequence[EpochMetrics], epoch: int) -> float:
     return history[epoch - 1].test_accuracy if 1 <= epoch <= len(history) else -1.0
 
 
+def aligned(value: float, width: int, decimals: str = ".4f") -> str:
+    """A number for a printed column of at least 7 characters; in powers of ten where `decimals` would not fit it."""
+    text = f"{value:{width}{decimals}}"
+    return text if len(text) <= width else f"{value:{width}.{width - 7}e}"
+
+
 def metrics_csv(history: Sequence[EpochMetrics]) -> bytes:
     """metrics.csv: floats as Python prints them, so that they are read back to the bit."""
     return "".join(",".join(map(str, line)) + "\n" for line in (METRICS_HEADER, *history)).encode()

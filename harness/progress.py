@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from harness.metrics import aligned
+
 
 class ProgressBar:
     """A progress bar over an epoch's images, on a terminal only, with the running loss and accuracy.
@@ -42,7 +44,7 @@ class ProgressBar:
 
     def _show(self, totals: Tensor, seen: int) -> None:
         loss_sum, correct = totals.tolist()
-        metrics = f"loss {loss_sum / seen:.4f}, accuracy {correct / seen:.4f}"
+        metrics = f"loss {aligned(loss_sum / seen, 8).strip()}, accuracy {correct / seen:.4f}"
         self.bar.set_description_str(f"{self.title}  {metrics}", refresh=False)
         self.bar.update(seen - self.bar.n)
 

@@ -13,7 +13,6 @@ import contextlib
 import datetime
 import io
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -148,9 +147,18 @@ def is_rank() -> bool:
     return given and int(os.environ["WORLD_SIZE"]) > 1
 
 
+def is_main() -> bool:
+    """Whether this process is the one that writes, prints and tidies up: the main rank, or one without ranks."""
+    return not is_rank() or os.environ["RANK"] == "0"
+
+
 def launcher() -> list[str]:
     """The words before the script in the command line that started this process."""
-    return ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"] if is_rank() else ["python"]
+    if not is_rank():
+        return ["python"]
+    # Typed where the machine's name does not resolve: there torchrun would wait for minutes without it.
+    local = ["--local-addr=127.0.0.1"] if os.environ.get("MASTER_ADDR") == "127.0.0.1" else []
+    return ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}", *local]
 
 
 def refuse_ranks(script: str) -> None:
@@ -174,16 +182,12 @@ def join() -> Ranks:
 
 
 def prepare_process() -> None:
-    """At a script's start: let only the main rank print and tidy up."""
-    if not is_rank():
-        return
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else C++ logs every lost connection
-    if os.environ["RANK"] == "0":
-        return
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_DFL)  # it ends the process even while PyTorch waits for another rank
-    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
-    atexit.register(_print_own_error)
+    """At a script's start: let only the main rank print."""
+    if is_rank():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else C++ logs every lost connection
+    if not is_main():
+        sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+        atexit.register(_print_own_error)
 
 
 def _print_own_error() -> None:

@@ -23,7 +23,7 @@ import torch
 
 from harness.checkpoint import check_training_state, is_config, load_checkpoint
 from harness.cli import command_line
-from harness.errors import Interrupted, OutOfMemory, OutputLost, UserError, catch_out_of_memory
+from harness.errors import Interrupted, OutOfMemory, UserError, catch_out_of_memory
 from harness.files import leftovers, lock_folder, make_folder, os_errors_as, patiently, read_file, write_atomically
 from harness.flags import RESULT_FLAGS, check_new_name, recorded_flags, resume_command, resumed_flags, run_name
 from harness.ranks import ALONE, Ranks, join
@@ -48,7 +48,7 @@ class RunFolder:
         self.config: dict = {}  # what checkpoints and config.json will hold
         self.status: str | None = None  # what config.json says, once this process has written it
         self.events: EventsFile | None = None
-        self.lock_stack = contextlib.ExitStack()  # releases the lock, once there is one
+        self.lock_stack = contextlib.ExitStack()  # releases the lock, if there is one, and gives back the threads
         self.holds_lock = False
 
     def lock(self) -> None:
@@ -197,7 +197,7 @@ def open_run(flags: argparse.Namespace, experiment: str) -> Iterator[RunFolder]:
                 found, run.recorded, run.checkpoint = ranks.broadcast((found, run.recorded, run.checkpoint))
                 run.flags = argparse.Namespace(**vars(run.flags) | found)
                 yield run
-        except (Interrupted, OutputLost, UserError) as error:
+        except (Interrupted, KeyboardInterrupt, UserError) as error:  # the second from a notebook that calls main()
             run.record_early_end(error)
             raise
 

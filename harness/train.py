@@ -24,7 +24,7 @@ from harness.device import autocast, choose_device, choose_threads, compiled, ke
 from harness.errors import EXIT_DIVERGED, UserError
 from harness.files import write_atomically
 from harness.flags import hparams, recorded_flags, snapshot_epochs
-from harness.metrics import EpochMetrics, best_epoch, best_values, metrics_csv
+from harness.metrics import EpochMetrics, aligned, best_epoch, best_values, metrics_csv
 from harness.optimizers import make_optimizer, quick_steps, state_template
 from harness.progress import ProgressBar
 from harness.ranks import ALONE, Ranks
@@ -48,6 +48,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     flags, ranks = run.flags, run.ranks
     device = ranks.own_device(choose_device(flags.device))
     keep_freed_memory()
+    run.lock_stack.callback(torch.set_num_threads, torch.get_num_threads())  # a notebook goes on with its own
     choose_threads(flags.threads, processes=ranks.local_count)
     if flags.precision == "bf16" and device.type == "cpu":
         warn_of_slow_bf16()
@@ -107,11 +108,11 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
         if ranks.main:
             save_last(run.path, run.config, state)
         publish(run, state, images)
-        # Printed after it is saved: standard output may be a full disk, or nobody's any more.
         _print_epoch(metrics, flags.epochs, len(images.train) / train_seconds)
         if not metrics.finite:
             print(f"diverged: the loss of epoch {epoch} is not finite; the run stops here", file=sys.stderr)
             return EXIT_DIVERGED
+        _warn_of_large_loss(state.history, len(images.classes))
     _print_summary(run, state.history, run.config["wall_seconds"])
     return 0
 
@@ -293,11 +294,23 @@ def _print_head(run: RunFolder, images: ImageSet, state: State, device: torch.de
 def _print_epoch(metrics: EpochMetrics, epochs: int, images_a_second: float) -> None:
     epoch, train_loss, train_accuracy, test_loss, test_accuracy, seconds = metrics
     print(
-        f"epoch {epoch:{len(str(epochs))}}/{epochs}   train loss {train_loss:8.4f}  accuracy {train_accuracy:.4f}   "
-        f"test loss {test_loss:8.4f}  accuracy {test_accuracy:.4f}   "
-        f"{seconds:6.1f} s  {images_a_second:7,.0f} images/s",
+        f"epoch {epoch:{len(str(epochs))}}/{epochs}   "
+        f"train loss {aligned(train_loss, 8)}  accuracy {train_accuracy:.4f}   "
+        f"test loss {aligned(test_loss, 8)}  accuracy {test_accuracy:.4f}  "
+        f"{aligned(seconds, 7, '.1f')} s  {aligned(images_a_second, 7, ',.0f')} images/s",
         flush=True,
     )
+
+
+def _warn_of_large_loss(history: list[EpochMetrics], classes: int) -> None:
+    """Say it at the first epoch whose losses are ten times that of the same probability for every class."""
+    guessing = math.log(classes)
+    if [each for each in history if min(each.train_loss, each.test_loss) > 10 * guessing] == history[-1:]:
+        print(
+            f"warning: the loss of epoch {len(history)} is far above {guessing:.2f}, which is guessing; "
+            "a smaller --lr may help",
+            file=sys.stderr,
+        )
 
 
 def _print_end(run: RunFolder, state: State) -> int:
@@ -315,7 +328,8 @@ def _print_summary(run: RunFolder, history: list[EpochMetrics], wall_seconds: fl
     best, last = best_values(history), history[-1]
     print(f"\n{'':5}  {'best loss':>10}  {'best accuracy':>13}  {'last loss':>10}  {'last accuracy':>13}")
     for split, own in (("Train", slice(1, 3)), ("Test", slice(3, 5))):  # loss and accuracy in an EpochMetrics
-        print("{:5}  {:10.4f}  {:13.4f}  {:10.4f}  {:13.4f}".format(split, *best[own], *last[own]))
+        columns = (f"  {aligned(loss, 10)}  {accuracy:13.4f}" for loss, accuracy in (best[own], last[own]))
+        print(f"{split:5}{''.join(columns)}")
     print("(best over the epochs, each metric by itself; choosing an epoch by its test metrics is optimistic)")
     if run.flags.dry_run:
         print("dry run: nothing was kept")

@@ -48,7 +48,7 @@ class LayerStatistics:
         return (self.map_images == 1).nonzero().flatten().tolist()
 
 
-def activation_statistics(model: nn.Module, images: Tensor, *, batch_size: int = BATCH) -> list[LayerStatistics]:
+def activation_statistics(model: nn.Module, images: Tensor) -> list[LayerStatistics]:
     """Statistics of the outputs of all ReLU modules of the chain (ReLU1 and ReLU2 of the report), in its order.
 
     `images` (n, channels, height, width) are streamed: one forward pass a batch, and sums in float64. ValueError as
@@ -58,7 +58,7 @@ def activation_statistics(model: nn.Module, images: Tensor, *, batch_size: int =
     relus = [layer for layer in chain if isinstance(layer.module, nn.ReLU)]
     sums = {layer.name: _Sums(layer.output_size, images.device) for layer in relus}
     with evaluating(model):
-        for batch in images.split(batch_size):
+        for batch in images.split(BATCH):
             for name, maps in run(chain, batch):
                 if name in sums:
                     sums[name].add(maps)

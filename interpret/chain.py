@@ -76,7 +76,7 @@ def trace(model: nn.Module, images: Tensor, to: str | None = None) -> list[Layer
     return chain
 
 
-def feature_vectors(model: nn.Module, images: Tensor, *, batch_size: int = BATCH) -> FeatureVectors:
+def feature_vectors(model: nn.Module, images: Tensor) -> FeatureVectors:
     """The feature vectors of images (n, channels, height, width) at three depths, flattened, and their logits.
 
     Raises ValueError as `trace` does, or if the model uses no Linear module.
@@ -97,7 +97,7 @@ def feature_vectors(model: nn.Module, images: Tensor, *, batch_size: int = BATCH
         for module in model.modules():
             if isinstance(module, nn.Linear):  # of several the last one stays
                 hooks.enter_context(module.register_forward_pre_hook(lambda _, inputs: keep("last_hidden", inputs[0])))
-        for batch in images.split(batch_size):
+        for batch in images.split(BATCH):
             logits = model(batch)
             if "last_hidden" not in seen:
                 raise ValueError(f"{type(model).__name__} uses no Linear module, and so has no last hidden layer")

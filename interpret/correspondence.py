@@ -28,14 +28,7 @@ class Consistency(NamedTuple):
 
 
 def correspondence(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    size: int = 8,
-    stride: int = 4,
-    value: float = 0.0,
-    seed: int = 0,
+    model: nn.Module, images: Tensor, labels: Tensor, *, size: int, stride: int, value: float = 0.0, seed: int = 0
 ) -> list[Consistency]:
     """Table 1 for every part in PARTS and layer in LAYERS, in that order (parts outer).
 

@@ -49,7 +49,7 @@ class Box(NamedTuple):
 
 
 def strongest_activations(
-    model: nn.Module, images: Tensor, layers: Sequence[str], *, count: int = 9, batch_size: int = BATCH
+    model: nn.Module, images: Tensor, layers: Sequence[str], *, count: int
 ) -> dict[str, Strongest]:
     """For each named layer and each of its maps, the `count` images that activate it most, and where (figure 2).
 
@@ -61,7 +61,7 @@ def strongest_activations(
     chain = max((trace(model, images, layer) for layer in layers), key=len)
     peaks: dict[str, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
     with evaluating(model):
-        for batch in images.split(batch_size):
+        for batch in images.split(BATCH):
             for name, maps in run(chain, batch):
                 if name in peaks:
                     peaks[name].append(maps.flatten(2).max(dim=2))  # values and positions, each (batch, maps)
@@ -77,36 +77,25 @@ def strongest_activations(
     return strongest
 
 
-def reconstruct(
-    model: nn.Module,
-    images: Tensor,
-    layer: str,
-    maps: Tensor,
-    rows: Tensor | None = None,
-    columns: Tensor | None = None,
-    *,
-    batch_size: int = BATCH,
-) -> Tensor:
-    """Project one activation, or without `rows` and `columns` one whole feature map, of each image to pixel space.
+def reconstruct(model: nn.Module, images: Tensor, layer: str, maps: Tensor, *places: Tensor) -> Tensor:
+    """Project one activation, or without `places` one whole feature map, of each image to pixel space.
 
-    Activation i is that of map `maps[i]` at (`rows[i]`, `columns[i]`) of `layer` for images[i]; all other activations
-    of the layer are set to zero (section 2.1, figure 2; of a whole map figure 7 (c)). `maps`, `rows`, `columns`: int64
-    (n,) on any device. Returns (n, channels, height, width) on the images' device: signed, zero where nothing
-    contributes, of one activation in proportion to it. `layer` is the name of any chain layer, usually a ReLU's or a
-    convolution's; of a negative activation a ReLU gives nothing but zeros. ValueError as `chain.trace`.
+    Activation i is that of map `maps[i]` at row `places[0][i]` and column `places[1][i]` of `layer` for images[i]; all
+    other activations of the layer are set to zero (section 2.1, figure 2; of a whole map figure 7 (c)). `maps` and
+    `places`: int64 (n,) on any device. Returns (n, channels, height, width) on the images' device: signed, zero where
+    nothing contributes, of one activation in proportion to it. `layer` is the name of any chain layer, usually a
+    ReLU's or a convolution's; of a negative activation a ReLU gives nothing but zeros. ValueError as `chain.trace`.
     """
-    chain = trace(model, images, layer)
-    chosen = [numbers.to(images.device) for numbers in (maps, rows, columns) if numbers is not None]
-    projected = torch.empty_like(images)
+    chain, projected = trace(model, images, layer), []
+    parts = (images, *(numbers.to(images.device) for numbers in (maps, *places)))
     with evaluating(model):
-        for start in range(0, len(images), batch_size):
-            here = slice(start, start + batch_size)
-            activations, switches = _forwards(chain, images[here])
+        for batch, *chosen in zip(*(part.split(BATCH) for part in parts), strict=True):
+            activations, switches = _forwards(chain, batch)
             kept = torch.zeros_like(activations)
-            place = (torch.arange(len(activations), device=images.device), *(numbers[here] for numbers in chosen))
-            kept[place] = activations[place]
-            projected[here] = _backwards(chain, kept, switches)
-    return projected
+            here = (torch.arange(len(batch), device=images.device), *chosen)
+            kept[here] = activations[here]
+            projected.append(_backwards(chain, kept, switches))
+    return torch.cat(projected)
 
 
 def receptive_fields(

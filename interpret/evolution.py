@@ -6,18 +6,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from interpret.chain import BATCH
 from interpret.deconvnet import Activations, reconstruct, strongest_activations
 
 
 def evolution(
-    model: nn.Module,
-    images: Tensor,
-    layer: str,
-    maps: Sequence[int],
-    weights: Mapping[int, Mapping[str, Tensor]],
-    *,
-    batch_size: int = BATCH,
+    model: nn.Module, images: Tensor, layer: str, maps: Sequence[int], weights: Mapping[int, Mapping[str, Tensor]]
 ) -> dict[int, Activations]:
     """The strongest activation over `images` of each of `maps` at each epoch, projected to pixel space (figure 4).
 
@@ -36,8 +29,8 @@ def evolution(
         then.load_state_dict(weights[epoch], strict=False)
         then.to(memory_format=torch.channels_last)  # the layout in which pooling is fastest on a CPU
         # Over all images anew: what excites a map most at one epoch need not at the next.
-        strongest = strongest_activations(then, images, [layer], count=1, batch_size=batch_size)[layer]
+        strongest = strongest_activations(then, images, [layer], count=1)[layer]
         index, rows, columns, values = (each[chosen, 0] for each in strongest)
-        pixels = reconstruct(then, images[index.to(images.device)], layer, chosen, rows, columns, batch_size=batch_size)
+        pixels = reconstruct(then, images[index.to(images.device)], layer, chosen, rows, columns)
         stages[epoch] = Activations(index, rows, columns, values, pixels.cpu())
     return stages

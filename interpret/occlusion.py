@@ -34,21 +34,14 @@ def square_positions(side: int, size: int, stride: int) -> Tensor:
 
 
 def occlusion(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    size: int = 8,
-    stride: int = 2,
-    value: float = 0.0,
-    batch_size: int = BATCH,
+    model: nn.Module, images: Tensor, labels: Tensor, *, size: int, stride: int = 1, value: float = 0.0
 ) -> OcclusionMaps:
-    """Slide a square of `size` pixels over images (n, channels, height, width) and record the answers (figure 7).
+    """Slide a square of `size` pixels by `stride` over images (n, channels, height, width), record answers (figure 7).
 
     `labels` int64 (n,) are the true classes; `value` fills the square: 0.0, the mid-gray of images normalized from
     [0, 1] by 0.5 and 0.5, unless told otherwise. The map whose total activation is recorded is, for each image, the one
     with the strongest response to the image as it is, in the last convolution after its ReLU (the paper's layer 5).
-    `batch_size` counts occluded images. ValueError as `chain.trace`.
+    ValueError as `chain.trace`.
     """
     chain = trace(model, images)
     # The paper's layer 5 is taken before its pooling, where a map is finest.
@@ -56,7 +49,7 @@ def occlusion(
         chain.pop()
     last, labels = chain[-1], labels.to(images.device)
     with evaluating(model):
-        peaks = [list(run(chain, batch))[-1][1].amax(dim=(2, 3)) for batch in images.split(batch_size)]  # (batch, maps)
+        peaks = [list(run(chain, batch))[-1][1].amax(dim=(2, 3)) for batch in images.split(BATCH)]  # (batch, maps)
     strongest = torch.cat(peaks).argmax(dim=1)  # (n,)
     rows, columns = (square_positions(side, size, stride) for side in images.shape[2:])
     tops, lefts = torch.cartesian_prod(rows, columns).t()  # (r * c,) each, in reading order
@@ -64,10 +57,10 @@ def occlusion(
     for image, label, number in zip(images, labels, strongest, strict=True):
         hidden = hide(image.expand(len(tops), *image.shape), tops, lefts, size, value)
         each = label.expand(len(tops)), number.expand(len(tops))
-        occluded.append(_answers(model, hidden, *each, last.module, batch_size))
+        occluded.append(_answers(model, hidden, *each, last.module))
     grid = len(rows), len(columns)
     maps = (torch.stack(each).unflatten(1, grid) for each in zip(*occluded, strict=True))  # each (n, r, c)
-    clean = _answers(model, images, labels, strongest, last.module, batch_size)
+    clean = _answers(model, images, labels, strongest, last.module)
     return OcclusionMaps(size, rows, columns, *maps, *clean, last.name, strongest.cpu())
 
 
@@ -80,13 +73,13 @@ def hide(images: Tensor, rows: Tensor, columns: Tensor, size: int, value: float)
 
 
 def _answers(
-    model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, module: nn.Module, batch_size: int
+    model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, module: nn.Module
 ) -> tuple[Tensor, Tensor, Tensor]:
     """True class's probability, most probable class, and the total of map numbers[i] of `module`; (n,) on the CPU."""
     totals: list[Tensor] = []
     hook = module.register_forward_hook(lambda module, inputs, output: totals.append(output.sum(dim=(2, 3))))
     with hook, evaluating(model):
-        logits = [model(batch) for batch in images.split(batch_size)]
+        logits = [model(batch) for batch in images.split(BATCH)]
     probabilities = torch.cat(logits).softmax(dim=1)  # (n, classes)
     probability = probabilities.gather(1, labels[:, None]).squeeze(1)
     activation = torch.cat(totals).gather(1, numbers[:, None]).squeeze(1)

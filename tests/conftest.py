@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parent.parent
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; before torch is imported, and for every child
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(PROJECT / ".pytest_cache" / "hypothesis")  # what it finds in the code
 
 
 @pytest.fixture
@@ -60,13 +60,8 @@ def run_main(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
     def call(script: str, *argv: object) -> tuple[int, str, str]:
         from harness.cli import run_script
 
-        before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
         capfd.readouterr()
-        try:
-            code = run_script(lambda: importlib.import_module(script).main([str(word) for word in argv]))
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+        code = run_script(lambda: importlib.import_module(script).main([str(word) for word in argv]))
         out, err = capfd.readouterr()
         return code, out, err
 

@@ -1,9 +1,17 @@
 """Small untrained networks for the tests of interpret/: LeNet5's path, and one that is nothing like it."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from models import build_model
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even a few images are more than one batch; a test file that imports this has it."""
+    for name in ("activations", "chain", "deconvnet", "occlusion"):
+        monkeypatch.setattr(f"interpret.{name}.BATCH", 4)
 
 
 def lenet5(channels: int = 1, image_size: int = 16) -> tuple[nn.Module, Tensor]:

@@ -7,7 +7,8 @@ import random
 from pathlib import Path
 
 from harness.data import published_checksum
-from harness.grid.rows import Row
+from harness.flags import recorded_flags
+from harness.grid.rows import Row, parser_of
 from harness.grid.runs import RowRuns, Run
 from harness.metrics import METRICS_HEADER, EpochMetrics
 
@@ -32,13 +33,14 @@ def run(
     **flags: object,
 ) -> Run:
     """A run of a row; nothing is written."""
-    defaults = {"data": "mnist" if row.script == "rnn_mnist" else "cifar10", "precision": "fp32", "batch_size": 64}
+    defaults = recorded_flags(parser_of(row.script).parse_args(["--batch-size=64"]))
     recorded = {**defaults, "optimizer": "adam", "lr": 0.001, "epochs": 3, **row.flags, "seed": seed, **flags}
     experiment = f"{row.script.split('_')[0]}_{recorded['data']}"
     config = {
         "experiment": experiment,
         "flags": recorded,
         "dataset": {"name": recorded["data"], "checksum": published_checksum(recorded["data"])},
+        "model": {"name": "a network"},
         "device": "cpu",
         "threads": 1,
         "torch": "2.0",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
+from harness import errors
 from harness.cli import command_line, program, run_script
 from harness.errors import STOP_WITH_STDIN, FlagError, UserError
 
@@ -24,28 +25,52 @@ def ending_with(error: BaseException | None):
     return main
 
 
-@pytest.fixture(autouse=True)
-def signal_handlers_restored():
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for each, handler in before.items():
-        signal.signal(each, handler)
-
-
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
         (None, 3, ""),
         (UserError("the disk is full"), 2, "error: the disk is full\n"),
         (FlagError("no such flag"), 2, "error: no such flag (--help lists every flag)\n"),
+        (
+            UserError("a\nb\r\x1b[1mc\u2028\udc80 é"),
+            2,
+            "error: a\\nb\\r\\x1b[1mc\\u2028\\udc80 é\n",
+        ),
         (MemoryError(), 2, "error: there is not enough memory for this on this machine, beside its other programs\n"),
     ],
 )
 def test_what_the_user_can_mend_is_one_sentence_and_exit_code_2(error, code, told, capsys) -> None:
-    stdout = sys.stdout
     assert run_script(ending_with(error)) == code
     assert capsys.readouterr() == ("", told)
-    assert sys.stdout is stdout
+
+
+@posix_only
+@pytest.mark.parametrize("stop", [None, *errors.INTERRUPTIONS])
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler])
+def test_script_leaves_the_process_of_a_notebook_alive_and_as_it_was(stop, before, capsys) -> None:
+    def main() -> int:
+        if stop:
+            signal.raise_signal(stop)
+            return 1
+        raise UserError("a wrong flag")
+
+    def state() -> tuple:
+        handlers = [signal.getsignal(each) for each in errors.INTERRUPTIONS]
+        return handlers, dict(os.environ), sys.stdout, sys.stderr, sys.stdout.errors
+
+    own = {each: signal.signal(each, before) for each in errors.INTERRUPTIONS}
+    try:
+        found = state()
+        code = run_script(main)
+        assert state() == found
+    finally:
+        for each, handler in own.items():
+            signal.signal(each, handler)
+    if stop and stop.name == "SIGHUP" and before == signal.SIG_IGN:  # by nohup
+        assert (code, capsys.readouterr()) == (1, ("", ""))
+    else:
+        told = "\ninterrupted\n" if stop else "error: a wrong flag\n"
+        assert (code, capsys.readouterr()) == (128 + stop if stop else 2, ("", told))
 
 
 @pytest.mark.parametrize("bug", [RuntimeError("shapes differ"), OSError(28, "of some file")])
@@ -68,7 +93,7 @@ WAITING = "print('ready', flush=True)\n    while True: time.sleep(0.01)"  # back
 
 
 @posix_only
-@pytest.mark.parametrize(("stop", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("end of stdin", 143)])
+@pytest.mark.parametrize(("stop", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("end of stdin", 143)])
 def test_interrupted_script_says_so_and_ends_with_the_signals_code(stop, code) -> None:
     with start(WAITING, env={STOP_WITH_STDIN: "1"} if stop == "end of stdin" else {}) as process:
         assert process.stdout.readline() == "ready\n"
@@ -81,24 +106,68 @@ def test_interrupted_script_says_so_and_ends_with_the_signals_code(stop, code) -
 
 
 @posix_only
-def test_reader_that_goes_away_is_one_sentence() -> None:
-    with start("sys.stdin.readline(); print('x', flush=True)") as process:
+def test_second_interruption_does_not_break_into_the_end() -> None:
+    main = "import atexit, signal; atexit.register(signal.raise_signal, 2); signal.raise_signal(2)"
+    with start(main) as process:
+        assert process.stderr.read() == "\ninterrupted\n"
+    assert process.returncode == 130
+
+
+@posix_only
+@pytest.mark.parametrize("flush", [True, False])
+def test_script_whose_reader_goes_away_does_its_work_to_the_end(flush: bool) -> None:
+    with start(f"sys.stdin.readline(); print('x' * 10**5, flush={flush}); print('done', file=sys.stderr)") as process:
         process.stdout.close()  # as `| head` does
         process.stdin.write("go on\n")
         process.stdin.flush()
-        assert process.stderr.read() == "error: cannot write to standard output: Broken pipe\n"
-    assert process.returncode == 2
+        assert process.stderr.read() == "done\n"
+    assert process.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a file on a full disk")
+@pytest.mark.parametrize(
+    ("main", "code"),
+    [
+        ("print('x')", 0),
+        ("print('x', flush=True)", 0),
+        ("raise errors.UserError", 2),
+        ("raise errors.Interrupted(2)", 130),
+    ],
+)
+def test_output_on_a_full_disk_changes_no_exit_code(main: str, code: int) -> None:
+    with (
+        Path("/dev/full").open("w") as full,
+        start(f"from harness import errors; {main}", stdout=full, stderr=full) as p,
+    ):
+        assert p.wait() == code
+
+
+@posix_only
+def test_disowned_script_goes_on_after_its_terminal_is_closed() -> None:
+    terminal, inside = os.openpty()
+    main = "sys.stdin.readline(); print('x', flush=True); print('y', file=sys.stderr); return 7"
+    with start(main, stdout=inside, stderr=inside) as process:
+        os.close(inside)
+        os.close(terminal)  # from now on writing to it is an EIO
+        process.stdin.write("go on\n")
+    assert process.returncode == 7
 
 
 @posix_only
 @pytest.mark.parametrize("descriptor", [1, 2])
-def test_closed_streams_and_a_notebooks_drawing_backend_do_not_stop_a_script(descriptor: int) -> None:
-    main = "import matplotlib.pyplot; print('x'); print('y', file=sys.stderr); return 0"
-    environment = {"MPLBACKEND": "module://not_installed"}
-    with start(main, env=environment, preexec_fn=lambda: os.close(descriptor)) as process:
+def test_streams_that_are_closed_do_not_stop_a_script(descriptor: int) -> None:
+    main = "print('x'); print('y', file=sys.stderr); return 0"
+    with start(main, preexec_fn=lambda: os.close(descriptor)) as process:
         told = [process.stdout.read(), process.stderr.read()]
     assert process.returncode == 0
     assert told == ["" if number == descriptor else line for number, line in ((1, "x\n"), (2, "y\n"))]
+
+
+def test_pictures_need_no_drawing_backend_such_as_a_notebook_hands_down() -> None:
+    main = "import harness.pictures as p, numpy; print(p.confusion_figure(numpy.eye(2, dtype=int), 'ab', 'title').ndim)"
+    with start(main, env={"MPLBACKEND": "module://not_installed"}) as process:
+        assert process.communicate() == ("3\n", "")
+    assert process.returncode == 0
 
 
 # -- the commands that are printed -------------------------------------------------------------------------------------

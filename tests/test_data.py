@@ -47,7 +47,7 @@ def random_images(count: int, channels: int, size: int = 32, seed: int = 0) -> n
 def image_set(images: np.ndarray, mean: float = 0.25, std: float = 0.5) -> ImageSet:
     """The images with labels that count up, as both splits."""
     split = Split(torch.from_numpy(images), torch.arange(len(images)))
-    return ImageSet("made", "", (), mean, std, split, split)
+    return ImageSet("made", "", (), mean, std, split, split, mirrored=True)
 
 
 # Reading.
@@ -121,7 +121,9 @@ def test_what_numpy_says_of_the_pickles_is_not_shown(data_dir: Path, monkeypatch
     monkeypatch.setattr(pickle, "loads", loads)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        filters = list(warnings.filters)
         load_images("cifar10", data_dir=data_dir)
+        assert warnings.filters == filters  # a notebook's own stay
 
 
 def test_cifar100_and_fashion_mnist_would_cost_an_entry(
@@ -208,7 +210,7 @@ def test_a_folder_in_a_files_place_is_named(data_dir: Path) -> None:
     path = data_dir / "MNIST/raw/t10k-images-idx3-ubyte"
     path.unlink()
     path.mkdir()
-    with pytest.raises(UserError, match=f"cannot read {path}: Is a directory"):
+    with pytest.raises(UserError, match=f"cannot read {path}: it is no regular file"):
         load_images("mnist", data_dir=data_dir)
 
 
@@ -350,6 +352,19 @@ def test_augmented_batches_use_the_orders_draws_by_position() -> None:
     expected = augmented_one_by_one(chosen, order.flips.numpy(), order.shifts.numpy())
     inputs = np.concatenate([inputs.numpy() for inputs, _ in batches])
     np.testing.assert_allclose(inputs, (expected / 255 - 0.25) / 0.5, rtol=0, atol=1e-6)
+
+
+def test_images_of_a_set_that_is_not_to_be_mirrored_are_only_shifted() -> None:
+    pixels = random_images(11, 1)
+    order = EpochOrder.draw(11, torch.Generator().manual_seed(3), augment=True)
+    [(inputs, _)] = train_batches(replace(image_set(pixels), mirrored=False), order, batch_size=11)
+    expected = augmented_one_by_one(pixels[order.indices.numpy()], np.zeros(11, dtype=bool), order.shifts.numpy())
+    np.testing.assert_allclose(inputs.numpy(), (expected / 255 - 0.25) / 0.5, rtol=0, atol=1e-6)
+
+
+def test_objects_are_mirrored_and_digits_are_not(data_dir: Path, tiny_synthetic: tuple) -> None:
+    mirrored = {name: load_images(name, data_dir=data_dir).mirrored for name in IMAGE_SETS}
+    assert mirrored == {"cifar10": True, "mnist": False, "synthetic-shapes": True, "synthetic-digits": False}
 
 
 def test_flips_are_even_and_every_shift_is_as_likely() -> None:

@@ -257,6 +257,8 @@ def test_continuing_command_names_how_the_process_was_started(monkeypatch: pytes
         assert launcher() == ["python"]  # left over from somewhere
         monkeypatch.setenv(name, value)
     assert launcher() == ["torchrun", "--nproc-per-node=4"]
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # by --local-addr, where the machine's name does not resolve
+    assert launcher() == ["torchrun", "--nproc-per-node=4", "--local-addr=127.0.0.1"]
 
 
 @pytest.mark.parametrize("script", ["report", "visualize"])

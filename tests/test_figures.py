@@ -273,7 +273,6 @@ def test_curves_of_a_run_are_its_metrics(draw) -> None:
     [
         lambda: pictures.confusion_figure(np.array([[5, 2], [1, 7]]), ("cat", "50 % dog_"), "a title"),
         lambda: pictures.worst_figure(np.zeros((1, 1, 4, 4)), [0], [1], [0.5], ("cat", "50 % dog_"), "a title"),
-        lambda: filters.draw(np.full((9, 1, 5, 5), 0.5), np.array(0.25), "a_title"),
     ],
 )
 def test_a_users_own_matplotlibrc_changes_nothing(draw_some: Callable) -> None:
@@ -281,15 +280,6 @@ def test_a_users_own_matplotlibrc_changes_nothing(draw_some: Callable) -> None:
     usual = draw_some()
     with rc_context({"text.usetex": True, "axes.titlelocation": "left", "xtick.labelsize": 20, "lines.markersize": 20}):
         assert np.array_equal(draw_some(), usual)
-
-
-@pytest.mark.parametrize(
-    "function",
-    [*(module.draw for module in ANALYSES), pictures.confusion_figure, pictures.worst_figure],
-    ids=lambda function: f"{function.__module__}.{function.__name__}",
-)
-def test_whatever_draws_does_so_without_a_users_matplotlibrc(function: Callable) -> None:
-    assert hasattr(function, "__wrapped__")
 
 
 def test_drawing_reads_no_styles_of_a_user() -> None:

@@ -1,6 +1,7 @@
 """The command line: every flag with its default and help, the run's name, what is refused, what --resume may change."""
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -214,6 +215,49 @@ def test_wrong_flag_is_one_sentence_and_exit_code_2(
     assert err.startswith("error: ") and message in err
     assert err.count("\n") == 1
     assert list(in_project.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "visualize", "report"])
+def test_lone_dashes_are_no_value_of_any_flag(script: str, run_main: Callable, in_project: Path) -> None:
+    """Python 3.11 would take an empty list instead, which neither the flag's type nor its choices have seen."""
+    positional = ["best.pt"] if script == "visualize" else []
+    actions = importlib.import_module(script).make_parser()._actions
+    for name in (action.option_strings[-1] for action in actions if action.option_strings):
+        code, out, err = run_main(script, *positional, f"{name}=--")
+        assert (code, out, err) == (2, "", f"error: argument {name}: -- is no value (--help lists every flag)\n")
+    assert list(in_project.iterdir()) == []
+
+
+# -- paths -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "visualize", "report"])
+def test_every_path_may_lie_in_the_home_folder(script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The shell replaces a ~ that begins a word, and leaves that of --runs-dir=~/x to the program."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # Windows
+    parser = importlib.import_module(script).make_parser()
+    positional = ["~/best.pt"] if script == "visualize" else []
+    names = {"data_dir", "mirror", "runs_dir", "out", "grid"} & {action.dest for action in parser._actions}
+    flags = vars(parser.parse_args([*positional, *(f"--{name.replace('_', '-')}=~/a b" for name in names)]))
+    assert {name: Path(flags[name]) for name in names} == dict.fromkeys(names, tmp_path / "a b") and len(names) >= 3
+    assert flags.get("checkpoint", tmp_path / "best.pt") == tmp_path / "best.pt"
+    paths = {name for name, value in flags.items() if isinstance(value, Path)} | {"mirror"} & names
+    assert paths == names | {"checkpoint"} & flags.keys()  # there is no other
+
+
+@pytest.mark.parametrize(
+    ("typed", "mirror"),
+    [
+        ("http://host/~me/a%20b/", "http://host/~me/a%20b/"),
+        ("file:///tmp/a%20b.tar.gz", "/tmp/a b.tar.gz"),
+        ("FILE://localhost/tmp/a/", "/tmp/a/"),
+        ("~no-such-user/a.tar.gz", "~no-such-user/a.tar.gz"),
+        ("a.tar.gz", "a.tar.gz"),
+    ],
+)
+def test_mirror_is_a_url_or_a_path(typed: str, mirror: str, read_flags: Callable) -> None:
+    assert read_flags("rnn_mnist", "--mirror", typed).mirror == mirror
 
 
 # -- resuming ----------------------------------------------------------------------------------------------------------

@@ -1,20 +1,22 @@
 """The grid: what experiments.toml may say, and how a row's runs are found."""
 
 import json
+import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import PROJECT
 
-import cnn_cifar10
-import rnn_mnist
 from harness.errors import UserError
-from harness.grid.rows import load_grid, wanted_flags
-from harness.grid.runs import Problem, _note, find_runs, problems_of
+from harness.flags import recorded_flags
+from harness.grid.rows import Row, load_grid, parser_of, wanted_flags
+from harness.grid.runs import Problem, RowRuns, _note, _read_runs, complete_runs, find_runs, problems_of
 from harness.image_sets import published_checksum
+from harness.report.inside import look_inside
+from models import build_model
 
-PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}
 ROW = '[[row]]\nname = "a"\nscript = "rnn_mnist"\n'
 HEADER = "epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds\n"
 
@@ -22,7 +24,7 @@ HEADER = "epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds\n"
 def load(text: str | bytes) -> list:
     file = Path("grid.toml")
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return load_grid(file, PARSERS)[0]
+    return load_grid(file)[0]
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +33,7 @@ def empty_folder(in_project):
 
 
 def test_the_reports_grid_has_the_originals_nineteen_rows():
-    rows = load_grid(PROJECT / "experiments.toml", PARSERS)[0]
+    rows = load_grid(PROJECT / "experiments.toml")[0]
     assert len(rows) == 19
     assert [row.script for row in rows] == ["cnn_cifar10"] * 7 + ["rnn_mnist"] * 12
     best = next(row for row in rows if row.name == "gru-adam-lr0.001")
@@ -49,7 +51,7 @@ def test_row_takes_what_it_leaves_out_from_the_script():
     (row,) = load(ROW + "flags = { lr = 1, epochs = 3 }")
     assert (row.title, row.printed, row.note) == ("a", {}, "")
     assert type(row.flags["lr"]) is float
-    assert wanted_flags(row, PARSERS, seed=4, precision="bf16", data=None) == {
+    assert wanted_flags(row, precision="bf16", data=None) == {
         "cell": "gru",
         "hidden_size": 128,
         "optimizer": "adam",
@@ -61,12 +63,11 @@ def test_row_takes_what_it_leaves_out_from_the_script():
         "clip_grad_norm": 0.0,
         "data": "mnist",
         "precision": "bf16",
-        "seed": 4,
     }
-    assert wanted_flags(row, PARSERS, seed=0, precision="fp32", data="synthetic")["data"] == "synthetic"
-    assert wanted_flags(row, PARSERS, seed=0, precision="auto", data=None)["precision"] == "fp32"
+    assert wanted_flags(row, precision="fp32", data="synthetic")["data"] == "synthetic"
+    assert wanted_flags(row, precision="auto", data=None)["precision"] == "fp32"
     cnn = replace(row, script="cnn_cifar10", flags={})
-    assert wanted_flags(cnn, PARSERS, seed=0, precision="auto", data=None)["precision"] == "bf16"
+    assert wanted_flags(cnn, precision="auto", data=None)["precision"] == "bf16"
 
 
 @pytest.mark.parametrize(
@@ -178,9 +179,9 @@ def test_bad_file_is_one_sentence_that_names_it(text, sentence):
 
 def test_file_that_is_not_there_is_one_sentence():
     with pytest.raises(UserError, match=r"^cannot read none.toml: No such file"):
-        load_grid(Path("none.toml"), PARSERS)
+        load_grid(Path("none.toml"))
     with pytest.raises(UserError, match=r"^cannot read \.: "):
-        load_grid(Path(), PARSERS)
+        load_grid(Path())
 
 
 # Finding runs
@@ -194,12 +195,13 @@ def make_run(
     """A run folder of row `a` (2 epochs of the GRU on MNIST) with `written` epochs, or what the rest makes of it."""
     path = Path("runs") / "rnn_mnist" / folder
     path.mkdir(parents=True)
-    own = {"data": "mnist", "cell": "gru", "hidden_size": 128, "optimizer": "adam", "lr": 0.001, "batch_size": 64}
-    own |= {"momentum": 0.0, "weight_decay": 0.0, "clip_grad_norm": 0.0, "precision": "bf16", "epochs": 2, "seed": seed}
+    own = recorded_flags(parser_of("rnn_mnist").parse_args(["--precision=bf16", "--epochs=2", f"--seed={seed}"]))
     config = {
         "experiment": "rnn_mnist",
-        "flags": own | {"threads": 3, "name": None} | flags,
+        "flags": own | {"threads": 3, "new_in_a_later_version": 1} | flags,
         "dataset": {"name": "mnist", "checksum": published_checksum("mnist")},
+        "model": {"name": "RecurrentClassifier"},
+        **{"device": "cpu", "threads": 3, "torch": "2.0", "python": "3.11"},
         "status": status,
     }
     (path / "config.json").write_text(json.dumps(config | (changes or {})))
@@ -210,7 +212,7 @@ def make_run(
 
 def find(seeds=(0,), rows: str = ROWS_TEXT, **options):
     options = {"precision": "bf16", "data": None} | options
-    return find_runs(load(rows), Path("runs"), PARSERS, seeds=seeds, **options)
+    return find_runs(load(rows), Path("runs"), seeds=seeds, **options)
 
 
 def test_published_checksum_is_that_of_the_committed_reference_runs():
@@ -240,6 +242,7 @@ def test_run_is_found_by_its_config_whatever_its_folder_is_called(capsys):
         (2, 0.5, 0.25, 0.25, 0.75, 1.5),
     ]
     assert a.runs[0].config["flags"]["threads"] == 3
+    assert a.runs[0].config["flags"]["new_in_a_later_version"] == 1
     assert capsys.readouterr().err == ""
 
 
@@ -376,3 +379,63 @@ def test_epochs_of_damaged_metrics_are_those_of_a_checkpoint_that_fits(status, e
         assert [list(row) for row in runs[0].history] == rows and "taken from last.pt" in note
     else:
         assert not runs and note.endswith("; the folder is left out\n")
+
+
+REAL_RUNS = ("runs/cnn_mnist/adam-lr0.001-e10-mnist-bf16-s0", "runs/rnn_mnist/gru-h128-adam-lr0.001-e10-s0")
+
+
+@pytest.mark.parametrize("value", [0, None, "missing", [1], "x", 10**400, math.inf], ids=lambda value: f"{value!s:.9}")
+def test_value_of_a_config_that_cannot_be_used_costs_that_run_and_never_the_report(value, run_main, capfd):
+    """Each value of two real configs is replaced by itself, then at once all those with which the run is still read."""
+
+    def replace_value(config: dict, *path: str) -> None:
+        part = config if len(path) == 1 else config[path[0]]
+        part[path[-1]] = value
+        if value == "missing":
+            del part[path[-1]]
+
+    for folder in map(Path, REAL_RUNS):
+        folder.mkdir(parents=True)
+        shutil.copy(PROJECT / folder / "metrics.csv", folder)
+        text = (PROJECT / folder / "config.json").read_text()
+        config, merged, read = json.loads(text), json.loads(text), set()
+        paths = [(name,) for name in config]
+        paths += [(part, name) for part in ("flags", "dataset", "model") for name in config[part]]
+        for path in paths:
+            changed = json.loads(text)
+            replace_value(changed, *path)
+            (folder / "config.json").write_text(json.dumps(changed))
+            _note.cache_clear()
+            if _read_runs(folder.parent, lambda model: build_model({"model": dict(model)})):
+                read.add(path[-1])
+                replace_value(merged, *path)
+            else:
+                assert capfd.readouterr().err.startswith(f"note: {folder}/")
+        assert not read & {"experiment", "status", "flags", "precision", "epochs", "optimizer", "dataset", "checksum"}
+        assert not read & {"model", "cell", "channels", "input_size", "classes"}
+        (folder / "config.json").write_text(json.dumps(merged))
+    comparison = "[comparison]\nflags = { optimizer = 'adam', lr = 0.001, epochs = 10 }\n"
+    Path("grid.toml").write_text(f"{comparison}{ROW}flags = {{}}")
+    code, _, err = run_main("report", "--no-train", "--grid", "grid.toml")
+    assert code in (0, 1) and Path("report/README.md").is_file(), err
+
+
+@pytest.mark.parametrize("part", ["no table", "another column", "a word for a number"])
+def test_statistics_that_another_version_wrote_are_left_out_of_the_look_inside(part):
+    folder = Path("runs/cnn_cifar10/adagrad-lr0.01-e20-bf16-s0")
+    shutil.copytree(PROJECT / folder, folder)
+    (run,) = complete_runs(folder.parent)
+    of_row = RowRuns(Row("a", "cnn_cifar10", {}, "a"), {0: run}, (0,))
+    assert look_inside([of_row]).left_out == []
+    file = folder / "figures" / "activations.json"
+    record = json.loads(file.read_text())
+    (table, *_) = record["tables"]
+    if part == "no table":
+        record["tables"] = []
+    elif part == "another column":
+        table["header"][1] = "median"
+    else:
+        table["rows"][0][1] = "0.1"
+    file.write_text(json.dumps(record))
+    inside = look_inside([of_row])
+    assert inside.left_out == ["activations"] and "occlusion" in inside.figures

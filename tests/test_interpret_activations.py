@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from interpret_networks import NETWORKS, images, lenet5
+from interpret_networks import NETWORKS, images, lenet5, small_batches  # noqa: F401 - a fixture
 from torch import nn
 
 from interpret.activations import activation_statistics
@@ -30,7 +30,7 @@ def hooked(model, pictures, layers):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_statistics_equal_a_numpy_pass(network):
     model, pictures = NETWORKS[network]()
-    statistics = activation_statistics(model, pictures, batch_size=4)
+    statistics = activation_statistics(model, pictures)
     relus = [layer.name for layer in trace(model, pictures) if isinstance(layer.module, nn.ReLU)]
     assert [each.layer for each in statistics] == relus
     for each, maps in zip(statistics, hooked(model, pictures, relus).values(), strict=True):
@@ -57,7 +57,7 @@ def test_statistics_are_exact_to_float64():
     model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU())
     nn.init.ones_(model[0].weight)
     pictures = 3 + 1e-6 * images(40, 1, 8, 8)
-    (statistics,) = activation_statistics(model, pictures, batch_size=7)
+    (statistics,) = activation_statistics(model, pictures)
     exact = pictures.double().numpy()
     assert statistics.mean == pytest.approx(exact.mean(), rel=1e-15)
     assert statistics.std == pytest.approx(exact.std(), rel=1e-12)
@@ -81,7 +81,7 @@ def test_strongest_activations_equal_a_numpy_sort(network):
     model, _ = NETWORKS[network]()
     pictures = images(23, *NETWORKS[network]()[1].shape[1:], seed=5)
     names = [layer.name for layer in trace(model, pictures) if isinstance(layer.module, nn.ReLU)]
-    found = strongest_activations(model, pictures, names, count=4, batch_size=10)
+    found = strongest_activations(model, pictures, names, count=4)
     for name, maps in hooked(model, pictures, names).items():
         peaks = maps.max(axis=(2, 3))  # (images, maps)
         strongest = found[name]
@@ -94,4 +94,4 @@ def test_strongest_activations_equal_a_numpy_sort(network):
 
 def test_fewer_images_than_asked_for():
     model, pictures = lenet5()
-    assert strongest_activations(model, pictures, ["features.conv2"])["features.conv2"].values.shape == (64, 6)
+    assert strongest_activations(model, pictures, ["features.conv2"], count=9)["features.conv2"].values.shape == (64, 6)

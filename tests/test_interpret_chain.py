@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from interpret_networks import NETWORKS, images, lenet5, other
+from interpret_networks import NETWORKS, images, lenet5, other, small_batches  # noqa: F401 - a fixture
 from torch import nn
 
 from interpret.chain import convolutions, feature_vectors, trace
@@ -105,7 +105,7 @@ def test_model_is_left_as_it_was():
 
 def test_feature_vectors_are_the_layers_of_the_network():
     model, pictures = lenet5()
-    features = feature_vectors(model, pictures, batch_size=4)
+    features = feature_vectors(model, pictures)
     with torch.no_grad():
         first = model.features[:3](pictures)
         last = model.features[3:](first)

@@ -5,7 +5,7 @@ import copy
 import captum.attr as captum_attr
 import pytest
 import torch
-from interpret_networks import NETWORKS, images, lenet5
+from interpret_networks import NETWORKS, images, lenet5, small_batches  # noqa: F401 - a fixture
 from torch import nn
 
 from interpret.chain import trace
@@ -64,7 +64,7 @@ def test_deconvnet_equals_captum(network, memory_format):
         index, rows, columns, values = (
             each[::every].flatten() for each in (found.images, found.rows, found.columns, found.values)
         )
-        ours = reconstruct(model, pictures[index], layer.name, maps, rows, columns, batch_size=4)
+        ours = reconstruct(model, pictures[index], layer.name, maps, rows, columns)
         for i in (values > 0).nonzero().flatten():
             neuron = (int(maps[i]), int(rows[i]), int(columns[i]))
             unit = theirs.attribute(pictures[index[i] : index[i] + 1], neuron)[0].detach()

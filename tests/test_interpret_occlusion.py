@@ -6,7 +6,7 @@ import math
 import captum.attr as captum_attr
 import pytest
 import torch
-from interpret_networks import NETWORKS, images, lenet5
+from interpret_networks import NETWORKS, images, lenet5, small_batches  # noqa: F401 - a fixture
 from torch import nn
 
 from interpret.chain import feature_vectors
@@ -25,7 +25,7 @@ def test_square_positions_end_at_the_border():
 def test_occlusion_equals_one_square_at_a_time(network):
     model, pictures = NETWORKS[network]()
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
-    maps = occlusion(model, pictures, labels, size=5, stride=4, value=0.3, batch_size=7)
+    maps = occlusion(model, pictures, labels, size=5, stride=4, value=0.3)
     model.eval()
     last = model.get_submodule(maps.layer)
     assert isinstance(last, nn.ReLU)
@@ -186,7 +186,10 @@ def test_correspondence_is_perfect_among_copies_of_an_image():
     """Hiding the same cell of the same image changes the same features; hiding random ones does not."""
     model, pictures = lenet5()
     copies = pictures[:1].repeat(8, 1, 1, 1)
-    table = {(cell.part, cell.layer): cell.mean for cell in correspondence(model, copies, torch.zeros(8).long())}
+    table = {
+        (cell.part, cell.layer): cell.mean
+        for cell in correspondence(model, copies, torch.zeros(8).long(), size=8, stride=4)
+    }
     for layer in LAYERS:
         assert table["class's critical cell", layer] == table["own critical cell", layer] == 0
         assert table["same random cell", layer] == 0 < table["random cells", layer]
@@ -195,6 +198,6 @@ def test_correspondence_is_perfect_among_copies_of_an_image():
 def test_correspondence_draws_the_same_random_cells_from_a_seed():
     model, pictures = lenet5()
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
-    runs = [correspondence(model, pictures, labels, seed=seed) for seed in (1, 1, 2)]
+    runs = [correspondence(model, pictures, labels, size=8, stride=4, seed=seed) for seed in (1, 1, 2)]
     means = [[cell.mean for cell in table] for table in runs]
     assert means[0] == means[1] != means[2]

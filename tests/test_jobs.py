@@ -16,21 +16,18 @@ from types import SimpleNamespace
 import pytest
 from tqdm.utils import disp_len
 
-import cnn_cifar10
 import harness.grid.schedule
-import rnn_mnist
 from harness.device import quota_of_cores
 from harness.errors import EXIT_BAD_INPUT, Interrupted
 from harness.files import lock_folder
 from harness.flags import parse_flags, run_name
 from harness.grid.live_table import LiveTable, table_lines, time_left
 from harness.grid.local import Ended, Job, Settings, ThisMachine, command
-from harness.grid.rows import Row
+from harness.grid.rows import Row, parser_of
 from harness.grid.runs import find_runs
 from harness.grid.schedule import Schedule, plan_jobs, train_jobs
 from harness.metrics import EpochMetrics, read_metrics
 
-PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}
 RNN = Row("small", "rnn_mnist", {"cell": "rnn", "epochs": 2}, "small")
 CNN = Row("cnn-row", "cnn_cifar10", {"epochs": 1, "augment": True}, "cnn")
 
@@ -81,12 +78,12 @@ def quick(in_project, monkeypatch):
 @pytest.fixture
 def settings(in_project) -> Settings:
     (in_project / "rnn_mnist.py").write_text(STAND_IN)
-    return Settings(in_project, Path("runs"), Path("data"), "fp32", data="synthetic", jobs=4)
+    return Settings(in_project, Path("runs"), Path("data"), jobs=4)
 
 
-def plan(settings: Settings, *rows: Row, seeds=(0,)) -> list:
-    options = {"seeds": seeds, "precision": settings.precision, "data": settings.data}
-    return plan_jobs(find_runs(rows, settings.runs_dir, PARSERS, **options), PARSERS, settings)
+def plan(settings: Settings, *rows: Row, seeds=(0,), precision: str = "fp32") -> list:
+    options = {"seeds": seeds, "precision": precision, "data": "synthetic"}
+    return plan_jobs(find_runs(rows, settings.runs_dir, **options), settings)
 
 
 def named(jobs: list) -> list:
@@ -101,10 +98,11 @@ def make_folder(settings: Settings, name: str, row: Row, *, seed: int = 0, statu
     """A run folder as the script leaves it on synthetic digits."""
     path = settings.runs_dir / "rnn_synthetic" / name
     path.mkdir(parents=True)
-    flags = vars(PARSERS["rnn_mnist"].parse_args([])) | row.flags | {"data": "synthetic", "seed": seed}
+    flags = vars(parser_of("rnn_mnist").parse_args([])) | row.flags | {"data": "synthetic", "seed": seed}
     flags |= {"data_dir": "data", "runs_dir": "runs"}
     dataset = {"name": "synthetic-digits", "checksum": "0"}
     config = {"experiment": "rnn_synthetic", "flags": flags, "dataset": dataset, "status": status}
+    config |= {"model": {"name": "RecurrentClassifier"}, "device": "cpu", "threads": 1, "torch": "2", "python": "3"}
     (path / "config.json").write_text(json.dumps(config))
     make_metrics(path, epochs)
     return path
@@ -145,7 +143,7 @@ def test_of_recurrent_runs_those_with_more_gates_and_units_come_first(settings):
 def test_a_new_run_lies_where_the_script_itself_would_put_it(settings):
     for row in (RNN, CNN):
         (job,) = plan(settings, row, seeds=(3,))
-        flags = parse_flags(PARSERS[row.script], command(job, settings, 1)[2:])
+        flags = parse_flags(parser_of(row.script), command(job, settings, 1)[2:])
         assert job.name is None
         assert job.folder.name == run_name(flags)
         assert {name: getattr(flags, name) for name in job.flags} == job.flags
@@ -191,16 +189,17 @@ def test_folder_that_a_kill_left_without_a_run_is_used(settings):
 
 
 def test_flags_of_the_report_reach_the_script(settings):
-    settings = replace(settings, device="cuda", precision="bf16", compile=True)
-    (job,) = plan(settings, CNN, seeds=(7,))
+    settings = replace(settings, device="cuda", compile=True)
+    (job,) = plan(settings, CNN, seeds=(7,), precision="bf16")
     words = command(job, settings, 3)
     assert words[:2] == [sys.executable, str(settings.scripts / "cnn_cifar10.py")]
     assert set(words[2:]) >= {
         *("--epochs=1", "--augment", "--seed=7", "--precision=bf16", "--data=synthetic", "--device=cuda", "--resume"),
         *("--compile", "--runs-dir=runs", "--data-dir=data", "--threads=3"),
     }
-    flags = parse_flags(PARSERS["cnn_cifar10"], words[2:])  # what else is there is as the script has it by itself
-    assert all(getattr(flags, name) == PARSERS["cnn_cifar10"].get_default(name) for name in ("lr", "optimizer", "name"))
+    parser = parser_of("cnn_cifar10")
+    flags = parse_flags(parser, words[2:])  # what else is there is as the script has it by itself
+    assert all(getattr(flags, name) == parser.get_default(name) for name in ("lr", "optimizer", "name"))
 
 
 def test_run_that_has_begun_keeps_what_it_records_of_compile(settings):

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import importlib
 import json
+import math
 import random
 import re
 import shutil
@@ -25,7 +26,7 @@ import harness.train
 import rnn_mnist
 from harness.data import EpochOrder, ImageSet, Split
 from harness.device import _product_seconds
-from harness.metrics import EpochMetrics, best_values
+from harness.metrics import EpochMetrics, aligned, best_values
 from harness.optimizers import OPTIMIZERS, make_optimizer, quick_steps, state_template
 from harness.progress import ProgressBar
 from harness.train import evaluate, train_epoch
@@ -463,6 +464,49 @@ def test_run_prints_an_aligned_line_an_epoch_and_a_table_that_its_metrics_bear_o
         expected = [min(losses), max(accuracies), losses[-1], accuracies[-1]]
         assert line == [name.capitalize(), *(f"{value:.4f}" for value in expected)]
     assert str(Path("runs/rnn_synthetic/run")) in out and "tensorboard --logdir runs" in out
+
+
+@pytest.mark.usefixtures("quick_figures", "tiny_synthetic")
+def test_loss_far_above_guessing_is_said_once_and_the_columns_hold(run_main: Callable, in_project: Path) -> None:
+    line = ("--optimizer", "sgd", "--lr", 1e30, "--epochs", 3)
+    code, out, err = run_main("rnn_mnist", *SHORT, *line)
+    assert code == 0
+    warning = "the loss of epoch 1 is far above 2.30, which is guessing; a smaller --lr may help"  # the log of 10
+    assert err == f"warning: {warning}\n"
+    lines = [line for line in out.splitlines() if line.startswith("epoch")]
+    assert re.search(r"train loss +\d\.\de\+\d\d  accuracy 0", lines[1])
+    head, train, test = (line for line in out.splitlines() if re.match(r" +best|Train|Test", line))
+    assert len(head) == len(train) == len(test)
+
+    _, out, err = run_main("rnn_mnist", *SHORT, "--epochs", 3)
+    assert err == ""
+    usual = [line for line in out.splitlines() if line.startswith("epoch")]
+    assert len({len(line) for line in (*lines, *usual)}) == 1
+
+
+@pytest.mark.parametrize("value", [0.0, 2.30258, 999.99994, 1000.0, 1e30, 1.04e308, float("inf"), float("nan")])
+def test_every_number_fits_its_column(value: float) -> None:
+    for width, decimals in ((7, ".1f"), (7, ",.0f"), (8, ".4f"), (10, ".4f")):
+        text = aligned(value, width, decimals)
+        assert len(text) == width
+        assert not math.isfinite(value) or float(text.replace(",", "")) == pytest.approx(value, rel=0.1, abs=0.5)
+
+
+@pytest.mark.usefixtures("quick_figures", "tiny_synthetic")
+def test_main_that_a_notebook_calls_and_interrupts_leaves_its_threads_alone(
+    in_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        assert torch.get_num_threads() == 2
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(harness.train, "train_epoch", interrupted)
+    assert torch.get_num_threads() == 1
+    with pytest.raises(KeyboardInterrupt):
+        rnn_mnist.main([*map(str, SHORT), "--threads", "2", "--name", "run"])
+    assert torch.get_num_threads() == 1
+    config = json.loads((in_project / "runs/rnn_synthetic/run/config.json").read_text())
+    assert config["status"] == "interrupted"
 
 
 def test_best_figures_are_taken_each_from_its_own_epoch() -> None:

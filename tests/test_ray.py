@@ -21,8 +21,6 @@ from conftest import PROJECT
 from killed_runs import assert_same_run
 from test_report_run import SMALL_REPORT, small_script, status_of
 
-import cnn_cifar10
-import rnn_mnist
 from harness.cli import command_line, program
 from harness.errors import Interrupted, UserError
 from harness.files import is_locked, lock_folder
@@ -43,7 +41,6 @@ pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="kills processes"),
 ]
 
-PARSERS = {"cnn_cifar10": cnn_cifar10.make_parser(), "rnn_mnist": rnn_mnist.make_parser()}
 EPOCHS = 4  # a script trains two and then waits for its end; the next one, which continues, the other two
 ROW = Row("tiny", "rnn_mnist", {"cell": "rnn", "hidden_size": 8, "batch_size": 20, "epochs": EPOCHS}, "tiny")
 GRID = """[[row]]
@@ -99,7 +96,7 @@ def settings(in_project: Path) -> Settings:
     scripts = in_project / "scripts"
     shutil.copytree(PROJECT / "harness", scripts / "harness", ignore=shutil.ignore_patterns("__pycache__"))
     (scripts / "rnn_mnist.py").write_text(small_script("rnn_mnist", held=True))
-    return Settings(scripts, Path("runs"), Path("data"), "fp32", data="synthetic", device="cpu")
+    return Settings(scripts, Path("runs"), Path("data"), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +111,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plan(settings: Settings, *seeds: int) -> list[Job]:
-    options = {"seeds": seeds or (0,), "precision": settings.precision, "data": settings.data}
-    return plan_jobs(find_runs([ROW], settings.runs_dir, PARSERS, **options), PARSERS, settings)
+    options = {"seeds": seeds or (0,), "precision": "fp32", "data": "synthetic"}
+    return plan_jobs(find_runs([ROW], settings.runs_dir, **options), settings)
 
 
 def plan_stand_ins(settings: Settings, *seeds: int) -> list[Job]:

@@ -33,6 +33,7 @@ from harness.errors import UserError
 from harness.files import is_locked, lock_folder
 from harness.grid.local import Ended, Job, ThisMachine, command, failure_of
 from harness.grid.runs import _note
+from harness.image_sets import CNN, RNN
 
 SMALL_SCRIPT = f"""
 import sys, time
@@ -74,7 +75,7 @@ def small_script(name: str, *, held: bool = False) -> str:
 @pytest.fixture(autouse=True)
 def small_project(in_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (in_project / "scripts").mkdir()
-    for name in report.SCRIPTS:
+    for name in (CNN, RNN):
         (in_project / "scripts" / f"{name}.py").write_text(small_script(name))
     monkeypatch.setattr(report, "PROJECT", in_project / "scripts")
     monkeypatch.setattr("harness.device.cores", lambda: 1)  # a second thread is waited for on a busy machine
@@ -264,6 +265,12 @@ def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_of_its_bes
     shutil.rmtree(run / "snapshots")
     assert report_again() == [name for name in ANALYSES if name != "evolution"]
     assert report_again() == []
+    torch.save(best | {"epoch": torch.tensor([1, 2])}, run / "best.pt")
+    assert run_main("report", *FLAGS)[::2] == (
+        0,
+        f"warning: cannot draw the pictures that the report lacks of {run}: {run}/best.pt holds no whole network; "
+        "name a run's best.pt or last.pt\n",
+    )
     (run / "best.pt").unlink()
     (run / "figures" / "occlusion.json").unlink()
     assert report_again() == []
@@ -293,12 +300,12 @@ def test_first_rows_that_cannot_be_tested_are_one_warning_and_the_others_are_kep
     monkeypatch.setattr("harness.data.load_images", lambda *_, **__: None)
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors):
-        report.keep_first_rows_of([cnn], cells, SimpleNamespace(data_dir=Path("data")))
+        report.keep_first_rows_of(cnn, cells, SimpleNamespace(data_dir=Path("data")))
     assert tested == folders[:2]
     (folders[0] / "best.pt").unlink()
     (folders[1] / "best.pt").unlink()
     monkeypatch.setattr("harness.data.load_images", None)  # of no use then
-    report.keep_first_rows_of([cnn], cells, SimpleNamespace(data_dir=Path("data")))
+    report.keep_first_rows_of(cnn, cells, SimpleNamespace(data_dir=Path("data")))
     assert errors.getvalue() == (
         f"warning: the report goes without the first rows of {folders[1]}: best.pt is damaged\n"
     )
@@ -311,17 +318,17 @@ def test_comparison_that_failed_is_told_and_in_the_exit_code(run_main, written, 
     )
     trained = []
 
-    def train(results, flags, data):
-        trained.append(results[0].row.name)
-        return {(results[0].row.name, 0): "the disk is full"} if data == "mnist" else {}
+    def train(results, flags):
+        trained.extend(each.row.name for each in results)
+        return {("cnn-mnist", 0): "the disk is full"}
 
     tested = []
     monkeypatch.setattr("report.train_missing", train)
-    monkeypatch.setattr("report.keep_first_rows_of", lambda compared, *_: tested.append(compared[0].row.name))
+    monkeypatch.setattr("report.keep_first_rows_of", lambda compared, *_: tested.append(compared.row.name))
     code, _, err = run_main("report", "--grid", "grid.toml", "--device", "cpu")
     assert tested == ["cnn-mnist"]
     assert code == report.EXIT_INCOMPLETE
-    assert len(trained) == 2 and f"  {trained[1]}, seed 0: failed: the disk is full\n" in err
+    assert trained == ["short", "cnn-mnist"] and "  cnn-mnist, seed 0: failed: the disk is full\n" in err
     assert err.startswith("runs complete: 0 of 2\n")
 
 

@@ -5,14 +5,12 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT
 from killed_runs import (
     SMALL,
     SmallRun,
@@ -184,7 +182,7 @@ def test_kill_9_at_a_chance_moment_then_resume(run_main, script, own):
 
 
 @needs_fork
-@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interruption_ends_at_once_with_the_command_that_continues(run_main, signum, code):
     flags = [*TINY, "--epochs", "500"]
     started = SmallRun("rnn_mnist", *flags, until=3)
@@ -208,7 +206,6 @@ def test_interrupted_run_is_resumed_by_the_command_it_printed(monkeypatch, run_m
     monkeypatch.setattr(sys, "argv", ["rnn_mnist.py"])
     flags = [*TINY, "--epochs", "2", "--lr", "0.01", "--overwrite"]
     with monkeypatch.context() as patch:
-        patch.setattr("harness.cli.os._exit", lambda code: code)  # the tests go on
         fail_in_epoch(patch, 2, Interrupted(signal.SIGINT))
         _, _, err = run_main("rnn_mnist", *flags)
     assert status_of(only_run()) == "interrupted"
@@ -252,26 +249,20 @@ def test_full_disk_at_any_write_costs_no_earlier_checkpoint(monkeypatch, run_mai
 
 @needs_fork
 @pytest.mark.parametrize("output", ["full disk", "closed pipe"])
-def test_standard_output_that_takes_no_more_is_one_sentence_and_costs_no_epoch(run_main, output):
+def test_run_goes_on_when_standard_output_takes_no_more(output):
     flags = [*TINY, "--epochs", "4"]
     if output == "full disk":
         if not Path("/dev/full").exists():
             pytest.skip("needs /dev/full")
         started = SmallRun("rnn_mnist", *flags, stdout="/dev/full")
-        reason = "No space left on device"
     else:
         started = SmallRun("rnn_mnist", *flags, until=3)
         started.wait_for_epoch(2)
         started.stdout.close()
         Path("go").touch()
-        reason = "Broken pipe"
-    assert started.end() == (2, f"error: cannot write to standard output: {reason}\n")
-    run = only_run()
-    assert status_of(run) == "interrupted"
-    if output == "closed pipe":
-        assert load_checkpoint(run / "last.pt")["epoch"] == 3  # the one whose line nobody took, too
-    assert run_main("rnn_mnist", *flags, "--resume")[0] == 0
-    assert len(metrics_of(run)) == 5
+    assert started.end() == (0, "")
+    assert status_of(only_run()) == "complete"
+    assert len(metrics_of(only_run())) == 5
 
 
 def test_quota_that_ends_in_the_checkpoint_keeps_the_one_before(run_main, monkeypatch):
@@ -333,22 +324,6 @@ def test_a_diverged_epoch_that_is_not_saved_is_trained_again(monkeypatch, run_ma
     assert status_of(only_run()) == "interrupted"
     assert run_main("rnn_mnist", *TINY, "--epochs", "2", "--resume")[0] == 3
     assert status_of(only_run()) == "diverged"
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_output_that_fails_only_at_the_end_is_one_sentence():
-    program = "import sys; from harness.cli import run_script; sys.exit(run_script(lambda: print('x') or 0))"
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment | {"PYTHONPATH": str(PROJECT)},
-        )
-    expected = "error: cannot write to standard output: No space left on device\n"
-    assert (done.returncode, done.stderr) == (2, expected)
 
 
 def test_huge_learning_rate_diverges_and_says_so(run_main):

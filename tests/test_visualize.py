@@ -1,6 +1,7 @@
 """visualize.py end to end on a tiny synthetic run: what it writes, that its numbers are interpret's, and bad input."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -227,12 +229,18 @@ def test_occlusion_and_correspondence_tables_equal_interpret(trained_run: Path, 
     model, inputs, images = _whole(trained_run / "best.pt")
     rows = _rows(drawn / "occlusion.csv")
     shown = torch.tensor([int(row["test image"]) for row in rows])
-    maps = interpret.occlusion.occlusion(model, inputs[shown], images.test.labels[shown], size=8)
-    lowest = maps.probability.flatten(1).min(dim=1).values.tolist()
-    assert [float(row["lowest p"]) for row in rows] == pytest.approx(lowest, rel=1e-4)
+    gray = (0.5 - images.mean) / images.std
+    places = list(itertools.product(range(25), repeat=2))  # all that a square of 8 pixels can have
+    for row, picture, label in zip(rows, inputs[shown], images.test.labels[shown], strict=True):
+        hidden = picture.repeat(len(places), 1, 1, 1)
+        for each, (top, left) in zip(hidden, places, strict=True):
+            each[:, top : top + 8, left : left + 8] = gray
+        with torch.no_grad():
+            probability = model(hidden).softmax(dim=1)[:, label]
+        assert float(row["lowest p"]) == pytest.approx(float(probability.min()), rel=1e-4)
+        assert (int(row["top"]), int(row["left"])) == places[int(probability.argmin())]
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
     chosen = torch.cat([order[images.test.labels[order] == label][: correspondence.PER_CLASS] for label in range(10)])
-    gray = (0.5 - images.mean) / images.std
     cells = interpret.correspondence.correspondence(
         model, inputs[chosen], images.test.labels[chosen], size=8, stride=4, value=gray, seed=0
     )
@@ -468,6 +476,20 @@ def test_page_of_somebody_else_is_not_replaced(run: Path, run_main: Callable):
     (run / "index.html").unlink()
     for _ in range(2):  # our own is
         assert run_main("visualize", run / "best.pt", "--only", "filters", "--out", run)[0] == 0
+
+
+def test_an_analysis_is_drawn_without_a_users_matplotlibrc(trained_run: Path, tmp_path: Path, monkeypatch):
+    """It may ask for LaTeX, which may not be there."""
+    asked = []
+
+    def analyze(_: object) -> Findings:
+        asked.append(matplotlib.rcParams["text.usetex"])
+        return Findings("", "", [], [])
+
+    monkeypatch.setattr("harness.analyses.filters.analyze", analyze)
+    with matplotlib.rc_context({"text.usetex": True}):
+        draw_analyses(trained_run / "best.pt", build_model, names=["filters"], out=tmp_path / "out")
+    assert asked == [False]
 
 
 def test_help_imports_nothing_heavy():

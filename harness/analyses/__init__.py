@@ -1,8 +1,9 @@
 """What visualize.py draws of a trained network: one file an analysis, one line each in ANALYSES.
 
-An analysis is a module with `NEEDS`, a set of "convolutions", "images" and "snapshots", and `analyze(subject)`, which
-selects, computes by interpret/, draws, and returns its Findings: figures, tables, and how to read them. `draw_analyses`
-runs them and writes what they found, `read_analyses` reads it again. base.py has the Subject, findings.py the files.
+An analysis is a module with `NEEDS`, which of "images" and "snapshots" it needs, and `analyze(subject)`, which selects,
+computes by interpret/, draws, and returns its Findings: figures, tables, and how to read them. `draw_analyses` runs
+them, in Matplotlib's own style, and writes what they found; `read_analyses` reads it again. base.py has the Subject,
+findings.py the files.
 """
 
 import sys
@@ -47,16 +48,15 @@ def draw_analyses(
     from harness.analyses import base, findings
     from harness.checkpoint import load_snapshots, load_trained
     from harness.files import check_writable, lock_folder, make_folder, read_file
+    from harness.pictures import in_plain_style
     from harness.run import FIGURES_PAGE
     from harness.tensorboard import add_images, find_events
 
     trained = load_trained(checkpoint, build_model)
     run = trained.folder
-    subject = base.Subject(trained, shown_count, seed, per_filter)
+    subject = base.Subject(trained, shown_count, seed, per_filter, base.maps_by_layer(maps or (), trained))
     modules = {name: import_module(f"{__name__}.{name}") for name in names or ANALYSES}
     needs = set().union(*(module.NEEDS for module in modules.values()))
-    if "convolutions" in needs:
-        subject.maps = base.maps_by_layer(maps or (), trained)
     if "snapshots" in needs:
         subject.snapshots = load_snapshots(trained)
         if not subject.snapshots:
@@ -95,7 +95,7 @@ def draw_analyses(
             bar.set_description(name)
             started = time.perf_counter()
             try:
-                found = module.analyze(subject)
+                found = in_plain_style(module.analyze)(subject)
                 findings.write_findings(folder, name, found, provenance)
                 findings.write_page(folder, read_analyses(folder).values(), title)  # all that are in the folder
             except Interrupted as interruption:

@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, in_plain_style, render
+from harness.pictures import DPI, render
 from interpret.activations import LayerStatistics, activation_statistics
 
-NEEDS = frozenset({"convolutions", "images"})
+NEEDS = ("images",)
 HEADER = ("activations", "mean", "std", "report mean", "report std", "share of zeros", "dead maps", "always-on maps")
 REPORT = ((0.0657, 0.1373), (0.1000, 0.3112))  # mean and standard deviation of ReLU1 and ReLU2, as printed there
 
@@ -59,7 +59,6 @@ def printed_table(rows: Sequence[tuple], where: str) -> str:
     return "\n".join([*lines, ""])
 
 
-@in_plain_style
 def draw(layers: Sequence[LayerStatistics], title: str) -> np.ndarray:
     """Of each layer mean and standard deviation of each map, and the histogram of all outputs."""
     figure = Figure(figsize=(9.4, 2.9 * len(layers) + 0.4), dpi=DPI, layout="constrained")

@@ -9,10 +9,10 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, in_plain_style, render
+from harness.pictures import DPI, render
 from interpret.correspondence import LAYERS, PARTS, Consistency, correspondence
 
-NEEDS = frozenset({"convolutions", "images"})
+NEEDS = ("images",)
 PER_CLASS = 10  # images compared
 COLORS = ("#4269d0", "#97bbf5", "#e4572e", "#bdbdbd")  # of the parts
 
@@ -42,7 +42,6 @@ def analyze(subject: Subject) -> Findings:
     return Findings("Correspondence", TEXT, [picture], [table])
 
 
-@in_plain_style
 def draw(cells: Sequence[Consistency], title: str) -> np.ndarray:
     """Table 1 as bars: for each layer the mean Δ of each kind of part, and a dot for each class."""
     figure = Figure(figsize=(8.6, 3.9), dpi=DPI, layout="constrained")

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, image_tile, in_plain_style, mosaic, padded, render, signed_tile
+from harness.pictures import DPI, image_tile, mosaic, padded, render, signed_tile
 from interpret.deconvnet import Activations, receptive_fields, reconstruct
 
-NEEDS = frozenset({"convolutions", "images"})
+NEEDS = ("images",)
 MAPS_SHOWN = 12  # of each convolution, if --maps names none
 TINT = "#dde6f4"  # of the ground behind tiles, which may be white themselves
 
@@ -74,7 +74,6 @@ def activation_tiles(subject: Subject, layer: str, found: Activations) -> tuple[
     return projected, patches
 
 
-@in_plain_style
 def draw(entries: Sequence[tuple[str, list, list]], title: str) -> np.ndarray:
     """For each map its projections (left) and the image patches that they come from (right), four maps in a row.
 

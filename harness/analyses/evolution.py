@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from harness.analyses.base import Subject, short
 from harness.analyses.deconvnet import TINT, activation_rows, activation_tiles, set_margins
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, in_plain_style, mosaic, render
+from harness.pictures import DPI, mosaic, render
 from interpret.deconvnet import Activations
 from interpret.evolution import evolution
 
-NEEDS = frozenset({"convolutions", "images", "snapshots"})
+NEEDS = ("images", "snapshots")
 MAPS_SHOWN = 6  # of each convolution, if --maps names none
 STAGES = 12  # snapshots shown of a run with more
 
@@ -47,7 +47,6 @@ def analyze(subject: Subject) -> Findings:
     return Findings("Evolution", TEXT, pictures, [table], printed)
 
 
-@in_plain_style
 def draw(epochs: Sequence[int], entries: Sequence[tuple[str, list, list]], title: str) -> np.ndarray:
     """A row a map, a column an epoch; each the projection and, right of it, its image patch.
 

@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, in_plain_style, mosaic, opaque_tile, render
+from harness.pictures import DPI, mosaic, opaque_tile, render
 from interpret.chain import convolutions
 from interpret.filters import filter_pictures
 
-NEEDS = frozenset({"convolutions"})
+NEEDS = ()
 
 TEXT = """\
 Mid-gray is weight zero; black and white are the largest absolute weight, {scale}. A filter of a later convolution has \
@@ -33,7 +33,6 @@ def analyze(subject: Subject) -> Findings:
     return Findings("Filters", TEXT.format(scale=scale), pictures, [table])
 
 
-@in_plain_style
 def draw(pictures: np.ndarray, limit: np.ndarray, title: str) -> np.ndarray:
     """Filters (maps, channels, height, width) in [0, 1], 0.5 for weight zero, under their numbers, with a scale.
 

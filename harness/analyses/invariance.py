@@ -10,10 +10,10 @@ from matplotlib.patches import Patch
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, framed, image_tile, in_plain_style, mosaic, render
+from harness.pictures import DPI, framed, image_tile, mosaic, render
 from interpret.invariance import Invariance, invariance, transform
 
-NEEDS = frozenset({"convolutions", "images"})
+NEEDS = ("images",)
 AVERAGED = 200  # random images that the curves' mean is over
 COLORS = [colormaps["tab10"](index) for index in range(10)]  # of the images shown
 UNITS = {"translation": "pixels down", "scale": "factor", "rotation": "degrees anticlockwise"}
@@ -81,7 +81,6 @@ def curve_rows(result: Invariance, ids: Sequence[int], names: Sequence[str]) -> 
     ]
 
 
-@in_plain_style
 def draw(results: Sequence[Invariance], examples: Sequence[np.ndarray], names: Sequence[str], title: str) -> np.ndarray:
     """A row a transformation; examples, distance at two depths, the true class's probability.
 

@@ -11,18 +11,18 @@ from matplotlib.ticker import PercentFormatter
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, image_tile, in_plain_style, render, signed_tile
+from harness.pictures import DPI, image_tile, render, signed_tile
 from interpret.deconvnet import reconstruct
 from interpret.occlusion import OcclusionMaps, occlusion
 
-NEEDS = frozenset({"convolutions", "images"})
+NEEDS = ("images",)
 
 TEXT = """\
-Zeiler & Fergus, section 4.2 and figure 7: a gray square of {size} × {size} pixels slid over the image; each point of \
-a map stands for the square centered there. The strongest map of the last convolution is the one with the largest \
-activation in the whole image; its total activation is relative to the largest in the row. In the table, top and \
-left say where the square lowers the probability most, and share right at which share of the places the answer stays \
-right."""
+Zeiler & Fergus, section 4.2 and figure 7: a gray square of {size} × {size} pixels slid over the image pixel by \
+pixel; each point of a map stands for the square centered there. The strongest map of the last convolution is the one \
+with the largest activation in the whole image; its total activation is relative to the largest in the row. In the \
+table, top and left say where the square lowers the probability most, and share right at which share of the places the \
+answer stays right."""
 
 
 def analyze(subject: Subject) -> Findings:
@@ -60,7 +60,6 @@ def occlusion_rows(
     return rows
 
 
-@in_plain_style
 def draw(
     tiles: Sequence[tuple], maps: OcclusionMaps, labels: Sequence[int], classes: Sequence[str], title: str
 ) -> np.ndarray:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from tqdm.utils import disp_len, disp_trim
 
 from harness.grid.local import Job
+from harness.metrics import aligned
 
 _WIDEST_NAME = 22  # columns; the numbers take 57 of a line's 79
 _OF_THE_SPEED = ("cell", "hidden_size", "channels", "augment", "batch_size", "data")  # flags an epoch's time depends on
@@ -55,13 +56,12 @@ def table_lines(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[
     """A line for each run under way (or waiting for another process), and a footer."""
     jobs = [*running, *waiting, *ended]
     paces = _paces(jobs)
-    blocked = waiting if len(running) < slots else []
     names = {name: disp_trim(name, _WIDEST_NAME) for name in {job.row.name for job in jobs}}
     width = max(map(disp_len, names.values()))
     lines = [f"{'':{width}}  seed      epoch  test loss  accuracy  s/epoch      left"]
-    for job in [*running, *blocked]:
+    for job in [*running, *(waiting if len(running) < slots else [])]:
         name, epochs = names[job.row.name], f"{len(job.history)}/{job.epochs}"
-        if job in blocked:
+        if not job.process:
             rest = "waiting: another process is training it"
         elif not job.process.started:
             rest = "waiting for a free node"
@@ -69,7 +69,7 @@ def table_lines(running: Sequence[Job], waiting: Sequence[Job], ended: Sequence[
             rest = f"{'–':>9}  {'–':>8}  {'–':>7}"
             if job.history:
                 last = job.history[-1]
-                rest = f"{last.test_loss:9.4f}  {last.test_accuracy:8.4f}  {last.seconds:7.1f}"
+                rest = f"{aligned(last.test_loss, 9)}  {last.test_accuracy:8.4f}  {aligned(last.seconds, 7, '.1f')}"
             left = _seconds_left(job, paces)
             rest += f"  {'?' if left is None else clock(left):>8}"
         lines.append(f"{name}{'':{width - disp_len(name)}}  {job.seed:4}  {epochs:>9}  {rest}")

@@ -23,13 +23,11 @@ from harness.metrics import EpochMetrics, read_metrics
 
 @dataclass(frozen=True)
 class Settings:
-    """What all runs have in common; `data` is what --data says, None the scripts' default; `scripts` their folder."""
+    """What all runs have in common; `scripts` is the folder of their scripts."""
 
     scripts: Path
     runs_dir: Path
     data_dir: Path
-    precision: str
-    data: str | None = None
     device: str = "auto"
     compile: bool = False
     jobs: int | None = None  # None: one a core

@@ -1,10 +1,9 @@
 """A grid of experiments: the rows of a TOML file such as experiments.toml. Which of their runs there are says runs.py.
 
-A row is one setting, a run one row with one seed. `parsers`, which most functions of harness/grid take, maps the name
-of each script to its argparse parser.
+A row is one setting, a run one row with one seed.
 """
 
-import argparse
+import functools
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -13,15 +12,16 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.files import read_file
-from harness.flags import ROW_FLAGS, is_new_folder_name, parse_row_flags
+from harness.flags import ROW_FLAGS, is_new_folder_name, parse_row_flags, training_parser
+from harness.image_sets import CNN, RNN
 from harness.metrics import METRICS
 
-AUTO_PRECISION = {"cnn_cifar10": "bf16", "rnn_mnist": "fp32"}  # what --precision auto means for a script's rows
-SCRIPT_WORDS = {"cnn": "cnn_cifar10", "rnn": "rnn_mnist"}  # what --only calls all rows of a script
+AUTO_PRECISION = {CNN: "bf16", RNN: "fp32"}  # what --precision auto means for a script's rows
+SCRIPT_WORDS = {"cnn": CNN, "rnn": RNN}  # what --only calls all rows of a script, and how its experiments begin
 
 _ROW_KEYS = {"name": str, "script": str, "flags": dict, "title": str, "printed": dict, "note": str}
 
-Parsers = Mapping[str, argparse.ArgumentParser]
+parser_of = functools.cache(functools.partial(training_parser, description=""))  # by the script's name
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class Row:
     title: str
     printed: dict[str, float] = field(default_factory=dict)  # of METRICS; empty where the original printed none
     note: str = ""
+    data: str | None = None  # what --data is, where that is not the script's default
 
 
-def load_grid(path: Path, parsers: Parsers) -> tuple[list[Row], Row | None]:
+def load_grid(path: Path) -> tuple[list[Row], Row | None]:
     """The rows of a grid file in order, and the CNN that is trained on MNIST for comparison, if it asks for one.
 
     Each row is checked by its script's own parser. Raises UserError, in one sentence that names the file and the row,
@@ -57,10 +58,10 @@ def load_grid(path: Path, parsers: Parsers) -> tuple[list[Row], Row | None]:
         for number, table in enumerate(tables, start=1):
             name = table.get("name") if isinstance(table, dict) else None
             place = f"row {name!r}" if isinstance(name, str) else f"row {number}"
-            row = _read_row(table, parsers)
+            row = _read_row(table)
             if rows.setdefault(row.name.casefold(), row) is not row:
                 raise UserError("another row has the same name; each row needs its own")
-            setting = wanted_flags(row, parsers, seed=0, precision="fp32", data=None).items()
+            setting = wanted_flags(row, precision="fp32", data=None).items()
             if (same := settings.setdefault((row.script, *setting), row.name)) != row.name:
                 raise UserError(f"it is the same setting as row {same!r}; drop one of the two")
         if "comparison" in content:
@@ -68,7 +69,7 @@ def load_grid(path: Path, parsers: Parsers) -> tuple[list[Row], Row | None]:
             if not isinstance(table, dict) or table.keys() != {"flags"}:
                 raise UserError("it must be a table with one key, flags")
             own = {"name": "cnn-mnist", "script": SCRIPT_WORDS["cnn"], "title": "the CNN on MNIST"}
-            comparison = _read_row(own | table, parsers)
+            comparison = replace(_read_row(own | table), data="mnist")
             if comparison.flags.get("channels") == "rgb":
                 raise UserError("channels rgb needs color images, and MNIST has none")
     except UserError as error:
@@ -88,17 +89,16 @@ def chosen_rows(rows: list[Row], only: str | None, grid: Path) -> list[Row]:
     return [row for row in rows if row.name in words or row.script in scripts]
 
 
-def wanted_flags(row: Row, parsers: Parsers, *, seed: int, precision: str, data: str | None) -> dict:
-    """The value of each of the script's result-changing flags in a run of this row and seed.
+def wanted_flags(row: Row, *, precision: str, data: str | None) -> dict:
+    """The value of each of the script's result-changing flags but the seed in a run of this row.
 
-    `precision` is what --precision says; `data` what --data does, None being the script's own default, the real set.
+    `precision` is what --precision says; `data` what --data does, None being the row's own images.
     """
-    parser = parsers[row.script]
     if precision == "auto":
         precision = AUTO_PRECISION[row.script]
-    known = vars(parser.parse_args([]))
+    known = vars(parser_of(row.script).parse_args([]))
     wanted = {name: known[name] for name in ROW_FLAGS if name in known} | row.flags
-    return wanted | {"data": data or known["data"], "precision": precision, "seed": seed}
+    return wanted | {"data": data or row.data or known["data"], "precision": precision}
 
 
 def experiment_of(row: Row, flags: Mapping[str, object]) -> str:
@@ -106,7 +106,7 @@ def experiment_of(row: Row, flags: Mapping[str, object]) -> str:
     return f"{row.script.partition('_')[0]}_{flags['data']}"
 
 
-def _read_row(table: object, parsers: Parsers) -> Row:
+def _read_row(table: object) -> Row:
     if not isinstance(table, dict):
         raise UserError("it must be a table, under a line [[row]]")
     for key, value in table.items():
@@ -125,8 +125,8 @@ def _read_row(table: object, parsers: Parsers) -> Row:
         raise UserError("name must be short and fit for a folder, without a comma, and no space or dot at its end")
     if row.name in SCRIPT_WORDS:
         raise UserError(f"--only {row.name} already means all rows of {SCRIPT_WORDS[row.name]}; choose another name")
-    if row.script not in parsers:
-        raise UserError(f"script must be one of {', '.join(parsers)}, not {row.script!r:.60}")
+    if row.script not in (CNN, RNN):
+        raise UserError(f"script must be one of {CNN}, {RNN}, not {row.script!r:.60}")
     if not row.title.strip() or not row.title.isprintable():
         raise UserError("title must be one line of text")
     for metric, value in row.printed.items():
@@ -135,5 +135,5 @@ def _read_row(table: object, parsers: Parsers) -> Row:
         most = 1 if metric.endswith("accuracy") else sys.float_info.max
         if type(value) not in (int, float) or not 0 <= value <= most:  # nor is NaN
             raise UserError(f"printed {metric} must be a loss of at least 0, or an accuracy up to 1, not {value!r:.60}")
-    flags = parse_row_flags(parsers[row.script], row.flags)
+    flags = parse_row_flags(parser_of(row.script), row.flags)
     return replace(row, flags=flags, printed={metric: float(value) for metric, value in row.printed.items()})

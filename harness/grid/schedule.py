@@ -14,7 +14,7 @@ from harness.files import is_locked
 from harness.flags import run_name
 from harness.grid.live_table import LiveTable, clock, table_lines
 from harness.grid.local import Ended, Job, Settings, ThisMachine
-from harness.grid.rows import Parsers, experiment_of, wanted_flags
+from harness.grid.rows import experiment_of, parser_of
 from harness.grid.runs import FINISHED, RowRuns
 
 POLL = 0.5  # seconds between two looks at the run folders
@@ -22,7 +22,7 @@ _MOST_LOSSES = 3  # of nodes at one and the same epoch, before the run itself is
 _TIME_TO_STOP = 30  # seconds for a script to write what it has; its folder survives a kill as well
 
 
-def plan_jobs(results: Iterable[RowRuns], parsers: Parsers, settings: Settings) -> list[Job]:
+def plan_jobs(results: Iterable[RowRuns], settings: Settings) -> list[Job]:
     """What is to be trained: each wanted run that is neither complete nor diverged; the longest first.
 
     An unfinished run is continued in its folder, whatever that is called. A new one gets the folder that its flags
@@ -34,8 +34,8 @@ def plan_jobs(results: Iterable[RowRuns], parsers: Parsers, settings: Settings) 
             row, run = result.row, result.runs.get(seed)
             if run and run.status in FINISHED:
                 continue
-            flags = wanted_flags(row, parsers, seed=seed, precision=settings.precision, data=settings.data)
-            usual = run_name(argparse.Namespace(**flags, parser=parsers[row.script]))
+            flags = result.flags | {"seed": seed}
+            usual = run_name(argparse.Namespace(**flags, parser=parser_of(row.script)))
             experiment = settings.runs_dir / experiment_of(row, flags)
             folder, number = run.path if run else experiment / usual, 1
             while not run and (folder in jobs or any((folder / file).exists() for file in ("config.json", "last.pt"))):

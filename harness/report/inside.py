@@ -19,6 +19,14 @@ from harness.report.figures import Figure
 from harness.report.results import best
 
 EVOLUTION = "evolution"  # of all epochs, where the run kept snapshots
+STATISTICS = {
+    "mean",
+    "std",
+    "report mean",
+    "report std",
+    "share of zeros",
+    "dead maps",
+}  # columns that the report shows
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,13 @@ def rank(run: Run) -> tuple:
     return len(run.history), best(run, "test_accuracy"), -run.seed
 
 
+def _holds_statistics(tables: list[dict]) -> bool:
+    """Whether the first is the table of `Inside.activations`, all numbers; another version may have written another."""
+    if not tables or not {"activations", *STATISTICS} <= {*tables[0]["header"]}:
+        return False
+    return all(value is None or type(value) in (int, float) for row in tables[0]["rows"] for value in row[1:])
+
+
 def _look_into(row: RowRuns, run: Run) -> Inside | None:
     """The analyses of the model with the best test accuracy, of those epochs that were drawn with the run's images."""
     folder, trained, images = run.path / "figures", range(1, len(run.history) + 1), run.config["dataset"]
@@ -71,6 +86,7 @@ def _look_into(row: RowRuns, run: Run) -> Inside | None:
         for name, record in read_analyses(folder).items()
         if all(record["dataset"].get(key) == images.get(key) for key in ("name", "checksum"))
         and (name == EVOLUTION or record["epoch"] in trained)
+        and (name != "activations" or _holds_statistics(record["tables"]))
     }
     if not run.history or not own:
         return None
