@@ -126,10 +126,9 @@ def example(language: str) -> str:
 
 def test_example_of_a_grid_is_one(in_project: Path) -> None:
     from harness.grid.rows import load_grid
-    from report import PARSERS
 
     Path("short.toml").write_text(example("toml"))
-    rows, _ = load_grid(Path("short.toml"), PARSERS)
+    rows, _ = load_grid(Path("short.toml"))
     assert [row.name for row in rows] == ["gru-64", "lstm-64"]
 
 
