@@ -62,7 +62,7 @@ def save_last(folder: Path, config: dict, state: State) -> None:
 
 def save_best(folder: Path, config: dict, state: State) -> None:
     """Write best.pt: the model as it is, with the metrics of its epoch."""
-    content = {"model": state.model.state_dict(), "epoch": state.epoch, "metrics": state.history[-1]._asdict()}
+    content = {"model": state.model.state_dict(), "epoch": state.epoch, "metrics": state.history[-1].measured}
     _save(folder / "best.pt", config, content)
 
 
@@ -189,7 +189,7 @@ def is_best_of(path: Path, epoch: EpochMetrics) -> bool:
         metrics = load_checkpoint(path).get("metrics")
     except UserError:
         return False
-    return _is_plain(metrics, 1) and metrics == epoch._asdict()
+    return _is_plain(metrics, 1) and metrics == epoch.measured
 
 
 @dataclass(frozen=True)

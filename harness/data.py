@@ -6,6 +6,7 @@ asked, flipped and shifted) by whole-batch tensor operations on the training dev
 no worker processes and no per-image Python. Read next: the table of sets in image_sets.py, or train.py.
 """
 
+import gzip
 import hashlib
 import pickle
 import warnings
@@ -41,13 +42,13 @@ class Split:
     def to(self, device: torch.device) -> "Split":
         return Split(self.images.to(device), self.labels.to(device))
 
-    def part(self, here: slice) -> "Split":
+    def part(self, here: slice | Tensor) -> "Split":
         return Split(self.images[here], self.labels[here])
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A train and a test split with what is needed to use them.
+    """A train and a test split with what is needed to use them; `hold_out` makes a validation split of the first.
 
     `checksum` is an MD5 over the published file checksums (of a synthetic set: over its pixels and labels), so that
     two runs with the same checksum saw the same data. `mean` and `std` refer to pixels in [0, 1]. Augmentation mirrors
@@ -62,13 +63,20 @@ class ImageSet:
     train: Split
     test: Split
     mirrored: bool = False
+    validation: Split | None = None
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that it has, by their names."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
 
     def to(self, device: torch.device) -> "ImageSet":
-        return replace(self, train=self.train.to(device), test=self.test.to(device))
+        return replace(self, **{name: split.to(device) for name, split in self.splits.items()})
 
     def first(self, count: int) -> "ImageSet":
-        """The same set cut to the first `count` train and test images, for --dry-run."""
-        return replace(self, train=self.train.part(slice(count)), test=self.test.part(slice(count)))
+        """The same set cut to the first `count` images of each split, for --dry-run."""
+        return replace(self, **{name: split.part(slice(count)) for name, split in self.splits.items()})
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 pixels to (pixel / 255 - mean) / std in float32, in the given shape and on the given device."""
@@ -174,6 +182,24 @@ def load_images(name: str, *, data_dir: Path, channels: str = "gray", mirror: st
     return ImageSet(name, *about, train, test, entry.mirrored)
 
 
+def hold_out(images: ImageSet, count: int, seed: int) -> ImageSet:
+    """The set with `count` of its training images as its validation split: a random choice, balanced over the classes.
+
+    Each class gives the same number, one more or less where the count does not divide, while it has images left. Both
+    parts keep the set's order. UserError if nothing is left to train on.
+    """
+    train = images.train
+    if count >= len(train):
+        raise UserError(f"--validation {count} leaves none of the {len(train):,} training images to train on")
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    classes = F.one_hot(train.labels[order])  # (images, classes)
+    # In this order, the how manieth of its class each image is: first come the first ones, then the second ones, …
+    nth = (classes.cumsum(0) * classes).sum(1)
+    held = torch.zeros(len(train), dtype=torch.bool)
+    held[order[nth.argsort(stable=True)[:count]]] = True
+    return replace(images, train=train.part(~held), validation=train.part(held))
+
+
 def to_gray(images: Tensor) -> Tensor:
     """RGB uint8 (n, 3, height, width) to luma uint8 (n, 1, height, width): 0.299 R + 0.587 G + 0.114 B.
 
@@ -202,11 +228,12 @@ def _read_idx(entry: ImageSetEntry, folder: Path, files: dict[str, str], channel
     """Two files in the IDX format, images and labels; gray images only.
 
     A file is two zero bytes, the type (8 = uint8), the number of dimensions, each dimension as big-endian int32, and
-    the values.
+    the values; it may be compressed (.gz).
     """
     arrays = []
     for name, md5 in files.items():
         content = _verified_bytes(folder / name, md5)
+        content = gzip.decompress(content) if name.endswith(".gz") else content
         dimensions = content[3]
         shape = np.frombuffer(content, dtype=">i4", count=dimensions, offset=4).tolist()
         values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions)

@@ -141,7 +141,7 @@ def _unpack(entry: ImageSetEntry, archives: Sequence[Path], data_dir: Path) -> N
             getattr(datasets, entry.torchvision)(workshop, download=True)
             (data_dir / entry.folder).mkdir(parents=True, exist_ok=True)
             for path in (workshop / entry.folder).iterdir():
-                if path.suffix != ".gz":  # the copies of the archives
+                if path.suffix != ".gz" or path.name in entry.train | entry.test:  # else a copy of an archive
                     path.replace(data_dir / entry.folder / path.name)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)

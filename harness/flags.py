@@ -125,6 +125,9 @@ resolve torchrun hangs, unless --local-addr=127.0.0.1 stands before the script."
 GROUPS: dict[str, dict[str, Flag]] = {
     "data": {
         "data": Flag("image set to train and test on", choices=image_sets.titles(), in_name="{}", set_by_report=True),
+        "validation": Flag(f"training images to hold out, as many of each class, and choose best.pt by; {_OFF}", 0,
+                           type=whole_number(0), in_name="val{}", added_later=True,
+                           label="images held out for validation", short="{} held out"),
         "data_dir": Flag("folder of the image sets, filled if empty", Path("data"), type=path, of_run=False),
         "mirror": Flag("URL, or local path, of the archive(s), tried before the known sources", type=path_or_url,
                        of_run=False),
@@ -153,8 +156,8 @@ GROUPS: dict[str, dict[str, Flag]] = {
         "weight_decay": Flag(f"weight decay; {_OFF}", 0.0, type=non_negative_float, in_name="wd{}"),
         "clip_grad_norm": Flag(f"largest gradient norm; {_OFF}", 0.0, type=non_negative_float,
                                in_name="clip{}", label="largest gradient norm"),
-        "seed": Flag("of the first weights and of the images' order", 0, type=seed_number,
-                     in_name="s{}", always=True, set_by_report=True),
+        "seed": Flag("of the first weights, of the images' order and of what --validation holds out", 0,
+                     type=seed_number, in_name="s{}", always=True, set_by_report=True),
     },
     "machine": {
         "device": Flag("auto: cuda, mps or cpu", "auto", choices=("auto", "cpu", "cuda", "mps"), may_change=True),

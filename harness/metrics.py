@@ -12,11 +12,14 @@ from harness.errors import UserError
 from harness.files import read_file
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-METRICS_HEADER = ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy", "seconds")
 
 
 class EpochMetrics(NamedTuple):
-    """One row of metrics.csv: mean cross-entropy a sample, accuracy in [0, 1], seconds for train and test pass."""
+    """One row of metrics.csv: mean cross-entropy a sample, accuracy in [0, 1], seconds for all passes over the images.
+
+    Every run has the first six. What only some flags measure is None without them; a further pair costs two fields
+    here, and its measurement in train.py: its columns and its curves in TensorBoard follow.
+    """
 
     epoch: int
     train_loss: float
@@ -24,22 +27,46 @@ class EpochMetrics(NamedTuple):
     test_loss: float
     test_accuracy: float
     seconds: float
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
 
     @property
     def finite(self) -> bool:
         return math.isfinite(self.train_loss) and math.isfinite(self.test_loss)
 
+    @property
+    def measured(self) -> dict[str, float]:
+        """The fields that were measured."""
+        return {field: value for field, value in self._asdict().items() if value is not None}
+
+    @property
+    def curves(self) -> dict[str, float]:
+        """The losses and accuracies, by their tags in TensorBoard."""
+        return {COLUMNS[field]: value for field, value in self.measured.items() if field not in ("epoch", "seconds")}
+
+    @property
+    def choice_accuracy(self) -> float:
+        """What best.pt is chosen by: the validation accuracy; without a validation split the test accuracy."""
+        return self.test_accuracy if self.validation_accuracy is None else self.validation_accuracy
+
+
+# A field's column in metrics.csv, and its tag in TensorBoard: `train/loss` of train_loss.
+COLUMNS = {field: "/".join(field.rsplit("_", 1)) for field in EpochMetrics._fields}
+METRICS_HEADER = tuple(COLUMNS.values())[:6]  # of every run
+
 
 def best_epoch(history: Sequence[EpochMetrics]) -> EpochMetrics:
-    """The epoch whose model best.pt holds: of the largest test accuracy with finite losses, the first of several."""
-    return max((row for row in history if row.finite), key=lambda row: row.test_accuracy, default=history[0])
+    """The epoch whose model best.pt holds: of the largest choice_accuracy with finite losses, the first of several."""
+    return max((row for row in history if row.finite), key=lambda row: row.choice_accuracy, default=history[0])
 
 
 def best_values(history: Sequence[EpochMetrics]) -> EpochMetrics:
     """The best of each metric over the epochs, each by itself: smallest loss, largest accuracy; seconds summed up."""
-    _, train_losses, train_accuracies, test_losses, test_accuracies, seconds = zip(*history, strict=True)
-    bests = min(train_losses), max(train_accuracies), min(test_losses), max(test_accuracies)
-    return EpochMetrics(len(history), *bests, sum(seconds))
+    best = {"epoch": len, "loss": min, "accuracy": max, "seconds": sum}
+    columns = zip(EpochMetrics._fields, zip(*history, strict=True), strict=True)
+    return EpochMetrics(
+        *(None if None in values else best[field.rpartition("_")[2]](values) for field, values in columns)
+    )
 
 
 def accuracy_at(history: Sequence[EpochMetrics], epoch: int) -> float:
@@ -55,17 +82,20 @@ def aligned(value: float, width: int, decimals: str = ".4f") -> str:
 
 def metrics_csv(history: Sequence[EpochMetrics]) -> bytes:
     """metrics.csv: floats as Python prints them, so that they are read back to the bit."""
-    return "".join(",".join(map(str, line)) + "\n" for line in (METRICS_HEADER, *history)).encode()
+    fields = [field for field in EpochMetrics._fields[6:] if history and all(field in row.measured for row in history)]
+    fields = [*EpochMetrics._fields[:6], *fields]
+    lines = [[COLUMNS[field] for field in fields], *([getattr(row, field) for field in fields] for row in history)]
+    return "".join(",".join(map(str, line)) + "\n" for line in lines).encode()
 
 
 def read_metrics(file: Path) -> list[EpochMetrics]:
     """The epochs of a metrics.csv, from 1 on without a gap. UserError if it cannot be read or is something else."""
     try:
         header, *lines = (line.split(",") for line in read_file(file).decode().splitlines())
-        rows = [[int(epoch), *map(float, values)] for epoch, *values in lines]
-        if tuple(header) != METRICS_HEADER or not all(
-            is_metrics(row, epoch) for epoch, row in enumerate(rows, start=1)
-        ):
+        cells = [dict(zip(header, (int(epoch), *map(float, values)), strict=True)) for epoch, *values in lines]
+        rows = [[row.get(column) for column in COLUMNS.values()] for row in cells]
+        known = tuple(header[:6]) == METRICS_HEADER and {*header} <= {*COLUMNS.values()}
+        if not known or not all(is_metrics(row, epoch) for epoch, row in enumerate(rows, start=1)):
             raise ValueError("another header, or rows that are no metrics")
     except ValueError as error:
         raise UserError(f"{file} is not the metrics of a run") from error
@@ -74,8 +104,9 @@ def read_metrics(file: Path) -> list[EpochMetrics]:
 
 def is_metrics(row: object, epoch: int) -> bool:
     """Whether it is a list of what EpochMetrics holds, of this epoch; a damaged file may have anything instead."""
-    if not isinstance(row, list) or [type(value) for value in row] != [int, float, float, float, float, float]:
+    kinds = [type(value) for value in row] if isinstance(row, list) else []
+    if kinds[:6] != [int, *[float] * 5] or not {*kinds[6:]} <= {float, type(None)} or len(row) > len(COLUMNS):
         return False
     metrics = EpochMetrics(*row)
-    accuracies = (metrics.train_accuracy, metrics.test_accuracy)
+    accuracies = [value for field, value in metrics.measured.items() if field.endswith("accuracy")]
     return metrics.epoch == epoch and all(0 <= accuracy <= 1 for accuracy in accuracies) and metrics.seconds >= 0

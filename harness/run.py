@@ -5,7 +5,7 @@ training. In which order its files are written stands in `train.publish`.
 
     last.pt       all that an exact continuation needs; written first, and the others are made to agree with it
     config.json   flags, versions, data checksum, status        metrics.csv   one row an epoch
-    best.pt       the model at its best test accuracy           snapshots/    the convolutions of some epochs
+    best.pt       the model of the best epoch (metrics.py)      snapshots/    the convolutions of some epochs
     events.out.tfevents.*   for TensorBoard                     figures/      what visualize.py and report.py draw
 """
 

@@ -27,14 +27,14 @@ from harness.files import flush_to_disk, os_errors_as, patiently, write_atomical
 from harness.metrics import METRICS
 
 EPOCH_TAGS = ("train/loss", "train/accuracy", "test/loss", "test/accuracy")
-# TensorBoard sorts tags and opens the first groups, `test` and `train`: what is no curve gets a name that comes later.
+# TensorBoard sorts tags and opens the first groups, `test` and `train`: all else gets a name that comes later.
 BEST_TAGS = tuple(f"whole_run/best_{metric}" for metric in METRICS)
 # A metric and no hyper-parameter: the HParams tab keeps the first hyper-parameters that it reads.
 EPOCHS_TAG = "whole_run/epochs"
 CONFUSION_TAG, MISTAKES_TAG, FILTERS_TAG = "view/confusion_matrix", "view/worst_classified", "view/filters_conv1"
 FIRST_HPARAMS = ("cell", "data", "hidden_size", "lr", "optimizer")  # the columns that the HParams tab shows at first
-# The part of TensorBoard's address that shows exactly the four curves, without smoothing, which bends short ones.
-CURVES = "?smoothing=0&tagFilter=%5E(test%7Ctrain)%2F(accuracy%7Closs)%24#timeseries"
+# The part of TensorBoard's address that shows exactly the curves, without smoothing, which bends short ones.
+CURVES = "?smoothing=0&tagFilter=%5E(test%7Ctrain%7Cvalidation)%2F(accuracy%7Closs)%24#timeseries"
 
 # Ends our file's name: beside it may lie files that a SummaryWriter of the user's wrote.
 SUFFIX = ".run"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from harness.checkpoint import State, is_best_of, restore, save_best, save_last, save_snapshot
 from harness.cli import command_line, program, typed_path
-from harness.data import EpochOrder, ImageSet, test_batches, train_batches
+from harness.data import EpochOrder, ImageSet, hold_out, test_batches, train_batches
 from harness.device import autocast, choose_device, choose_threads, compiled, keep_freed_memory, warn_of_slow_bf16
 from harness.errors import EXIT_DIVERGED, UserError
 from harness.files import write_atomically
@@ -29,7 +29,7 @@ from harness.optimizers import make_optimizer, quick_steps, state_template
 from harness.progress import ProgressBar
 from harness.ranks import ALONE, Ranks
 from harness.run import RunFolder
-from harness.tensorboard import BEST_TAGS, CONFUSION_TAG, EPOCH_TAGS, EPOCHS_TAG, FILTERS_TAG, MISTAKES_TAG, EventsFile
+from harness.tensorboard import BEST_TAGS, CONFUSION_TAG, EPOCHS_TAG, FILTERS_TAG, MISTAKES_TAG, EventsFile
 
 # Images a step of evaluation; changes no result, only speed and memory. A convolution's maps take 131 kB an image: on a
 # CPU larger batches of them scatter the memory that is kept, to 0.2 GB more at its peak.
@@ -52,6 +52,8 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     choose_threads(flags.threads, processes=ranks.local_count)
     if flags.precision == "bf16" and device.type == "cpu":
         warn_of_slow_bf16()
+    if flags.validation:
+        images = hold_out(images, flags.validation, flags.seed)
     if flags.dry_run:
         images, flags.epochs = images.first(2 * flags.batch_size), 1
     images = images.to(device)
@@ -99,9 +101,13 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
             train_metrics = train_epoch(trained, state.optimizer, images, order, flags, progress.update, ranks)
         train_seconds = time.perf_counter() - epoch_started
         test_metrics = evaluate(model, images, flags.precision, ranks)
+        more = {}  # what only some flags measure
+        if images.validation:
+            held_out = evaluate(model, replace(images, test=images.validation), flags.precision, ranks)
+            more["validation_loss"], more["validation_accuracy"] = held_out
         seconds = round(time.perf_counter() - epoch_started, 3)
 
-        metrics = EpochMetrics(epoch, *train_metrics, *test_metrics, seconds)
+        metrics = EpochMetrics(epoch, *train_metrics, *test_metrics, seconds, **more)
         state.history.append(metrics)
         state.wall_times.append(time.time())
         run.config["wall_seconds"] = round(wall_before + time.perf_counter() - started, 3)
@@ -216,7 +222,7 @@ def log_events(run: RunFolder, state: State, images: ImageSet, *, complete: bool
     events, epoch, now = run.events, state.epoch, state.wall_times[-1]
     events.head(hparams(recorded_flags(run.flags), run.experiment), state.wall_times[0])
     for metrics, wall_time in zip(state.history, state.wall_times, strict=True):
-        events.scalars(dict(zip(EPOCH_TAGS, metrics[1:5], strict=True)), metrics.epoch, wall_time)
+        events.scalars(metrics.curves, metrics.epoch, wall_time)
     convolution = next((each for each in state.model.modules() if isinstance(each, nn.Conv2d)), None)
     if convolution and state.history[-1].finite and shows_filters(epoch, run.config["flags"]["epochs"]):
         from harness.pictures import filters_grid
@@ -281,10 +287,11 @@ def _note_other_machine(run: RunFolder, device: torch.device) -> None:
 def _print_head(run: RunFolder, images: ImageSet, state: State, device: torch.device) -> None:
     parameters = sum(parameter.numel() for parameter in state.model.parameters())
     threads, ranks = torch.get_num_threads(), run.ranks.count
+    held_out = f", {len(images.validation):,} validation" if images.validation else ""
     print(
         f"{type(state.model).__name__}, {parameters:,} parameters, on {images.name} "
-        f"({len(images.train):,} train and {len(images.test):,} test images), {device}, {run.flags.precision}, "
-        f"{threads} thread{'s' * (threads != 1)}" + f" on each of {ranks} ranks" * (ranks > 1)
+        f"({len(images.train):,} train{held_out} and {len(images.test):,} test images), {device}, "
+        f"{run.flags.precision}, {threads} thread{'s' * (threads != 1)}" + f" on each of {ranks} ranks" * (ranks > 1)
     )
     if not run.flags.dry_run:
         continuing = f", continuing after epoch {state.epoch}" if state.epoch else ""
@@ -292,7 +299,7 @@ def _print_head(run: RunFolder, images: ImageSet, state: State, device: torch.de
 
 
 def _print_epoch(metrics: EpochMetrics, epochs: int, images_a_second: float) -> None:
-    epoch, train_loss, train_accuracy, test_loss, test_accuracy, seconds = metrics
+    epoch, train_loss, train_accuracy, test_loss, test_accuracy, seconds = metrics[:6]
     print(
         f"epoch {epoch:{len(str(epochs))}}/{epochs}   "
         f"train loss {aligned(train_loss, 8)}  accuracy {train_accuracy:.4f}   "
@@ -326,11 +333,20 @@ def _print_end(run: RunFolder, state: State) -> int:
 
 def _print_summary(run: RunFolder, history: list[EpochMetrics], wall_seconds: float) -> None:
     best, last = best_values(history), history[-1]
-    print(f"\n{'':5}  {'best loss':>10}  {'best accuracy':>13}  {'last loss':>10}  {'last accuracy':>13}")
-    for split, own in (("Train", slice(1, 3)), ("Test", slice(3, 5))):  # loss and accuracy in an EpochMetrics
+    rows = {"Train": slice(1, 3), "Test": slice(3, 5)}  # loss and accuracy in an EpochMetrics
+    if last.validation_loss is not None:
+        rows["Validation"] = slice(6, 8)
+    width = max(map(len, rows))
+    print(f"\n{'':{width}}  {'best loss':>10}  {'best accuracy':>13}  {'last loss':>10}  {'last accuracy':>13}")
+    for name, own in rows.items():
         columns = (f"  {aligned(loss, 10)}  {accuracy:13.4f}" for loss, accuracy in (best[own], last[own]))
-        print(f"{split:5}{''.join(columns)}")
-    print("(best over the epochs, each metric by itself; choosing an epoch by its test metrics is optimistic)")
+        print(f"{name:{width}}{''.join(columns)}")
+    print("(best over the epochs, each metric by itself)")
+    chosen = best_epoch(history)
+    how = f"validation accuracy; its test accuracy is {chosen.test_accuracy:.4f}"
+    if chosen.validation_accuracy is None:
+        how = "test accuracy: optimistic, see --validation"
+    print(f"best.pt is epoch {chosen.epoch}, chosen by {how}")
     if run.flags.dry_run:
         print("dry run: nothing was kept")
         return

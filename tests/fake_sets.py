@@ -1,8 +1,8 @@
 """Tiny image sets in the published files' own formats, for tests: same names, same pickles and IDX headers, few images.
 
-`make_cifar10(data_dir)` and `make_mnist(data_dir)` write a set and return its entry, with these files' checksums, to be
+`make_cifar(data_dir)` and `make_mnist(data_dir)` write a set and return its entry, with these files' checksums, to be
 put into the table: `monkeypatch.setitem(IMAGE_SETS, "mnist", make_mnist(data_dir))`. A class is a bright bar at a
-height of its own, so that networks can learn these sets.
+height of its own, so that networks can learn these sets; of CIFAR-100's classes there are ten, 9, 19, … 99.
 """
 
 import gzip
@@ -24,37 +24,42 @@ def md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def make_cifar10(data_dir: Path, per_file: int = 20, seed: int = 0) -> ImageSetEntry:
-    """Write `data_dir`/cifar-10-batches-py with `per_file` images in each of the six batches.
+def make_cifar(data_dir: Path, per_file: int = 20, seed: int = 0, name: str = "cifar10") -> ImageSetEntry:
+    """Write the set's folder, with `per_file` images in each batch.
 
-    batches.meta is written too, as in the published archive: torchvision's class needs it, our reader does not.
+    The file of the classes' names is written too, as in the archive: torchvision's class needs it, our reader does not.
     """
     random = np.random.default_rng(seed)
-    entry = IMAGE_SETS["cifar10"]
-    folder = data_dir / entry.folder
-    for name in (*entry.train, *entry.test):
+    entry = IMAGE_SETS[name]
+    folder, fine = data_dir / entry.folder, name == "cifar100"
+    for file in (*entry.train, *entry.test):
         images, labels = _bars(per_file, (3, 32, 32), random)
+        own = {"coarse_labels": labels.tolist(), "fine_labels": (10 * labels + 9).tolist()}
         content = {
-            "batch_label": f"testing {name}",
-            "labels": labels.tolist(),
+            "batch_label": f"testing {file}",
+            **(own if fine else {"labels": labels.tolist()}),
             "data": images.reshape(per_file, 3 * 32 * 32),
             "filenames": [f"image_{index}.png" for index in range(per_file)],
         }
-        _write(folder / name, _python2_pickle(content))
-    meta = {"num_cases_per_batch": per_file, "label_names": list(entry.classes), "num_vis": 3072}
-    _write(folder / "batches.meta", _python2_pickle(meta))
-    return entry_of_files("cifar10", data_dir)
+        _write(folder / file, _python2_pickle(content))
+    names = "fine_label_names" if fine else "label_names"
+    meta = {"num_cases_per_batch": per_file, names: list(entry.classes), "num_vis": 3072}
+    _write(folder / ("meta" if fine else "batches.meta"), _python2_pickle(meta))
+    return entry_of_files(name, data_dir)
 
 
-def make_mnist(data_dir: Path, train: int = 60, test: int = 20, seed: int = 0) -> ImageSetEntry:
-    """Write the four files of `data_dir`/MNIST/raw with so many images."""
-    random = np.random.default_rng(seed)
+def make_mnist(data_dir: Path, train: int = 60, test: int = 20, seed: int = 0, name: str = "mnist") -> ImageSetEntry:
+    """Write the four files of MNIST, or of another set in its format, with so many images; kept archives, too."""
+    random, entry = np.random.default_rng(seed), IMAGE_SETS[name]
     for prefix, count in (("train", train), ("t10k", test)):
         images, labels = _bars(count, (28, 28), random)
         for kind, array in (("images-idx3", images), ("labels-idx1", labels.astype(np.uint8))):
             header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-            _write(data_dir / f"MNIST/raw/{prefix}-{kind}-ubyte", header + array.tobytes())
-    return entry_of_files("mnist", data_dir)
+            file, content = f"{prefix}-{kind}-ubyte", header + array.tobytes()
+            _write(data_dir / entry.folder / file, content)
+            if f"{file}.gz" in entry.train | entry.test:
+                _write(data_dir / entry.folder / f"{file}.gz", gzip.compress(content, mtime=0))
+    return entry_of_files(name, data_dir)
 
 
 def entry_of_files(name: str, data_dir: Path) -> ImageSetEntry:
@@ -71,7 +76,8 @@ def archives_of(name: str, data_dir: Path) -> dict[str, bytes]:
     """Name to content of the archives, as published, that hold the set's files in `data_dir`."""
     folder = data_dir / IMAGE_SETS[name].folder
     if IMAGE_SETS[name].format == "idx":
-        return {f"{path.name}.gz": gzip.compress(path.read_bytes(), mtime=0) for path in sorted(folder.iterdir())}
+        files = [path for path in sorted(folder.iterdir()) if path.suffix != ".gz"]
+        return {f"{path.name}.gz": gzip.compress(path.read_bytes(), mtime=0) for path in files}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         tar.add(folder, arcname=folder.name)

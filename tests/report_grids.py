@@ -1,6 +1,5 @@
 """Grids of invented runs for the tests of the report: made in memory, or as run folders where files are looked for."""
 
-import csv
 import json
 import math
 import random
@@ -10,7 +9,7 @@ from harness.data import published_checksum
 from harness.flags import recorded_flags
 from harness.grid.rows import Row, parser_of
 from harness.grid.runs import RowRuns, Run
-from harness.metrics import METRICS_HEADER, EpochMetrics
+from harness.metrics import EpochMetrics, metrics_csv
 
 
 def history(seed: int, epochs: int = 3, *, level: float = 0.9) -> list[EpochMetrics]:
@@ -56,8 +55,7 @@ def write_run(made: Run) -> None:
     """The run as a folder: config.json and metrics.csv."""
     made.path.mkdir(parents=True)
     (made.path / "config.json").write_text(json.dumps(made.config), encoding="utf-8")
-    with (made.path / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([METRICS_HEADER, *made.history])
+    (made.path / "metrics.csv").write_bytes(metrics_csv(made.history))
 
 
 def row_runs(row: Row, seeds: tuple[int, ...], folder: Path, **options: object) -> RowRuns:

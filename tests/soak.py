@@ -34,7 +34,7 @@ import torch.utils.tensorboard
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fake_sets import make_cifar10, make_mnist
+from fake_sets import make_cifar, make_mnist
 from killed_runs import assert_same_run, make_runs_small, same_bits
 from mutations import ODD_VALUES, check_told, damaged_archive, damaged_bytes, damaged_table, damaged_value, outcome
 
@@ -121,7 +121,7 @@ def stop_after_first_epoch(words: list[str]) -> None:
 
 def make_sets(folder: Path) -> dict:
     """Write small image sets, the same files each time; returns their entries in the table."""
-    return {"cifar10": make_cifar10(folder, per_file=10), "mnist": make_mnist(folder)}
+    return {"cifar10": make_cifar(folder, per_file=10), "mnist": make_mnist(folder)}
 
 
 make_runs_small()

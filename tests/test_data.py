@@ -11,11 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_sets import entry_of_files, make_cifar10, make_mnist
+from fake_sets import make_cifar, make_mnist
 from PIL import Image
 
 from harness import data, image_sets
-from harness.data import MAX_SHIFT, EpochOrder, ImageSet, Split, augment, load_images, to_gray, train_batches
+from harness.data import (
+    MAX_SHIFT,
+    EpochOrder,
+    ImageSet,
+    Split,
+    augment,
+    hold_out,
+    load_images,
+    to_gray,
+    train_batches,
+)
 from harness.errors import UserError
 from harness.image_sets import IMAGE_SETS, Archive, ImageSetEntry, published_checksum
 
@@ -25,12 +35,13 @@ PROJECT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, ImageSetEntry]]:
     folder = tmp_path_factory.mktemp("made")
-    return folder, {"cifar10": make_cifar10(folder), "mnist": make_mnist(folder)}
+    cifar = {name: make_cifar(folder, name=name) for name in ("cifar10", "cifar100")}
+    return folder, cifar | {name: make_mnist(folder, name=name) for name in ("mnist", "fashion-mnist", "kmnist")}
 
 
 @pytest.fixture
 def data_dir(made: tuple[Path, dict[str, ImageSetEntry]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder of its own with both sets, small, whose checksums stand in the table; no source is reachable."""
+    """A data folder of its own with all sets, small, whose checksums stand in the table; no source is reachable."""
     folder, entries = made
     shutil.copytree(folder, tmp_path / "data")
     for name, entry in entries.items():
@@ -102,7 +113,7 @@ def test_a_set_that_lies_there_is_read_without_torchvision(data_dir: Path) -> No
     program = (
         "import sys; from pathlib import Path; import fake_sets; from harness.image_sets import IMAGE_SETS\n"
         f"data_dir = Path({str(data_dir)!r}); from harness.data import load_images\n"
-        "for name in ('cifar10', 'mnist'):\n"
+        "for name in ('cifar10', 'mnist', 'kmnist'):\n"
         "    IMAGE_SETS[name] = fake_sets.entry_of_files(name, data_dir)\n"
         "    load_images(name, data_dir=data_dir)\n"
         "assert 'torchvision' not in sys.modules"
@@ -126,25 +137,71 @@ def test_what_numpy_says_of_the_pickles_is_not_shown(data_dir: Path, monkeypatch
         assert warnings.filters == filters  # a notebook's own stay
 
 
-def test_cifar100_and_fashion_mnist_would_cost_an_entry(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = data_dir / "cifar-100-python"
-    folder.mkdir()
-    for name, content in (("train", {b"data": [[7] * 3072] * 4}), ("test", {b"data": [[9] * 3072] * 2})):
-        labels = list(range(97, 97 + len(content[b"data"])))
-        (folder / name).write_bytes(pickle.dumps(content | {b"coarse_labels": [0] * 4, b"fine_labels": labels}))
-    entry = replace(IMAGE_SETS["cifar10"], folder="cifar-100-python", train={"train": ""}, test={"test": ""})
-    monkeypatch.setitem(IMAGE_SETS, "cifar100", entry)
-    monkeypatch.setitem(IMAGE_SETS, "cifar100", entry_of_files("cifar100", data_dir))
+def test_cifar100_has_its_fine_classes(data_dir: Path) -> None:
     images = load_images("cifar100", data_dir=data_dir, channels="rgb")
-    assert images.train.labels.tolist() == [97, 98, 99, 100] and images.train.labels.dtype == torch.int64
-    assert images.train.images.shape == (4, 3, 32, 32) and images.test.images.unique().tolist() == [9]
+    with (data_dir / "cifar-100-python/train").open("rb") as file:
+        batch = pickle.load(file, encoding="latin1")
+    np.testing.assert_array_equal(images.train.images.numpy(), batch["data"].reshape(20, 3, 32, 32))
+    assert images.train.labels.tolist() == batch["fine_labels"] and images.train.labels.dtype == torch.int64
+    assert len(images.classes) == 100 and (images.classes[0], images.classes[-1]) == ("apple", "worm")
 
-    shutil.copytree(data_dir / "MNIST", data_dir / "FashionMNIST")
-    monkeypatch.setitem(IMAGE_SETS, "fashion-mnist", replace(IMAGE_SETS["mnist"], folder="FashionMNIST/raw"))
-    images = load_images("fashion-mnist", data_dir=data_dir)
-    assert (images.name, len(images.train)) == ("fashion-mnist", 60)
+
+@pytest.mark.parametrize(("name", "folder"), [("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")])
+def test_a_set_whose_archives_are_published_is_read_from_them_alone(data_dir: Path, name: str, folder: str) -> None:
+    raw = data_dir / folder / "raw"
+    expected = np.fromfile(raw / "t10k-images-idx3-ubyte", dtype=np.uint8, offset=16).reshape(20, 1, 28, 28)
+    for unpacked in raw.glob("*-ubyte"):  # torchvision's class needs them
+        unpacked.unlink()
+    images = load_images(name, data_dir=data_dir)
+    np.testing.assert_array_equal(images.test.images.numpy(), expected)
+    assert (images.name, len(images.train), len(images.classes)) == (name, 60, 10)
+
+
+# Holding out.
+
+
+def labelled(*counts: int) -> ImageSet:
+    """A set with so many training images of each class, in mixed order, whose first pixel is the image's number."""
+    labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(9))]
+    split = Split(torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1), labels)
+    return ImageSet("made", "", (), 0.5, 0.5, split, split.part(slice(3)))
+
+
+@pytest.mark.parametrize(
+    ("counts", "held", "expected"),
+    [
+        ((20, 20, 20), 12, [4, 4, 4]),
+        ((20, 20, 20), 59, [19, 20, 20]),  # in any order: which class gives one more is a random choice
+        ((50, 20, 30), 30, [10, 10, 10]),
+        ((50, 2, 30), 30, [2, 14, 14]),  # one class has no more
+        ((20, 20, 20), 2, [0, 1, 1]),
+    ],
+)
+def test_as_many_of_each_class_are_held_out_and_no_image_is_in_both_parts(
+    counts: tuple, held: int, expected: list[int]
+) -> None:
+    whole = labelled(*counts)
+    images = hold_out(whole, held, seed=1)
+    assert sorted(images.validation.labels.bincount(minlength=3).tolist()) == expected
+    parts = [split.images.flatten().tolist() for split in (images.train, images.validation)]
+    assert [len(part) for part in parts] == [sum(counts) - held, held]
+    assert parts == [sorted(part) for part in parts] and sorted(parts[0] + parts[1]) == list(range(sum(counts)))
+    for split in (images.train, images.validation):
+        assert torch.equal(split.labels, whole.train.labels[split.images.flatten().long()])
+    assert images.test is whole.test and whole.validation is None
+
+
+def test_the_seed_alone_decides_what_is_held_out() -> None:
+    images, random = labelled(40, 40), torch.random.get_rng_state()
+    first, again, other = (hold_out(images, 20, seed).validation.images for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.random.get_rng_state(), random)
+
+
+def test_something_must_be_left_to_train_on() -> None:
+    with pytest.raises(UserError, match=r"^--validation 60 leaves none of the 60 training images"):
+        hold_out(labelled(20, 40), 60, seed=0)
 
 
 # The table.
@@ -153,12 +210,13 @@ def test_cifar100_and_fashion_mnist_would_cost_an_entry(
 def test_what_data_may_name_and_what_it_stands_for() -> None:
     """Further sets may stand in the table, too."""
     for script, sets in (
-        ("cnn_cifar10", {"cifar10": "cifar10", "mnist": "mnist", "synthetic": "synthetic-shapes"}),
+        ("cnn_cifar10", {"cifar10": "cifar10", "cifar100": "cifar100", "synthetic": "synthetic-shapes"}),
         ("rnn_mnist", {"mnist": "mnist", "synthetic": "synthetic-digits"}),
     ):
-        assert sets.items() <= image_sets.sets_for(script).items()
+        of_both = {name: name for name in ("mnist", "fashion-mnist", "kmnist")}
+        assert (sets | of_both).items() <= image_sets.sets_for(script).items()
         assert next(iter(image_sets.sets_for(script))) == next(iter(sets))  # the default
-    assert "cifar10" not in image_sets.sets_for("rnn_mnist")
+    assert {"cifar10", "cifar100"}.isdisjoint(image_sets.sets_for("rnn_mnist"))
     titles = {"cifar10": "CIFAR10", "mnist": "MNIST", "synthetic": "synthetic images"}
     assert titles.items() <= image_sets.titles().items()
 
@@ -177,6 +235,7 @@ def test_published_checksums_are_those_that_runs_have_recorded() -> None:
 # Verifying.
 
 ALL_FILES = [("cifar10", f"cifar-10-batches-py/{name}") for name in ("data_batch_1", "data_batch_5", "test_batch")]
+ALL_FILES += [("cifar100", "cifar-100-python/train"), ("kmnist", "KMNIST/raw/t10k-images-idx3-ubyte.gz")]
 ALL_FILES += [("mnist", f"MNIST/raw/{name}") for name in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte")]
 
 
@@ -362,9 +421,10 @@ def test_images_of_a_set_that_is_not_to_be_mirrored_are_only_shifted() -> None:
     np.testing.assert_allclose(inputs.numpy(), (expected / 255 - 0.25) / 0.5, rtol=0, atol=1e-6)
 
 
-def test_objects_are_mirrored_and_digits_are_not(data_dir: Path, tiny_synthetic: tuple) -> None:
+def test_objects_are_mirrored_and_characters_are_not(data_dir: Path, tiny_synthetic: tuple) -> None:
     mirrored = {name: load_images(name, data_dir=data_dir).mirrored for name in IMAGE_SETS}
-    assert mirrored == {"cifar10": True, "mnist": False, "synthetic-shapes": True, "synthetic-digits": False}
+    characters = {"mnist", "kmnist", "synthetic-digits"}
+    assert mirrored == {name: name not in characters for name in IMAGE_SETS}
 
 
 def test_flips_are_even_and_every_shift_is_as_likely() -> None:
@@ -384,10 +444,12 @@ def test_without_augmentation_the_order_is_the_same_as_with_it() -> None:
     assert plain.flips is None
 
 
-def test_a_cut_set_keeps_the_first_images_of_both_splits() -> None:
+def test_a_cut_set_keeps_the_first_images_of_each_split() -> None:
     images = image_set(random_images(9, 1))
     cut = images.first(4)
-    assert (len(cut.train), len(cut.test)) == (4, 4)
+    assert {name: len(split) for name, split in cut.splits.items()} == {"train": 4, "test": 4}
+    held = replace(images, validation=images.test.part(slice(5, 9))).first(3)
+    assert held.validation.labels.tolist() == [5, 6, 7] and len(held.train) == 3
     assert torch.equal(cut.train.images, images.train.images[:4])
     assert cut.test.labels.tolist() == [0, 1, 2, 3]
 

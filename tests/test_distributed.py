@@ -88,7 +88,7 @@ def said(err: str) -> list[str]:
 @needs_gloo
 @needs_fork
 def test_three_ranks_equal_one_process(run_main: Callable) -> None:
-    words = ("cnn_cifar10", *CNN, "--epochs", "1")
+    words = ("cnn_cifar10", *CNN, "--epochs", "1", "--validation", "19")
     job = forked_torchrun(3, *words)
     assert (job.code, job.err) == (0, "")
     assert job.out.count("epoch 1/1 ") == 1

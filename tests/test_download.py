@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_sets import archives_of, make_cifar10, make_mnist, md5, publish
+from fake_sets import archives_of, make_cifar, make_mnist, md5, publish
 
 from harness import data, download
 from harness.download import Patience, SourceFailed
@@ -273,7 +273,7 @@ def test_a_full_disk_stops_with_one_sentence(site: Site, tmp_path: Path, size: i
 @pytest.fixture
 def cifar10(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """A small CIFAR-10 takes the place of the published one in every table; its archive is returned."""
-    make_cifar10(tmp_path / "made")
+    make_cifar(tmp_path / "made")
     ((name, content),) = archives_of("cifar10", tmp_path / "made").items()
     archive = archive_of(content, f"{site.root}first", CLOSED, f"{site.root}last", name=name)
     publish(monkeypatch, "cifar10", tmp_path / "made", archive)
@@ -317,6 +317,26 @@ def test_mnist_arrives_and_a_file_that_is_lost_comes_again(site: Site, tmp_path:
     images = data.load_images("mnist", data_dir=tmp_path / "data")
     assert len(images.test) == 20
     assert_same_files(tmp_path / "data/MNIST/raw", tmp_path / "made/MNIST/raw")
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "cifar100"])
+def test_a_further_set_arrives_and_torchvision_reads_the_same(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (make_cifar if name == "cifar100" else make_mnist)(tmp_path / "made", name=name)
+    archives = archives_of(name, tmp_path / "made")
+    urls = {file: site.serve(f"known/{file}", honest, content) for file, content in archives.items()}
+    published = [archive_of(content, urls[file], name=file) for file, content in archives.items()]
+    publish(monkeypatch, name, tmp_path / "made", *published)
+    entry = IMAGE_SETS[name]
+    images = data.load_images(name, data_dir=tmp_path / "data", channels="rgb")
+    assert_same_files(tmp_path / "data" / entry.folder, tmp_path / "made" / entry.folder)
+    from torchvision import datasets
+
+    known = getattr(datasets, entry.torchvision)(tmp_path / "data", train=False)
+    assert (list(images.classes), images.test.labels.tolist()) == (known.classes, list(known.targets))
+    data.load_images(name, data_dir=tmp_path / "data")
+    assert len(site.requests) == len(archives)
 
 
 def test_files_that_are_there_are_not_fetched(site: Site, tmp_path: Path, cifar10: bytes) -> None:
@@ -526,9 +546,13 @@ def test_published_tables_equal_those_of_torchvision() -> None:
         if entry.format == "drawn":
             continue
         known = getattr(datasets, entry.torchvision)
+        if name in ("fashion-mnist", "kmnist"):
+            assert list(entry.classes) == known.classes
+            assert [*entry.train.items(), *entry.test.items()] == known.resources
         if entry.format == "idx":
             assert [(archive.name, archive.md5) for archive in entry.archives] == known.resources
-            assert [f"{file}.gz" for file in (*entry.train, *entry.test)] == [file for file, _ in known.resources]
+            files = [f"{file.removesuffix('.gz')}.gz" for file in (*entry.train, *entry.test)]
+            assert files == [file for file, _ in known.resources]
             assert entry.folder == entry.archive_folder == f"{entry.torchvision}/raw"
             for archive in entry.archives:  # torchvision 0.21 has them in another order
                 assert {mirror + archive.name for mirror in known.mirrors} <= set(archive.sources), name
@@ -544,10 +568,13 @@ def test_published_tables_equal_those_of_torchvision() -> None:
 
 
 def test_published_sizes_and_sha256() -> None:
-    """CIFAR-10: the archive's published SHA-256; MNIST: the sizes on the page of the set's authors."""
+    """CIFAR: the SHA-256 by which Keras and torchvision's prototypes know it; MNIST: the sizes on the authors' page."""
     (archive,) = IMAGE_SETS["cifar10"].archives
     assert archive.sha256 == "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
     assert archive.size == 170498071
+    (archive,) = IMAGE_SETS["cifar100"].archives
+    assert archive.sha256 == "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
+    assert archive.size == 169001437
     assert [archive.size for archive in IMAGE_SETS["mnist"].archives] == [9912422, 28881, 1648877, 4542]
 
 

@@ -104,6 +104,17 @@ def test_scalars_are_four_an_epoch_and_four_best_ones_with_the_values_of_metrics
         assert event.value == pytest.approx(best(float(value) for value in column[1:]), rel=1e-6)
 
 
+def test_what_is_measured_on_held_out_images_is_a_curve_that_sorts_after_the_four(run_main):
+    assert run_main("rnn_mnist", *TINY, "--epochs", 2, "--validation", 10)[0] == 0
+    accumulator = event_accumulator.EventAccumulator(str(RUN)).Reload()
+    header, *rows = [line.split(",") for line in (RUN / "metrics.csv").read_text().splitlines()]
+    for tag in ("validation/loss", "validation/accuracy"):
+        assert max(EPOCH_TAGS) < tag < min(CONFUSION_TAG, *BEST_TAGS)
+        expected = [float(row[header.index(tag)]) for row in rows]
+        assert [event.value for event in accumulator.Scalars(tag)] == pytest.approx(expected, rel=1e-6)
+    assert hparams_of(RUN, metadata.SESSION_START_INFO_TAG).hparams["validation"].number_value == 10
+
+
 def test_hparams_lie_in_the_same_file_and_are_declared_alike_by_both_scripts(run_main):
     assert run_main("rnn_mnist", *TINY, "--epochs", 1, "--lr", 0.25)[0] == 0
     assert run_main("cnn_cifar10", "--data", "synthetic", "--augment", "--epochs", 1, "--name", "run")[0] == 0

@@ -28,6 +28,7 @@ from harness.flags import (
 )
 
 SHARED_DEFAULTS = {
+    "validation": 0,
     "data_dir": Path("data"),
     "mirror": None,
     "momentum": 0.0,
@@ -373,7 +374,14 @@ def test_every_committed_run_lies_in_the_folder_that_its_flags_name(read_flags: 
 def test_both_scripts_have_the_same_hyper_parameters_and_epochs_is_none_of_them(read_flags: Callable) -> None:
     cnn, rnn = (hparams(recorded_flags(read_flags(script)), script) for script in SCRIPTS)
     assert list(cnn) == list(rnn)
-    shared = {"momentum": 0.0, "weight_decay": 0.0, "clip_grad_norm": 0.0, "precision": "fp32", "seed": 0}
+    shared = {
+        "validation": 0,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "clip_grad_norm": 0.0,
+        "precision": "fp32",
+        "seed": 0,
+    }
     assert cnn == shared | {
         **{"experiment": "cnn_cifar10", "data": "cifar10", "optimizer": "adagrad", "lr": 0.01, "batch_size": 256},
         **{"channels": "gray", "fc_activation": "tanh", "augment": "no", "cell": "-", "hidden_size": "-"},
@@ -395,7 +403,7 @@ def test_rows_flags_are_read_by_the_scripts_own_parser(read_flags: Callable) -> 
     ("row", "told"),
     [
         ({"cell": "gru"}, "cnn_cifar10.py has no flag 'cell'"),
-        ({"seed": 1}, "seed is not a row's business; a row may set optimizer, lr, epochs, channels, "),
+        ({"seed": 1}, "seed is not a row's business; a row may set optimizer, lr, epochs, validation, "),
         *(({name: "x"}, f"{name} is not a row's business") for name in ("data", "precision", "device", "runs_dir")),
         ({"snapshot_epochs": "1"}, "snapshot_epochs is not a row's business"),
         ({"lr": "0.1"}, "lr must be a number, not '0.1'"),

@@ -516,7 +516,7 @@ def test_best_figures_are_taken_each_from_its_own_epoch() -> None:
         EpochMetrics(3, 0.5, 0.80, 0.6, 0.75, 4.0),
         EpochMetrics(4, 0.4, 0.75, 0.7, 0.55, 8.0),
     ]
-    assert best_values(history) == (4, 0.3, 0.80, 0.4, 0.75, 15.0)
+    assert best_values(history)[:6] == (4, 0.3, 0.80, 0.4, 0.75, 15.0)
 
 
 @pytest.mark.usefixtures("tiny_synthetic", "quick_figures")

@@ -92,6 +92,20 @@ def test_resumed_run_equals_uninterrupted_run(monkeypatch, run_main, network, pr
     shutil.rmtree("whole")
 
 
+def test_a_run_with_held_out_images_resumes_exactly_and_with_the_same_ones(monkeypatch, run_main):
+    flags = [*TINY, "--epochs", "3", "--validation", "12"]
+    assert run_main("rnn_mnist", *flags, "--runs-dir", "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        fail_in_epoch(patch, 2, Killed())
+        with pytest.raises(Killed):
+            run_main("rnn_mnist", *flags)
+    assert run_main("rnn_mnist", *flags, "--resume")[0] == 0
+    assert only_run().name == "gru-h8-adam-lr0.001-e3-synthetic-val12-b16-s0"
+    assert_same_run(only_run(), only_run("whole"))
+    code, _, err = run_main("rnn_mnist", *flags, "--name", only_run().name, "--validation", "13", "--resume")
+    assert code == 2 and "--validation 13 differs from the recorded 12" in err
+
+
 @pytest.mark.parametrize("optimizer", [["adagrad"], ["adamw"], ["sgd"], ["sgd", "--momentum", "0.9"]])
 def test_every_optimizer_resumes_exactly(monkeypatch, run_main, optimizer):
     flags = [*TINY, "--cell", "rnn", "--epochs", "2", "--optimizer", *optimizer]

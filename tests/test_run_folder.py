@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from harness.checkpoint import check_training_state, load_checkpoint
 from harness.errors import Interrupted, UserError
 from harness.files import lock_folder, write_atomically
 from harness.flags import parse_flags
-from harness.metrics import METRICS_HEADER, is_metrics
+from harness.metrics import METRICS_HEADER, EpochMetrics, best_epoch, is_metrics, metrics_csv, read_metrics
 from harness.ranks import ALONE, Ranks
 from harness.run import RunFolder, _git_commit
 from harness.tensorboard import read_events
@@ -82,6 +83,48 @@ def test_best_checkpoint_is_the_model_of_the_best_test_accuracy_with_its_config(
     model.load_state_dict(best["model"])
     images = load_images("synthetic-digits", data_dir=Path("data"))
     assert evaluate(model, images, "fp32")[1] == max(accuracies)
+
+
+def test_with_images_held_out_the_best_model_is_that_of_the_best_validation_accuracy(rnn):
+    code, out, _ = rnn("--epochs", 5, "--lr", 0.05, "--validation", 20, "--seed", 3)
+    assert code == 0 and "(20 train, 20 validation and 20 test images)" in out
+    header, *rows = csv.reader((RUN / "metrics.csv").read_text().splitlines())
+    assert ",".join(header) == f"{','.join(METRICS_HEADER)},validation/loss,validation/accuracy"
+    accuracies = [float(row[7]) for row in rows]
+    best = load_checkpoint(RUN / "best.pt")
+    assert best["epoch"] == 1 + accuracies.index(max(accuracies))
+    assert best["metrics"]["validation_accuracy"] == max(accuracies)
+    test_accuracy = best["metrics"]["test_accuracy"]
+    assert (
+        f"best.pt is epoch {best['epoch']}, chosen by validation accuracy; its test accuracy is {test_accuracy:.4f}\n"
+        in out
+    )
+    assert config_of(RUN)["flags"]["validation"] == 20
+
+    from harness.data import hold_out, load_images
+    from harness.train import evaluate
+    from models import build_model
+
+    model = build_model(best["config"])
+    model.load_state_dict(best["model"])
+    images = hold_out(load_images("synthetic-digits", data_dir=Path("data")), 20, seed=3)
+    assert evaluate(model, replace(images, test=images.validation), "fp32")[1] == max(accuracies)
+
+
+def test_validation_accuracy_decides_before_test_accuracy():
+    rows = [EpochMetrics(epoch, 0.5, 0.5, 0.5, 0.1 * epoch, 1.0) for epoch in (1, 2, 3)]
+    assert best_epoch(rows).epoch == 3
+    held = [
+        row._replace(validation_loss=1.0, validation_accuracy=value)
+        for row, value in zip(rows, (0.3, 0.4, 0.4), strict=True)
+    ]
+    assert best_epoch(held).epoch == 2
+
+
+def test_more_held_out_images_than_there_are_is_one_sentence_and_leaves_no_folder(rnn):
+    code, _, err = rnn("--validation", 40)
+    assert (code, err) == (2, "error: --validation 40 leaves none of the 40 training images to train on\n")
+    assert not RUN.exists()
 
 
 def test_existing_run_is_not_touched_without_being_asked(rnn):
@@ -672,6 +715,38 @@ def test_commit_is_that_of_the_projects_own_repository(tmp_path, monkeypatch):
     assert _git_commit() is None
 
 
+MORE = {"validation_loss": 0.1, "validation_accuracy": 1 / 3}
+
+
+@pytest.mark.parametrize("more", [{}, MORE, {"validation_loss": 0.1}])
+def test_metrics_are_read_back_to_the_bit_with_and_without_further_columns(tmp_path, more):
+    file = tmp_path / "metrics.csv"
+    rows = [EpochMetrics(epoch, 0.1, 1 / 7, float("inf"), 0.5, 1e-3, **more) for epoch in (1, 2)]
+    file.write_bytes(metrics_csv(rows))
+    assert read_metrics(file) == rows
+    assert file.read_text().startswith(",".join([*METRICS_HEADER, *(name.replace("_", "/") for name in more)]) + "\n")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("validation/loss", "flavor/loss"),
+        ("validation/loss,", ""),
+        ("seconds,validation/loss", "validation/loss,seconds"),
+        (",1.0,0.1,", ",1.0,much,"),
+        (",1.0,0.1,", ",1.0,"),
+        (",0.25\n", ",1.25\n"),
+    ],
+)
+def test_metrics_with_columns_that_no_flag_measures_or_cells_that_fit_none_are_refused(tmp_path, change):
+    file = tmp_path / "metrics.csv"
+    content = metrics_csv([EpochMetrics(1, 0.1, 0.5, 0.1, 0.5, 1.0, 0.1, 0.25)]).decode()
+    assert change[0] in content
+    file.write_text(content.replace(*change))
+    with pytest.raises(UserError, match="is not the metrics of a run"):
+        read_metrics(file)
+
+
 ROW = [2, 0.5, 0.25, 1.5, 1.0, 0.0]  # the epoch, two losses and accuracies, seconds
 
 
@@ -682,7 +757,12 @@ ROW = [2, 0.5, 0.25, 1.5, 1.0, 0.0]  # the epoch, two losses and accuracies, sec
         ([2, float("nan"), 0.0, float("inf"), 0.0, 0.1], True),  # of an epoch that diverged
         (tuple(ROW), False),
         (ROW[:-1], False),
-        ([*ROW, 0.0], False),
+        ([*ROW, 0.5, 1.0], True),  # with what only some flags measure
+        ([*ROW, None, None], True),
+        ([*ROW, 0.5, 1.5], False),
+        ([*ROW, 0.5, "1.0"], False),
+        ([*ROW, *[0.5] * 99], False),
+        ([*ROW[:5], None], False),
         ([2.0, *ROW[1:]], False),
         ([True, *ROW[1:]], False),
         ([3, *ROW[1:]], False),

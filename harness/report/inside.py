@@ -95,5 +95,5 @@ def _look_into(row: RowRuns, run: Run) -> Inside | None:
     shown = max(sorted(epochs), key=lambda epoch: accuracy_at(run.history, epoch))
     analyses = {name: record for name, record in own.items() if name == EVOLUTION or record["epoch"] == shown}
     left_out = [name for name in ANALYSES if name not in analyses and any(folder.glob(f"{name}[._]*"))]
-    at_best = accuracy_at(run.history, shown) == best_one.test_accuracy
+    at_best = accuracy_at(run.history, shown) == best(run, "test_accuracy")
     return Inside(row, run, shown, at_best, analyses, left_out)
