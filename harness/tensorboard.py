@@ -22,6 +22,7 @@ from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from harness.cli import command_line, program, typed_path
 from harness.errors import UserError
 from harness.files import flush_to_disk, os_errors_as, patiently, write_atomically
 from harness.metrics import METRICS
@@ -101,6 +102,12 @@ class EventsFile:
             flush_to_disk(file.fileno())
             self._end = file.tell()
         self._waiting = []
+
+
+def print_curves(runs_dir: Path) -> None:
+    """Print how to see the curves of these runs: the command, and the address that then shows them and nothing else."""
+    print(f"curves: {command_line([program('tensorboard'), '--logdir', typed_path(runs_dir)])}")
+    print(f"  http://localhost:6006/{CURVES}")
 
 
 def read_events(path: Path) -> Iterator[Event]:
