@@ -69,8 +69,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _print_error(sentence: str) -> None:
-    """Print it as one line: what a flag's value or a path has of line ends and control characters is shown escaped."""
-    print("".join(each if each.isprintable() else repr(each)[1:-1] for each in sentence), file=sys.stderr, flush=True)
+    print(printable(sentence), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -127,7 +126,18 @@ def _stop_with_stdin() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-# -- the commands that a script prints ---------------------------------------------------------------------------------
+# -- what a script prints ---------------------------------------------------------------------------------------------
+
+
+def say_loading() -> None:
+    """Show on a terminal that a script has begun: importing PyTorch and loading images take seconds."""
+    if sys.stdout.isatty():
+        print("loading …", flush=True)
+
+
+def printable(text: object) -> str:
+    """Text on one line: what a flag's value or a path has of line ends and control characters is shown escaped."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(text))
 
 
 def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> str:
