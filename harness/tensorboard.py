@@ -34,8 +34,9 @@ BEST_TAGS = tuple(f"whole_run/best_{metric}" for metric in METRICS)
 EPOCHS_TAG = "whole_run/epochs"
 CONFUSION_TAG, MISTAKES_TAG, FILTERS_TAG = "view/confusion_matrix", "view/worst_classified", "view/filters_conv1"
 FIRST_HPARAMS = ("cell", "data", "hidden_size", "lr", "optimizer")  # the columns that the HParams tab shows at first
-# The part of TensorBoard's address that shows exactly the four curves, without smoothing, which bends short ones.
-CURVES = "?smoothing=0&tagFilter=%5E(test%7Ctrain)%2F(accuracy%7Closs)%24#timeseries"
+# The part of TensorBoard's address that shows exactly the curves, without smoothing, which bends short ones. Of our
+# tags only theirs begin with t (train, test) or va (validation); longer, the address would not fit 80 columns.
+CURVES = "?smoothing=0&tagFilter=%5Et%7C%5Eva#timeseries"
 
 # Ends our file's name: beside it may lie files that a SummaryWriter of the user's wrote.
 SUFFIX = ".run"

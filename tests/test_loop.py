@@ -15,6 +15,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from harness.device import _product_seconds
 from harness.metrics import EpochMetrics, aligned, best_values
 from harness.optimizers import OPTIMIZERS, make_optimizer, quick_steps, state_template
 from harness.progress import ProgressBar
-from harness.tensorboard import CURVES
+from harness.tensorboard import BEST_TAGS, CONFUSION_TAG, CURVES, EPOCH_TAGS, EPOCHS_TAG, FILTERS_TAG, MISTAKES_TAG
 from harness.train import evaluate, train_epoch
 
 CPU = torch.device("cpu")
@@ -467,8 +468,14 @@ def test_run_prints_an_aligned_line_an_epoch_and_a_table_that_its_metrics_bear_o
         expected = [min(losses), max(accuracies), losses[-1], accuracies[-1]]
         assert line == [name.capitalize(), *(f"{value:.4f}" for value in expected)]
     assert str(Path("runs/rnn_synthetic/run")) in out and "tensorboard --logdir runs\n" in out
-    *told, address = out.splitlines()
-    assert address == f"  http://localhost:6006/{CURVES}" and max(map(len, told)) <= 80
+    assert out.endswith(f"\n  http://localhost:6006/{CURVES}\n") and max(map(len, out.splitlines())) <= 80
+
+
+def test_address_of_the_curves_shows_them_and_no_other_tag() -> None:
+    query = parse_qs(urlsplit(f"http://localhost:6006/{CURVES}").query)
+    others = (*BEST_TAGS, EPOCHS_TAG, CONFUSION_TAG, MISTAKES_TAG, FILTERS_TAG, "visualize/deconvnet_conv2")
+    shown = [tag for tag in (*EPOCH_TAGS, *others) if re.search(query["tagFilter"][0], tag)]
+    assert shown == [*EPOCH_TAGS] and query["smoothing"] == ["0"]
 
 
 @pytest.mark.usefixtures("quick_figures", "tiny_synthetic")
