@@ -1,15 +1,19 @@
-# make demo      train both networks briefly on the drawn image sets, look inside the CNN, write a report: all in demo/
-# make report    write report/ again from the run folders in report/runs; needs no training, data set or checkpoint
+# make demo      train, look inside and write a report on drawn images, in demo/
+# make report    write report/ again from report/runs/: no training, no data
 # make test      run the linter, then the whole test suite
 # make test-ray  install Ray and run the tests that need it
-# make soak      kill trainings, damage files and let writes fail for SOAK_MINUTES (20): docs/reliability.md
-# make clean     remove demo/ and what the tests and the linter left; the virtual environment stays
+# make soak      kill trainings and damage files for SOAK_MINUTES (20)
+# make clean     remove demo/ and what tests left; .venv stays
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 DEMO_CNN := demo/cnn_synthetic/adagrad-lr0.01-e3-synthetic-b64-s0
 
-.PHONY: demo report test test-ray soak clean
+.PHONY: help demo report test test-ray soak clean
+
+# `make` alone shows the lines above.
+help:
+	@sed -n 's/^# make /make /p' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed
 	$(PYTHON) cnn_cifar10.py --data synthetic --batch-size 64 --epochs 3 --runs-dir demo --overwrite

@@ -7,15 +7,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from harness.cli import run_script
+from harness.cli import run_script, say_loading
 from harness.flags import parse_flags, training_parser
 from harness.image_sets import IMAGE_SETS, sets_for, titles
 
 DATA = sets_for("cnn_cifar10")  # what --data takes, the default first, and the image set that it means
+EXAMPLES = (
+    "python cnn_cifar10.py --data synthetic --epochs 2  # to try it, in seconds",
+    "python cnn_cifar10.py --channels rgb --augment --optimizer adam --lr 0.001",
+    "python cnn_cifar10.py --resume  # go on after any stop",
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    return training_parser("cnn_cifar10", __doc__)
+    return training_parser("cnn_cifar10", __doc__, EXAMPLES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.parser.error(f"--channels rgb needs color images, and {titles()[flags.data]} has none")
 
     # Only now: PyTorch takes seconds to import, and --help and wrong flags are answered before.
+    say_loading()
     from harness.data import load_images
     from harness.run import open_run
     from harness.train import train

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli import command_line, program, run_script
+from harness.cli import command_line, program, run_script, say_loading
 from harness.errors import Interrupted, UserError
 from harness.flags import Parser, add_flags, gpu_share, option, path, up_to_1024
+from harness.grid.listing import SORTED_BY, print_runs
 from harness.image_sets import CNN, RNN, sets_for
 from harness.ranks import refuse_ranks
 
@@ -22,12 +23,17 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered bef
 
 PROJECT = Path(__file__).resolve().parent
 EXIT_INCOMPLETE = 1
+EXAMPLES = (
+    "python report.py --seeds 3  # train what is missing, with three seeds each",
+    "python report.py --grid mine.toml --only rnn --jobs 2",
+    "python report.py --list --sort test/accuracy  # which of my runs is the best?",
+)
 EXIT_CODES = """exit code: 0 if every wanted run (each row with each seed) is complete; 1 if the report is written but
 a run is missing, failed or diverged; 2 for wrong input; 130, 143 or 129 if interrupted."""
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__, epilog=EXIT_CODES)
+    parser = Parser(description=__doc__, examples=EXAMPLES, epilog=EXIT_CODES)
 
     group = parser.add_argument_group("what to run")
     group.add_argument("--grid", type=path, help="TOML file of the rows (default: the project's experiments.toml)")
@@ -50,6 +56,10 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--cpus-per-run", type=up_to_1024, help="CPUs, and threads, of each run on Ray (default: 1)")
     group.add_argument("--gpus-per-run", type=gpu_share, help="of one GPU (default: 0.25 where there are GPUs)")
 
+    group = parser.add_argument_group("instead of all that")
+    group.add_argument("--list", action="store_true", help="show a table of all runs in --runs-dir, of any grid")
+    group.add_argument("--sort", choices=SORTED_BY, default="run", help="what --list sorts by, the best first")
+
     group = parser.add_argument_group("folders")
     add_flags(group, "runs_dir")
     group.add_argument("--out", type=path, help="folder that the report is written to (default: report/ in --runs-dir)")
@@ -60,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = make_parser().parse_args(argv)
     refuse_ranks("report.py")
+    if flags.list:
+        say_loading()
+        print_runs(flags.runs_dir, flags.sort)
+        return 0
     flags.out = flags.out or flags.runs_dir / "report"
     if flags.engine == "ray" and not importlib.util.find_spec("ray"):
         raise UserError("--engine ray needs Ray: pip install -r requirements-ray.txt")
@@ -76,11 +90,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report(flags: argparse.Namespace, *, command: str) -> int:
     """Train, unless --no-train, and write the report; returns the exit code."""
+    say_loading()
     from harness.files import nearest_folder
     from harness.grid.rows import chosen_rows, load_grid
     from harness.grid.runs import find_runs, print_problems, problems_of
     from harness.report import check_folder, write_report
     from harness.report.seeds import write_seed_aggregates
+    from harness.tensorboard import print_curves
     from models import build_model
 
     grid, here = flags.grid or PROJECT / "experiments.toml", Path.cwd()
@@ -111,6 +127,7 @@ def report(flags: argparse.Namespace, *, command: str) -> int:
     with warned("TensorBoard goes without the curves over seeds"):  # of someone else's runs
         write_seed_aggregates(of_rows, flags.runs_dir, synthetic=flags.data == "synthetic")
     print(f"the report is in {flags.out}")
+    print_curves(flags.runs_dir)
     problems = problems_of([each for each in results if each.row in wanted], failures)
     print_problems(problems, wanted=len(wanted) * flags.seeds)
     return EXIT_INCOMPLETE if problems else 0

@@ -8,21 +8,27 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from harness.cli import run_script
+from harness.cli import run_script, say_loading
 from harness.flags import parse_flags, training_parser
 from harness.image_sets import sets_for
 
 DATA = sets_for("rnn_mnist")  # what --data takes, the default first, and the image set that it means
+EXAMPLES = (
+    "python rnn_mnist.py --data synthetic --epochs 2  # to try it, in seconds",
+    "python rnn_mnist.py --cell lstm --hidden-size 64 --lr 0.01",
+    "python rnn_mnist.py --resume  # go on after any stop",
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    return training_parser("rnn_mnist", __doc__)
+    return training_parser("rnn_mnist", __doc__, EXAMPLES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parse_flags(make_parser(), argv)
 
     # Only now: PyTorch takes seconds to import, and --help and wrong flags are answered before.
+    say_loading()
     from harness.data import load_images
     from harness.run import open_run
     from harness.train import train

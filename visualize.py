@@ -8,10 +8,16 @@ import sys
 from collections.abc import Sequence
 
 from harness.analyses import ANALYSES, draw_analyses
-from harness.cli import command_line, program, run_script, typed_path
+from harness.cli import command_line, program, run_script, say_loading, typed_path
 from harness.flags import Parser, add_flags, map_numbers, path, whole_number
 from harness.image_sets import CNN, sets_for
 from harness.ranks import refuse_ranks
+
+EXAMPLES = (
+    "python visualize.py runs/cnn_cifar10/adagrad-lr0.01-e20-s0/best.pt",
+    "python visualize.py demo/cnn_synthetic/*/best.pt --tensorboard",
+    "python visualize.py best.pt --only deconvnet,evolution --maps conv2:3,17",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = make_parser().parse_args(argv)  # every flag is an argument of draw_analyses
     refuse_ranks("visualize.py")
 
+    say_loading()
     from models import build_model  # PyTorch takes seconds to import; the flags are answered before
 
     command = command_line(["python", "visualize.py", *argv])
@@ -32,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, examples=EXAMPLES)
     parser.add_argument("checkpoint", type=path, help="best.pt or last.pt of a run of cnn_cifar10.py")
     group = parser.add_argument_group("what to look at")
     add = group.add_argument

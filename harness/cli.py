@@ -122,7 +122,13 @@ def _stop_with_stdin() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-# -- the commands that a script prints ---------------------------------------------------------------------------------
+# -- what a script prints ---------------------------------------------------------------------------------------------
+
+
+def say_loading() -> None:
+    """Show on a terminal that a script has begun: importing PyTorch and loading images take seconds."""
+    if sys.stdout.isatty():
+        print("loading …", flush=True)
 
 
 def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> str:

@@ -7,11 +7,12 @@ reads the command line; report.py and visualize.py take single entries by `add_f
 """
 
 import argparse
+import difflib
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -188,7 +189,15 @@ ROW_FLAGS = tuple(name for name in RESULT_FLAGS if not FLAGS[name].set_by_report
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Each flag's default after its help, where it has one worth telling and its help does not tell it already."""
+    """Each flag's default after its help, where it has one worth telling and its help does not tell it already.
+
+    Above and below the flags each paragraph is filled by itself; one with indented lines, as examples, stays as it is.
+    """
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        paragraphs = text.strip("\n").split("\n\n")
+        return "\n\n".join(each if "\n  " in each else fill(each, width, indent) for each in paragraphs)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         nothing_to_tell = action.default is None or action.default is False
@@ -196,10 +205,15 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a wrong flag gets one sentence instead of the whole usage, and no flag may be abbreviated."""
+    """argparse, but a wrong flag gets one sentence instead of the whole usage; the case of a choice does not matter.
 
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**{"formatter_class": Help, "allow_abbrev": False} | settings)
+    No flag may be abbreviated: that would break with new ones. `examples` are command lines, shown below the flags.
+    """
+
+    def __init__(self, *, examples: Sequence[str] = (), epilog: str = "", **settings: object) -> None:
+        if examples:
+            epilog = "\n  ".join(["examples:", *examples]) + f"\n\n{epilog}"
+        super().__init__(**{"formatter_class": Help, "allow_abbrev": False, "epilog": epilog} | settings)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: object = None) -> tuple:
         """Refuse `--flag=--`: argparse of Python 3.11 takes the value for an empty list, past type and choices."""
@@ -209,8 +223,33 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"argument {name}: -- is no value")
         return super().parse_known_args(args, namespace)
 
+    def parse_args(self, args: Sequence[str] | None = None, namespace: object = None) -> argparse.Namespace:
+        flags, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            typed = unknown[0].partition("=")[0]
+            meant = did_you_mean(typed, self._option_string_actions) if typed.startswith("-") else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+        return flags
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> object:
+        if not action.choices:
+            return super()._get_value(action, arg_string)
+        choice = arg_string.casefold()
+        if choice not in action.choices:
+            meant = did_you_mean(choice, action.choices)
+            among = ", ".join(action.choices)
+            raise argparse.ArgumentError(action, f"invalid choice: {arg_string!r} (choose from {among}){meant}")
+        return choice
+
     def error(self, message: str) -> None:
         raise FlagError(message)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """How the refusal of a mistyped word ends: with the known one that is nearest, if any is near."""
+    names = {each.lstrip("-"): each for each in known}  # the dashes of flags make none of them similar
+    near = difflib.get_close_matches(word.lstrip("-").casefold(), names, n=1)
+    return f"; did you mean {names[near[0]]}?" if near else ""
 
 
 def add_flags(group: argparse._ActionsContainer, *names: str, script: str = "", **changes: object) -> None:
@@ -223,16 +262,18 @@ def add_flags(group: argparse._ActionsContainer, *names: str, script: str = "", 
         group.add_argument(option(name), **{"help": flag.help, "default": default} | settings | changes)
 
 
-def training_parser(script: str, description: str) -> Parser:
+def training_parser(script: str, description: str, examples: Sequence[str] = ()) -> Parser:
     """The parser of a training script, with every flag of the table that it has."""
-    parser = Parser(prog=f"{script}.py", description=description, epilog=_TORCHRUN.format(script))
+    torchrun = _TORCHRUN.format(script)
+    parser = Parser(prog=f"{script}.py", description=description, examples=examples, epilog=torchrun)
     images = tuple(image_sets.sets_for(script))
     for title, flags in GROUPS.items():
         group = parser.add_argument_group(title)
         ways = group.add_mutually_exclusive_group() if title == "run folder" else None
         for name, flag in flags.items():
             if name == "data":
-                add_flags(group, name, choices=images, default=images[0])
+                sets = f"image set to train and test on: {', '.join(images)}"
+                add_flags(group, name, choices=images, default=images[0], metavar="NAME", help=sets)
             elif name in ("resume", "overwrite", "dry_run"):
                 add_flags(ways, name)
             elif not isinstance(flag.default, dict) or script in flag.default:
@@ -354,7 +395,7 @@ def parse_row_flags(parser: argparse.ArgumentParser, given: Mapping[str, object]
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
     for name, value in given.items():
         if name not in known:
-            raise UserError(f"{parser.prog} has no flag {name!r}")
+            raise UserError(f"{parser.prog} has no flag {name!r}{did_you_mean(name, known)}")
         if name not in ROW_FLAGS:
             own = [each for each in ROW_FLAGS if each in known]
             raise UserError(f"{name} is not a row's business; a row may set {', '.join(own)}")

@@ -1,4 +1,4 @@
-"""What the terminal shows while an epoch trains: a bar, with the running loss and accuracy beside it."""
+"""What the terminal shows while an epoch trains: a bar, with the running loss and accuracy before it."""
 
 import sys
 import time
@@ -9,6 +9,8 @@ from tqdm import tqdm
 
 from harness.metrics import aligned
 
+clock = tqdm.format_interval  # seconds as 07:39 or 1:07:39
+
 
 class ProgressBar:
     """A progress bar over an epoch's images, on a terminal only, with the running loss and accuracy.
@@ -17,7 +19,7 @@ class ProgressBar:
     """
 
     def __init__(self, title: str, count: int) -> None:
-        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}, {rate_fmt}"  # a narrow terminal cuts its end
+        form = "{desc}  {percentage:3.0f}%|{bar}| {elapsed}<{remaining}, {rate_fmt}"  # a narrow terminal cuts its end
         hidden = not sys.stderr.isatty()
         self.bar = tqdm(total=count, desc=title, unit=" images", leave=False, disable=hidden, bar_format=form)
         self.title = title
@@ -44,7 +46,7 @@ class ProgressBar:
 
     def _show(self, totals: Tensor, seen: int) -> None:
         loss_sum, correct = totals.tolist()
-        metrics = f"loss {aligned(loss_sum / seen, 8).strip()}, accuracy {correct / seen:.4f}"
+        metrics = f"{aligned(loss_sum / seen, 8)}  {correct / seen:.4f}"  # where the epoch's line will have them
         self.bar.set_description_str(f"{self.title}  {metrics}", refresh=False)
         self.bar.update(seen - self.bar.n)
 

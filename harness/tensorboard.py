@@ -22,6 +22,7 @@ from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from harness.cli import command_line, program, typed_path
 from harness.errors import UserError
 from harness.files import flush_to_disk, os_errors_as, patiently, write_atomically
 from harness.metrics import METRICS
@@ -33,8 +34,9 @@ BEST_TAGS = tuple(f"whole_run/best_{metric}" for metric in METRICS)
 EPOCHS_TAG = "whole_run/epochs"
 CONFUSION_TAG, MISTAKES_TAG, FILTERS_TAG = "view/confusion_matrix", "view/worst_classified", "view/filters_conv1"
 FIRST_HPARAMS = ("cell", "data", "hidden_size", "lr", "optimizer")  # the columns that the HParams tab shows at first
-# The part of TensorBoard's address that shows exactly the curves, without smoothing, which bends short ones.
-CURVES = "?smoothing=0&tagFilter=%5E(test%7Ctrain%7Cvalidation)%2F(accuracy%7Closs)%24#timeseries"
+# The part of TensorBoard's address that shows exactly the curves, without smoothing, which bends short ones. Of our
+# tags only theirs begin with t (train, test) or va (validation); longer, the address would not fit 80 columns.
+CURVES = "?smoothing=0&tagFilter=%5Et%7C%5Eva#timeseries"
 
 # Ends our file's name: beside it may lie files that a SummaryWriter of the user's wrote.
 SUFFIX = ".run"
@@ -101,6 +103,12 @@ class EventsFile:
             flush_to_disk(file.fileno())
             self._end = file.tell()
         self._waiting = []
+
+
+def print_curves(runs_dir: Path) -> None:
+    """Print how to see the curves of these runs: the command, and the address that then shows them and nothing else."""
+    print(f"curves: {command_line([program('tensorboard'), '--logdir', typed_path(runs_dir)])}")
+    print(f"  http://localhost:6006/{CURVES}")
 
 
 def read_events(path: Path) -> Iterator[Event]:

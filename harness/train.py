@@ -11,6 +11,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.checkpoint import State, is_best_of, restore, save_best, save_last, save_snapshot
-from harness.cli import command_line, program, typed_path
+from harness.cli import command_line
 from harness.data import EpochOrder, ImageSet, hold_out, test_batches, train_batches
 from harness.device import autocast, choose_device, choose_threads, compiled, keep_freed_memory, warn_of_slow_bf16
 from harness.errors import EXIT_DIVERGED, UserError
@@ -26,10 +27,18 @@ from harness.files import write_atomically
 from harness.flags import hparams, recorded_flags, snapshot_epochs
 from harness.metrics import EpochMetrics, aligned, best_epoch, best_values, metrics_csv
 from harness.optimizers import make_optimizer, quick_steps, state_template
-from harness.progress import ProgressBar
+from harness.progress import ProgressBar, clock
 from harness.ranks import ALONE, Ranks
 from harness.run import RunFolder
-from harness.tensorboard import BEST_TAGS, CONFUSION_TAG, EPOCHS_TAG, FILTERS_TAG, MISTAKES_TAG, EventsFile
+from harness.tensorboard import (
+    BEST_TAGS,
+    CONFUSION_TAG,
+    EPOCHS_TAG,
+    FILTERS_TAG,
+    MISTAKES_TAG,
+    EventsFile,
+    print_curves,
+)
 
 # Images a step of evaluation; changes no result, only speed and memory. A convolution's maps take 131 kB an image: on a
 # CPU larger batches of them scatter the memory that is kept, to 0.2 GB more at its peak.
@@ -97,9 +106,8 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     for epoch in range(state.epoch + 1, flags.epochs + 1):
         order = EpochOrder.draw(len(images.train), state.generator, augment=augment).to(device)
         epoch_started = time.perf_counter()
-        with ProgressBar(f"epoch {epoch}/{flags.epochs}", own_images) as progress:
+        with ProgressBar(_epoch_title(epoch, flags.epochs), own_images) as progress:
             train_metrics = train_epoch(trained, state.optimizer, images, order, flags, progress.update, ranks)
-        train_seconds = time.perf_counter() - epoch_started
         test_metrics = evaluate(model, images, flags.precision, ranks)
         more = {}  # what only some flags measure
         if images.validation:
@@ -114,7 +122,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
         if ranks.main:
             save_last(run.path, run.config, state)
         publish(run, state, images)
-        _print_epoch(metrics, flags.epochs, len(images.train) / train_seconds)
+        _print_epoch(state.history, flags.epochs)
         if not metrics.finite:
             print(f"diverged: the loss of epoch {epoch} is not finite; the run stops here", file=sys.stderr)
             return EXIT_DIVERGED
@@ -289,22 +297,35 @@ def _print_head(run: RunFolder, images: ImageSet, state: State, device: torch.de
     threads, ranks = torch.get_num_threads(), run.ranks.count
     held_out = f", {len(images.validation):,} validation" if images.validation else ""
     print(
-        f"{type(state.model).__name__}, {parameters:,} parameters, on {images.name} "
-        f"({len(images.train):,} train{held_out} and {len(images.test):,} test images), {device}, "
-        f"{run.flags.precision}, {threads} thread{'s' * (threads != 1)}" + f" on each of {ranks} ranks" * (ranks > 1)
+        f"{type(state.model).__name__}, {parameters:,} parameters, {device}, {run.flags.precision}, "
+        f"{threads} thread{'s' * (threads != 1)}" + f" on each of {ranks} ranks" * (ranks > 1)
     )
+    print(f"{images.name} ({len(images.train):,} train{held_out} and {len(images.test):,} test images)")
     if not run.flags.dry_run:
         continuing = f", continuing after epoch {state.epoch}" if state.epoch else ""
-        print(f"run folder: {run.path}{continuing}", flush=True)
+        print(f"run folder: {run.path}{continuing}")
+    title = " " * len(_epoch_title(1, run.flags.epochs))
+    chosen_by, third = ("validation", f"{'validation':>18}  ") if images.validation else ("test", "    seconds")
+    print(f"\nloss and accuracy; * is the best {chosen_by} accuracy so far")
+    print(f"{title}{'train':>18}{'test':>18}{third}{'left':>10}", flush=True)
 
 
-def _print_epoch(metrics: EpochMetrics, epochs: int, images_a_second: float) -> None:
-    epoch, train_loss, train_accuracy, test_loss, test_accuracy, seconds = metrics[:6]
+def _epoch_title(epoch: int, epochs: int) -> str:
+    return f"epoch {epoch:{len(str(epochs))}}/{epochs}"
+
+
+def _print_epoch(history: list[EpochMetrics], epochs: int) -> None:
+    last = history[-1]
+    pairs = [last[1:3], last[3:5]]  # loss and accuracy
+    seconds = f"  {aligned(last.seconds, 7, '.1f')}"
+    if last.validation_loss is not None:
+        pairs, seconds = [*pairs, last[6:8]], ""  # there is no room for both in 80 columns
+    best = "*" if best_epoch(history) is last else " "
+    left = (epochs - last.epoch) * fmean(metrics.seconds for metrics in history[-3:])
     print(
-        f"epoch {epoch:{len(str(epochs))}}/{epochs}   "
-        f"train loss {aligned(train_loss, 8)}  accuracy {train_accuracy:.4f}   "
-        f"test loss {aligned(test_loss, 8)}  accuracy {test_accuracy:.4f}  "
-        f"{aligned(seconds, 7, '.1f')} s  {aligned(images_a_second, 7, ',.0f')} images/s",
+        _epoch_title(last.epoch, epochs)
+        + "".join(f"  {aligned(loss, 8)}  {accuracy:.4f}" for loss, accuracy in pairs)
+        + f" {best}{seconds}  {clock(left):>8}",
         flush=True,
     )
 
@@ -351,5 +372,5 @@ def _print_summary(run: RunFolder, history: list[EpochMetrics], wall_seconds: fl
         print("dry run: nothing was kept")
         return
     what = "best.pt and the rest are" if (run.path / "best.pt").exists() else "all but best.pt is"
-    print(f"\n{len(history)} epoch{'s' * (len(history) != 1)} in {wall_seconds:.1f} s; {what} in {run.path}")
-    print(f"curves: {command_line([program('tensorboard'), '--logdir', typed_path(run.flags.runs_dir)])}")
+    print(f"\n{len(history)} epoch{'s' * (len(history) != 1)} in {wall_seconds:.1f} s; {what} in\n  {run.path}")
+    print_curves(run.flags.runs_dir)

@@ -1,6 +1,7 @@
 """How a script starts and ends: its exit code, its one sentence, what stops it; and the commands that it prints."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,6 +169,33 @@ def test_pictures_need_no_drawing_backend_such_as_a_notebook_hands_down() -> Non
     with start(main, env={"MPLBACKEND": "module://not_installed"}) as process:
         assert process.communicate() == ("3\n", "")
     assert process.returncode == 0
+
+
+@posix_only
+def test_a_terminal_shows_at_once_that_something_is_loading() -> None:
+    terminal, inside = os.openpty()
+    with start("from harness.cli import say_loading; say_loading(); return 0", stdout=inside) as process:
+        assert process.wait() == 0
+    assert os.read(terminal, 100).decode() == "loading …\r\n"
+    os.close(inside)
+    os.close(terminal)
+    with start("from harness.cli import say_loading; say_loading(); return 0") as process:
+        assert process.communicate() == ("", "")
+
+
+@pytest.mark.parametrize("script", ["rnn_mnist", "cnn_cifar10", "visualize", "report"])
+def test_scripts_say_that_they_are_loading_before_they_import_pytorch(script: str) -> None:
+    main = (PROJECT / f"{script}.py").read_text()
+    assert 0 < main.index("    say_loading()") < main.index("    from models import")
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_alone_lists_every_target() -> None:
+    text = (PROJECT / "Makefile").read_text()
+    listed = subprocess.run(["make"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.splitlines()
+    targets = text.partition(".PHONY: help ")[2].partition("\n")[0].split()
+    assert [line.split()[1] for line in listed] == targets and len(targets) > 4
+    assert max(map(len, listed)) <= 80
 
 
 # -- the commands that are printed -------------------------------------------------------------------------------------

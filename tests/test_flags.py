@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -100,6 +101,22 @@ def test_help_and_wrong_flags_are_answered_without_importing_torch(script: str) 
             assert said == ["error: argument --epochs: 0 is not a whole number of at least 1 (--help lists every flag)"]
         else:
             assert ended.stdout.startswith("usage: ") and said == []
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "visualize", "report"])
+def test_help_ends_with_three_examples_that_the_script_takes(
+    script: str, read_flags: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    module = importlib.import_module(script)
+    shown = module.make_parser().format_help()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "\n".join(["examples:", *(f"  {line}" for line in module.EXAMPLES)]) in shown
+    assert len(module.EXAMPLES) == 3
+    for line in module.EXAMPLES:
+        python, file, *words = shlex.split(line, comments=True)
+        assert (python, file) == ("python", f"{script}.py")
+        read_flags(script, *words) if script in SCRIPTS else module.make_parser().parse_args(words)
 
 
 # -- the run's name ----------------------------------------------------------------------------------------------------
@@ -216,6 +233,37 @@ def test_wrong_flag_is_one_sentence_and_exit_code_2(
     assert err.startswith("error: ") and message in err
     assert err.count("\n") == 1
     assert list(in_project.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "line", "meant"),
+    [
+        ("rnn_mnist", "--lrr 0.1", "--lr"),
+        ("rnn_mnist", "--LR=0.1", "--lr"),
+        ("rnn_mnist", "--hidden 64", "--hidden-size"),
+        ("rnn_mnist", "--batch_size 64", "--batch-size"),
+        ("rnn_mnist", "--cell LSMT", "lstm"),
+        ("rnn_mnist", "--channels rgb", None),  # `--cell` is near only by its dashes
+        ("cnn_cifar10", "--optimizer adamm", "adam"),
+        ("cnn_cifar10", "--optimizer rmsprop", None),
+        ("cnn_cifar10", "-5", None),
+        ("report", "--sede 3", "--seeds"),
+        ("report", "--list --sort test/acuracy", "test/accuracy"),
+        ("visualize", "best.pt --image 3", "--images"),
+    ],
+)
+def test_mistyped_flag_or_choice_gets_the_one_that_was_meant(
+    script: str, line: str, meant: str | None, run_main: Callable
+) -> None:
+    code, _, err = run_main(script, *line.split())
+    assert code == 2
+    assert f"; did you mean {meant}? (--help" in err if meant else "did you mean" not in err
+
+
+def test_choices_are_read_in_any_case(read_flags: Callable) -> None:
+    flags = read_flags("rnn_mnist", "--optimizer", "Adam", "--cell=LSTM", "--precision", "BF16", "--data", "MNIST")
+    assert (flags.optimizer, flags.cell, flags.precision, flags.data) == ("adam", "lstm", "bf16", "mnist")
+    assert run_name(flags) == "lstm-h128-adam-lr0.001-e10-bf16-s0"
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "visualize", "report"])
@@ -394,7 +442,7 @@ def test_both_scripts_have_the_same_hyper_parameters_and_epochs_is_none_of_them(
 
 def test_rows_flags_are_read_by_the_scripts_own_parser(read_flags: Callable) -> None:
     parser = read_flags("cnn_cifar10").parser
-    row = parse_row_flags(parser, {"lr": 1, "augment": True, "channels": "rgb", "epochs": 3})
+    row = parse_row_flags(parser, {"lr": 1, "augment": True, "channels": "RGB", "epochs": 3})
     assert row == {"lr": 1.0, "augment": True, "channels": "rgb", "epochs": 3} and type(row["lr"]) is float
     assert parse_row_flags(parser, {"augment": False}) == {"augment": False}
 
@@ -403,6 +451,7 @@ def test_rows_flags_are_read_by_the_scripts_own_parser(read_flags: Callable) -> 
     ("row", "told"),
     [
         ({"cell": "gru"}, "cnn_cifar10.py has no flag 'cell'"),
+        ({"batch-size": 3}, "cnn_cifar10.py has no flag 'batch-size'; did you mean batch_size?"),
         ({"seed": 1}, "seed is not a row's business; a row may set optimizer, lr, epochs, validation, "),
         *(({name: "x"}, f"{name} is not a row's business") for name in ("data", "precision", "device", "runs_dir")),
         ({"snapshot_epochs": "1"}, "snapshot_epochs is not a row's business"),

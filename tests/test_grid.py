@@ -10,6 +10,7 @@ import pytest
 from conftest import PROJECT
 
 from harness.errors import UserError
+from harness.files import lock_folder
 from harness.flags import recorded_flags
 from harness.grid.rows import Row, load_grid, parser_of, wanted_flags
 from harness.grid.runs import Problem, RowRuns, _note, _read_runs, complete_runs, find_runs, problems_of
@@ -63,6 +64,7 @@ def test_row_takes_what_it_leaves_out_from_the_script():
         "clip_grad_norm": 0.0,
         "data": "mnist",
         "precision": "bf16",
+        "validation": 0,
     }
     assert wanted_flags(row, precision="fp32", data="synthetic")["data"] == "synthetic"
     assert wanted_flags(row, precision="auto", data=None)["precision"] == "fp32"
@@ -237,7 +239,7 @@ def test_run_is_found_by_its_config_whatever_its_folder_is_called(capsys):
     assert a.runs[0].path.name == "gru-h128-adam-lr0.5-e2-bf16-s0"
     assert b.runs[0].path == path
     assert a.runs[0].status == "complete"
-    assert [tuple(metrics) for metrics in a.runs[0].history] == [
+    assert [metrics[:6] for metrics in a.runs[0].history] == [
         (1, 0.5, 0.25, 0.5, 0.75, 1.5),
         (2, 0.5, 0.25, 0.25, 0.75, 1.5),
     ]
@@ -347,6 +349,78 @@ def test_run_of_other_images_or_another_experiment_is_left_out_with_a_note(capsy
     assert capsys.readouterr().err.startswith("note: runs")
 
 
+def listed(run_main, *flags: str) -> tuple[list[str], str]:
+    code, out, err = run_main("report", "--list", *flags)
+    assert code == 0
+    return out.splitlines(), err
+
+
+def test_list_shows_every_run_with_its_epochs_and_its_best_and_last_metrics(run_main, monkeypatch):
+    make_run("gru-h128-adam-lr0.001-e2-bf16-s0")
+    make_run("gru-h128-adam-lr0.001-e2-bf16-s1", seed=1, status="running", written=1)
+    make_run("gru-h128-adam-lr0.001-e2-bf16-s2", seed=2, status="running", written=0)
+    diverged = make_run("gru-h128-adam-lr0.5-e2-bf16-s0", lr=0.5, status="diverged")
+    (diverged / "metrics.csv").write_text(HEADER + "1,0.5,0.25,2e30,0.875,1.5\n2,nan,0.1,nan,0.1,1.0\n")
+    own = Path("runs/own/try")
+    own.parent.mkdir()
+    make_run("try", changes={"experiment": "own"}).rename(own)
+    Path("runs/seeds/a").mkdir(parents=True)
+    with lock_folder(Path("runs/rnn_mnist/gru-h128-adam-lr0.001-e2-bf16-s2")):  # the other was killed
+        lines, err = listed(run_main)
+    assert err == ""
+    assert lines == [
+        "",
+        "runs/own: 1 run",
+        "",
+        "                     test/accuracy      test/loss",
+        "run  status   epoch    best   last    best   last",
+        "try  complete   2/2  0.7500 0.7500  0.2500 0.2500",
+        "",
+        "runs/rnn_mnist: 4 runs",
+        "",
+        "                                                     test/accuracy      test/loss",
+        "run                               status      epoch    best   last    best   last",
+        "gru-h128-adam-lr0.001-e2-bf16-s0  complete      2/2  0.7500 0.7500  0.2500 0.2500",
+        "gru-h128-adam-lr0.001-e2-bf16-s1  interrupted   1/2  0.7500 0.7500  0.5000 0.5000",
+        "gru-h128-adam-lr0.001-e2-bf16-s2  running       0/2       –      –       –      –",
+        "gru-h128-adam-lr0.5-e2-bf16-s0    diverged      2/2  0.8750 0.1000   2e+30    nan",
+    ]
+    for column, order in (("test/accuracy", "3 0 1 2"), ("test/loss", "0 1 3 2"), ("status", "0 3 1 2")):
+        names = [line.split()[0] for line in listed(run_main, "--sort", column)[0][-4:]]
+        assert names == [lines[-4:][int(number)].split()[0] for number in order.split()], column
+    assert listed(run_main, "--runs-dir", "nowhere") == (["no runs in nowhere"], "")
+
+
+def test_list_has_a_column_for_each_setting_that_differs_where_a_name_does_not_say_it(run_main):
+    make_run("gru-h128-adam-lr0.001-e2-bf16-s0")
+    make_run("mine", lr=0.5, cell="rnn")
+    assert listed(run_main)[0][-3:] == [
+        "run                               cell  lr     status   epoch    best   last    best   last",
+        "gru-h128-adam-lr0.001-e2-bf16-s0  gru   0.001  complete   2/2  0.7500 0.7500  0.2500 0.2500",
+        "mine                              rnn   0.5    complete   2/2  0.7500 0.7500  0.2500 0.2500",
+    ]
+
+
+def test_list_leaves_out_what_is_damaged_with_a_note_and_shows_the_rest(run_main):
+    for number, (name, content) in enumerate(
+        (("config.json", "{"), ("config.json", "[" * 200_000), ("metrics.csv", "x"), ("config.json", None))
+    ):
+        path = make_run(f"damaged-{number}") / name
+        path.unlink() if content is None else path.write_text(content)
+    foreign = {"flags": {"epochs": "\x1b[2J", "parser": 1, "lr": None}, "status": "\n"}
+    make_run("foreign", changes=foreign)
+    make_run("whole")
+    lines, err = listed(run_main)
+    assert [line.split()[0] for line in lines[-2:]] == ["foreign", "whole"]
+    assert lines[-2].count("\\x1b[2J") == 1 and "\\n" in lines[-2]
+    assert len(err.splitlines()) == 4 and all(line.startswith("note: ") for line in err.splitlines())
+
+
+def test_list_of_the_reference_runs_fits_80_columns(run_main):
+    lines, err = listed(run_main, "--runs-dir", str(PROJECT / "report" / "runs"))
+    assert err == "" and max(len(line) for line in lines if not line.startswith(str(PROJECT))) == 80
+
+
 def test_only_runs_that_are_not_complete_are_problems():
     make_run("s0")
     make_run("s1", seed=1, status="running", written=1)
@@ -376,7 +450,7 @@ def test_epochs_of_damaged_metrics_are_those_of_a_checkpoint_that_fits(status, e
     runs = find(rows=ROW + f"flags = {{ epochs = {epochs} }}")[0].runs
     note = capsys.readouterr().err
     if there:
-        assert [list(row) for row in runs[0].history] == rows and "taken from last.pt" in note
+        assert [list(row[:6]) for row in runs[0].history] == rows and "taken from last.pt" in note
     else:
         assert not runs and note.endswith("; the folder is left out\n")
 
@@ -396,8 +470,8 @@ def test_value_of_a_config_that_cannot_be_used_costs_that_run_and_never_the_repo
 
     for folder in map(Path, REAL_RUNS):
         folder.mkdir(parents=True)
-        shutil.copy(PROJECT / folder / "metrics.csv", folder)
-        text = (PROJECT / folder / "config.json").read_text()
+        shutil.copy(PROJECT / "report" / folder / "metrics.csv", folder)
+        text = (PROJECT / "report" / folder / "config.json").read_text()
         config, merged, read = json.loads(text), json.loads(text), set()
         paths = [(name,) for name in config]
         paths += [(part, name) for part in ("flags", "dataset", "model") for name in config[part]]
@@ -417,13 +491,13 @@ def test_value_of_a_config_that_cannot_be_used_costs_that_run_and_never_the_repo
     comparison = "[comparison]\nflags = { optimizer = 'adam', lr = 0.001, epochs = 10 }\n"
     Path("grid.toml").write_text(f"{comparison}{ROW}flags = {{}}")
     code, _, err = run_main("report", "--no-train", "--grid", "grid.toml")
-    assert code in (0, 1) and Path("report/README.md").is_file(), err
+    assert code in (0, 1) and Path("runs/report/README.md").is_file(), err
 
 
 @pytest.mark.parametrize("part", ["no table", "another column", "a word for a number"])
 def test_statistics_that_another_version_wrote_are_left_out_of_the_look_inside(part):
     folder = Path("runs/cnn_cifar10/adagrad-lr0.01-e20-bf16-s0")
-    shutil.copytree(PROJECT / folder, folder)
+    shutil.copytree(PROJECT / "report" / folder, folder)
     (run,) = complete_runs(folder.parent)
     of_row = RowRuns(Row("a", "cnn_cifar10", {}, "a"), {0: run}, (0,))
     assert look_inside([of_row]).left_out == []

@@ -11,16 +11,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from tqdm import tqdm
 from tqdm.utils import disp_len, disp_trim
 
 from harness.grid.local import Job
 from harness.metrics import aligned
+from harness.progress import clock
 
 _WIDEST_NAME = 22  # columns; the numbers take 57 of a line's 79
 _OF_THE_SPEED = ("cell", "hidden_size", "channels", "augment", "batch_size", "data")  # flags an epoch's time depends on
-
-clock = tqdm.format_interval  # seconds as 07:39 or 1:07:39
 
 
 class LiveTable:

@@ -12,10 +12,11 @@ from pathlib import Path
 from harness.errors import EXIT_DIVERGED, UserError
 from harness.files import is_locked
 from harness.flags import run_name
-from harness.grid.live_table import LiveTable, clock, table_lines
+from harness.grid.live_table import LiveTable, table_lines
 from harness.grid.local import Ended, Job, Settings, ThisMachine
 from harness.grid.rows import experiment_of, parser_of
 from harness.grid.runs import FINISHED, RowRuns
+from harness.progress import clock
 
 POLL = 0.5  # seconds between two looks at the run folders
 _MOST_LOSSES = 3  # of nodes at one and the same epoch, before the run itself is to blame
