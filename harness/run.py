@@ -32,6 +32,7 @@ from harness.tensorboard import EventsFile, own_events
 # What a run consists of, beside events and figures, in the order in which it is deleted: with last.pt alone --resume
 # makes the run whole again, and without both first ones it starts anew. No half of a run can be continued.
 RUN_FILES = ("config.json", "last.pt", "best.pt", "metrics.csv", "snapshots/epoch-*.pt", "figures/first_rows.csv")
+RUN_FILES += ("figures/confusion.png", "figures/confusion.csv")
 FIGURES_PAGE = b"<title>Inside "  # in the head of the index.html that visualize.py writes
 
 
@@ -232,10 +233,10 @@ def _clear(folder: Path) -> None:
     """Delete what this project wrote into a run's folder, and nothing that somebody else put there."""
     files = [file for pattern in RUN_FILES for file in folder.glob(pattern)]
     files += own_events(folder)
-    for record in folder.glob("figures/*.json"):
+    for record in folder.glob("figures/**/*.json"):  # figures/own/ is of a person's own pictures
         if read_file(record).startswith(f'{{\n "name": "{record.stem}",'.encode()):  # as visualize.py's begin
-            files += folder.glob(f"figures/{record.stem}[._]*")
-    files += [page for page in folder.glob("figures/index.html") if FIGURES_PAGE in read_file(page)[:400]]
+            files += record.parent.glob(f"{record.stem}[._]*")
+    files += [page for page in folder.glob("figures/**/index.html") if FIGURES_PAGE in read_file(page)[:400]]
     _delete(files)
 
 
