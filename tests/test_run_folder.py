@@ -52,7 +52,8 @@ def test_a_run_leaves_what_the_contract_says(rnn):
     assert rnn("--epochs", 2, "--seed", 7)[0] == 0
     names = {file.name for file in RUN.iterdir()}
     (events,) = (name for name in names if name.startswith("events.out.tfevents."))
-    assert names == {".lock", "config.json", "metrics.csv", "best.pt", "last.pt", events}
+    assert names == {".lock", "config.json", "metrics.csv", "best.pt", "last.pt", "figures", events}
+    assert {file.name for file in (RUN / "figures").iterdir()} == {"confusion.csv", "confusion.png"}
     with (RUN / "metrics.csv").open(newline="") as file:
         assert file.readline() == "epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds\n"
         rows = list(csv.reader(file))
@@ -86,17 +87,16 @@ def test_best_checkpoint_is_the_model_of_the_best_test_accuracy_with_its_config(
 
 def test_existing_run_is_not_touched_without_being_asked(rnn):
     assert rnn("--epochs", 1)[0] == 0
-    before = {file.name: file.read_bytes() for file in RUN.iterdir()}
+    before = {file.name: file.read_bytes() for file in RUN.rglob("*.*") if file.is_file()}
     code, _, err = rnn("--epochs", 1)
     assert code == 2
     assert all(way in err for way in ("--resume", "--overwrite", "--name"))
-    assert {file.name: file.read_bytes() for file in RUN.iterdir()} == before
+    assert {file.name: file.read_bytes() for file in RUN.rglob("*.*") if file.is_file()} == before
 
 
 def test_overwrite_starts_anew_and_deletes_only_what_a_run_consists_of(rnn):
     assert rnn("--epochs", 2)[0] == 0
     picture = Picture("filters_conv1", np.zeros((2, 2, 3), dtype=np.uint8), "title")
-    (RUN / "figures").mkdir()
     write_findings(RUN / "figures", "filters", Findings("", "", [picture], [Table("filters", "", ("a",), [(1,)])]), {})
     write_page(RUN / "figures", [], "Inside GRU: drawn digits")
     write_first_rows(RUN / "figures")
@@ -153,7 +153,7 @@ def test_fault_at_any_deletion_of_an_overwrite_leaves_what_resume_goes_on_from(r
         assert rnn("--epochs", 1, "--resume")[0] == 0
         assert config_of(RUN)["status"] == "complete" and len(metrics_of(RUN)) == 2
         assert max(Counter(logged_values(RUN)).values()) == 1
-    assert number == 5  # config.json, last.pt, best.pt, metrics.csv and the events
+    assert number == 7  # config.json, last.pt, best.pt, metrics.csv, the confusion matrix (two files) and the events
 
 
 def test_overwrite_deletes_nothing_before_the_new_run_can_begin(rnn):
@@ -309,9 +309,9 @@ def test_resume_of_a_complete_run_writes_again_what_is_missing_or_damaged(rnn):
             assert metrics_of(RUN) == rows and logged_values(RUN) == values
             assert config_of(RUN) | {"wall_seconds": 0} == config | {"wall_seconds": 0}
             assert same_bits(load_checkpoint(RUN / "best.pt") | {"config": None}, best | {"config": None})
-    before = {file.name: file.read_bytes() for file in RUN.iterdir()}
+    before = {file.name: file.read_bytes() for file in RUN.rglob("*.*") if file.is_file()}
     assert rnn("--resume")[0] == 0
-    assert {file.name: file.read_bytes() for file in RUN.iterdir()} == before
+    assert {file.name: file.read_bytes() for file in RUN.rglob("*.*") if file.is_file()} == before
 
 
 def test_run_that_was_interrupted_while_its_files_were_written_again_is_mended_by_the_next_resume(rnn, monkeypatch):
@@ -560,11 +560,17 @@ def test_overwriting_leaves_what_a_link_of_the_users_points_to(rnn, tmp_path):
     assert rnn("--epochs", 1)[0] == 0
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "kept.png").write_bytes(b"")
+    shutil.rmtree(RUN / "figures")
     (RUN / "figures").symlink_to(tmp_path / "elsewhere")
     (RUN / "metrics.csv").rename(tmp_path / "elsewhere" / "metrics.csv")
     (RUN / "metrics.csv").symlink_to(tmp_path / "elsewhere" / "metrics.csv")
     assert rnn("--epochs", 1, "--overwrite")[0] == 0
-    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {"kept.png", "metrics.csv"}
+    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {
+        "kept.png",
+        "metrics.csv",
+        "confusion.csv",  # of the new run
+        "confusion.png",
+    }
     assert not (RUN / "metrics.csv").is_symlink()
 
 

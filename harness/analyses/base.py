@@ -140,7 +140,7 @@ def show_images(
     choose_threads()
     subject.images = load_test_images(subject.trained, data, data_dir=data_dir, mirror=mirror)
     if own:
-        subject.own = [file.name for file in own]
+        subject.own = [file.name[-24:] for file in own]  # a longer one would not fit above its picture
         channels, size = subject.trained.channels, subject.images.test.images.shape[-1]
         pixels = torch.stack([read_picture(file, channels, size) for file in own])
         unknown = torch.zeros(len(own), dtype=torch.int64)

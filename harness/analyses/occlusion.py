@@ -71,7 +71,7 @@ def draw(
     `tiles` holds each image and its projection. The maps lie over the image where the square's center was.
     """
     count, (height, width, _) = len(tiles), tiles[0][0].shape
-    figure = Figure(figsize=(8, 1.55 * count + 1.7), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(8, 1.5 * count + 2), dpi=DPI, layout="constrained")
     figure.suptitle(title + "\n" * (count == 1), fontsize=11)  # else the layout puts a heading into it
     grid = figure.subplots(count, 5, squeeze=False)
     down, across = ((starts + maps.size / 2).tolist() for starts in (maps.rows, maps.columns))  # the squares' centers
@@ -101,7 +101,8 @@ def draw(
         for each in axes:
             each.set(xlim=(0, width), ylim=(height, 0))
             each.set_axis_off()
-        axes[0].set_title(f"{captions[row]}, p = {maps.clean_probability[row]:.2f}", fontsize=8.5, pad=3)
+        caption = captions[row].replace(": ", "\n")  # an own picture's name stands above its class
+        axes[0].set_title(f"{caption}, p = {maps.clean_probability[row]:.2f}", fontsize=8.5, pad=3)
         axes[1].set_title(f"map {int(maps.strongest_map[row])}", fontsize=8.5, pad=3)
     strongest = "total activation of\nthe strongest map"
     headings = ("image", strongest, "its reconstruction", f"p({asked})", "answer,\nwhere it changes")
