@@ -97,12 +97,15 @@ def test_existing_run_is_not_touched_without_being_asked(rnn):
 def test_overwrite_starts_anew_and_deletes_only_what_a_run_consists_of(rnn):
     assert rnn("--epochs", 2)[0] == 0
     picture = Picture("filters_conv1", np.zeros((2, 2, 3), dtype=np.uint8), "title")
-    write_findings(RUN / "figures", "filters", Findings("", "", [picture], [Table("filters", "", ("a",), [(1,)])]), {})
+    findings = Findings("", "", [picture], [Table("filters", "", ("a",), [(1,)])])
+    (RUN / "figures" / "own").mkdir()  # of a person's own pictures
+    for folder in (RUN / "figures", RUN / "figures" / "own"):
+        write_findings(folder, "filters", findings, {})
     write_page(RUN / "figures", [], "Inside GRU: drawn digits")
     write_first_rows(RUN / "figures")
     (RUN / "snapshots").mkdir()
     (RUN / "snapshots" / "epoch-0001.pt").write_bytes(b"")
-    ours = [*RUN.glob("*"), *RUN.glob("figures/*"), *RUN.glob("snapshots/*")]
+    ours = [*RUN.glob("*"), *RUN.glob("figures/**/*.*"), *RUN.glob("snapshots/*")]
     own_pages = ("figures/filters.json", "figures/index.html")  # of these names ours are known by what is in them
     mine = ["notes.txt", "figures/notes.json", "figures/my.png", "snapshots/kept.pt", ".notes.tmp", "other.csv"]
     for name in mine:
@@ -112,7 +115,8 @@ def test_overwrite_starts_anew_and_deletes_only_what_a_run_consists_of(rnn):
     assert config_of(RUN)["flags"]["lr"] == 0.5
     left = {path for path in RUN.rglob("*") if path.is_file()}
     assert {RUN / name for name in mine} <= left
-    assert not {path for path in ours if path.parent != RUN} & left
+    again = {RUN / "figures" / "confusion.csv", RUN / "figures" / "confusion.png"}  # of the new run
+    assert {path for path in ours if path.parent != RUN} & left == again
     for name in own_pages:
         (RUN / name).write_text("mine")
     assert rnn("--epochs", 1, "--overwrite")[0] == 0

@@ -13,14 +13,8 @@ from interpret.activations import LayerStatistics, activation_statistics
 
 NEEDS = ("images",)
 HEADER = (
-    "activations",
-    "mean",
-    "std",
-    "report mean",
-    "report std",
-    "share of zeros",
-    "dead maps",
-    "maps active in every image",
+    *("activations", "mean", "std", "report mean", "report std"),
+    *("share of zeros", "dead maps", "maps active in every image"),
 )
 REPORT = ((0.0657, 0.1373), (0.1000, 0.3112))  # mean and standard deviation of ReLU1 and ReLU2, as printed there
 
