@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     some = f"some of {','.join(ANALYSES)} (default: all)"
     add("--only", dest="names", metavar="NAME,NAME", type=names_of_analyses, help=some)
     own = f"pictures of your own, 1 to 10, instead of test images: {', '.join(OF_OWN_PICTURES)}"
-    add("--image", dest="own", nargs="+", metavar="FILE", type=path, default=(), help=own)
+    add("--image", dest="own", nargs="+", metavar="FILE", type=path, help=own)
     images = "test images in invariance and occlusion, 1 to 10"
     add("--images", dest="shown_count", metavar="IMAGES", type=whole_number(1, 10), default=5, help=images)
     maps = "maps in deconvnet and evolution, of the last convolution or of LAYER (default: the strongest)"

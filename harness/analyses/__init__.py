@@ -25,7 +25,7 @@ def draw_analyses(
     build_model: Callable,
     *,
     names: Sequence[str] | None = None,
-    own: Sequence[Path] = (),
+    own: Sequence[Path] | None = None,
     data_dir: Path = Path("data"),
     device: str = "auto",
     data: str | None = None,
@@ -74,7 +74,7 @@ def draw_analyses(
             print(f"note: {', '.join(lacking)} left out, {run} has no snapshots (--snapshot-epochs)")
             modules = {name: module for name, module in modules.items() if name not in lacking}
     if "images" in needs:
-        base.show_images(subject, data, data_dir=data_dir, mirror=mirror, device=device, own=own)
+        base.show_images(subject, data, data_dir=data_dir, mirror=mirror, device=device, own=own or ())
     if tensorboard:
         find_events(run)
         with lock_folder(run):  # early, so that nothing is computed in vain

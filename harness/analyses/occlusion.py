@@ -72,7 +72,7 @@ def draw(
     """
     count, (height, width, _) = len(tiles), tiles[0][0].shape
     figure = Figure(figsize=(8, 1.5 * count + 2), dpi=DPI, layout="constrained")
-    figure.suptitle(title + "\n" * (count == 1), fontsize=11)  # else the layout puts a heading into it
+    figure.suptitle(title + "\n" * (count <= 2), fontsize=11)  # else the layout puts a heading into it
     grid = figure.subplots(count, 5, squeeze=False)
     down, across = ((starts + maps.size / 2).tolist() for starts in (maps.rows, maps.columns))  # the squares' centers
     steps = [(places[-1] - places[0]) / max(1, len(places) - 1) / 2 for places in (down, across)]
@@ -99,7 +99,7 @@ def draw(
         corner = float(maps.columns[worst[1]]), float(maps.rows[worst[0]])
         axes[0].add_patch(Rectangle(corner, maps.size, maps.size, fill=False, edgecolor="#e4572e", linewidth=1.6))
         for each in axes:
-            each.set(xlim=(0, width), ylim=(height, 0))
+            each.set(xlim=(0, width), ylim=(height, 0), anchor="N")  # else a color bar moves its column
             each.set_axis_off()
         caption = captions[row].replace(": ", "\n")  # an own picture's name stands above its class
         axes[0].set_title(f"{caption}, p = {maps.clean_probability[row]:.2f}", fontsize=8.5, pad=3)
