@@ -58,6 +58,7 @@ def draw_analyses(
     trained = load_trained(checkpoint, build_model)
     run = trained.folder
     subject = base.Subject(trained, shown_count, seed, per_filter, base.maps_by_layer(maps or (), trained))
+    own = own or ()
     chosen = names or (OF_OWN_PICTURES if own else ANALYSES)
     if own and (others := [name for name in chosen if name not in OF_OWN_PICTURES]):
         raise UserError(f"--image shows {', '.join(OF_OWN_PICTURES)} of a picture, and not {others[0]}")
@@ -74,7 +75,7 @@ def draw_analyses(
             print(f"note: {', '.join(lacking)} left out, {run} has no snapshots (--snapshot-epochs)")
             modules = {name: module for name, module in modules.items() if name not in lacking}
     if "images" in needs:
-        base.show_images(subject, data, data_dir=data_dir, mirror=mirror, device=device, own=own or ())
+        base.show_images(subject, data, data_dir=data_dir, mirror=mirror, device=device, own=own)
     if tensorboard:
         find_events(run)
         with lock_folder(run):  # early, so that nothing is computed in vain
