@@ -7,15 +7,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from harness.analyses import ANALYSES, draw_analyses
+from harness.analyses import ANALYSES, OF_OWN_PICTURES, draw_analyses
 from harness.cli import command_line, program, run_script, say_loading, typed_path
 from harness.flags import Parser, add_flags, map_numbers, path, whole_number
 from harness.image_sets import CNN, sets_for
 from harness.ranks import refuse_ranks
 
 EXAMPLES = (
-    "python visualize.py runs/cnn_cifar10/adagrad-lr0.01-e20-s0/best.pt",
-    "python visualize.py demo/cnn_synthetic/*/best.pt --tensorboard",
+    "python visualize.py runs/cnn_cifar10/adagrad-lr0.01-e20-s0",
+    "python visualize.py demo/cnn_synthetic/* --tensorboard",
     "python visualize.py best.pt --only deconvnet,evolution --maps conv2:3,17",
 )
 
@@ -26,34 +26,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuse_ranks("visualize.py")
 
     say_loading()
-    from models import build_model  # PyTorch takes seconds to import; the flags are answered before
+    from harness.analyses.base import find_checkpoint  # PyTorch takes seconds to import; the flags are answered before
+    from models import build_model
 
+    flags.checkpoint = find_checkpoint(flags.checkpoint)
+    run = flags.checkpoint.parent
+    flags.out = flags.out or run / "figures" / ("own" if flags.own else "")
     command = command_line(["python", "visualize.py", *argv])
     pictures = draw_analyses(build_model=build_model, command=command, **vars(flags))
-    run = flags.checkpoint.parent
     if flags.tensorboard:
         shown_by = command_line([program("tensorboard"), "--logdir", typed_path(run)])
         print(f"figures in the Images tab: {len(pictures)} ({shown_by})")
-    print(f"{(flags.out or run / 'figures') / 'index.html'} shows them all")
+    print(f"{flags.out / 'index.html'} shows them all")
     return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__, examples=EXAMPLES)
-    parser.add_argument("checkpoint", type=path, help="best.pt or last.pt of a run of cnn_cifar10.py")
+    run = "folder of a run of cnn_cifar10.py (its best.pt is shown), or one of its checkpoints"
+    parser.add_argument("checkpoint", metavar="run", type=path, help=run)
     group = parser.add_argument_group("what to look at")
     add = group.add_argument
     some = f"some of {','.join(ANALYSES)} (default: all)"
     add("--only", dest="names", metavar="NAME,NAME", type=names_of_analyses, help=some)
+    own = f"pictures of your own, 1 to 10, instead of test images: {', '.join(OF_OWN_PICTURES)}"
+    add("--image", dest="own", nargs="+", metavar="FILE", type=path, help=own)
     images = "test images in invariance and occlusion, 1 to 10"
     add("--images", dest="shown_count", metavar="IMAGES", type=whole_number(1, 10), default=5, help=images)
-    maps = "maps in deconvnet and evolution, of the last convolution or of LAYER (default: random ones)"
+    maps = "maps in deconvnet and evolution, of the last convolution or of LAYER (default: the strongest)"
     add("--maps", nargs="+", type=map_numbers, metavar="[LAYER:]N,N", help=maps)
     add("--per-filter", action="store_true", help="scale each filter by itself")
-    add_flags(group, "seed", help="of the random choice of images and maps")
+    add_flags(group, "seed", help="of the random choice of images")
     group = parser.add_argument_group("data")
-    shown = "test images (default: those of the training)"
-    add_flags(group, "data", choices=tuple(sets_for(CNN)), default=None, help=shown)
+    sets = tuple(sets_for(CNN))
+    shown = f"test images (default: those of the training): {', '.join(sets)}"
+    add_flags(group, "data", choices=sets, default=None, metavar="NAME", help=shown)
     add_flags(group, "data_dir", "mirror")
     add_flags(parser.add_argument_group("machine"), "device")
     add = parser.add_argument_group("output").add_argument

@@ -19,7 +19,8 @@ from PIL import Image
 PLAIN = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
 in_plain_style = matplotlib.rc_context(PLAIN)
 
-DPI = 110  # pixels an inch, of the figures of a look inside
+SHARPNESS = 2  # pixels of a PNG for one of a page: as many as a screen of high density shows
+DPI = SHARPNESS * 110  # of the figures of a look inside: 8 inches are the 880 pixels of a README's text
 
 
 def png_bytes(pixels: np.ndarray, *, colors: int | None = 256) -> bytes:
@@ -109,19 +110,22 @@ def filters_grid(weights: np.ndarray, zoom: int = 8) -> np.ndarray:
 
 @in_plain_style
 def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> np.ndarray:
-    """The confusion matrix as a picture. `counts` (classes, classes): rows are the true class, columns the answer."""
+    """The confusion matrix and each class's accuracy. `counts` (classes, classes): row true class, column answer."""
     counts = np.asarray(counts)
-    figure = Figure(figsize=(7.4, 6.6), dpi=90, layout="constrained")
+    few = len(classes) <= 20  # else there is no room for numbers in the cells
+    figure = Figure(figsize=(7.4, 6.6), dpi=SHARPNESS * 80, layout="constrained")
     axes = figure.subplots()
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
+    for (row, column), count in np.ndenumerate(counts) if few else ():
         color = "white" if shares[row, column] > 0.55 else "black"
         axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=8)
     slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}  # words would run into each other
     axes.set_xticks(range(len(classes)), classes, **slanted if max(map(len, classes)) > 2 else {})
-    axes.set_yticks(range(len(classes)), classes)
-    axes.set(xlabel="classified as", ylabel="true class", title=title)
+    shares_right = shares.diagonal()
+    axes.set_yticks(range(len(classes)), [f"{n}  {share:.0%}" for n, share in zip(classes, shares_right, strict=True)])
+    axes.tick_params(labelsize=10 if few else 4)
+    axes.set(xlabel="classified as", ylabel="true class and its accuracy", title=title)
     figure.colorbar(shown, label="share of the true class", shrink=0.8)
     return render(figure)
 

@@ -29,8 +29,9 @@ from harness.flags import RESULT_FLAGS, check_new_name, recorded_flags, resume_c
 from harness.ranks import ALONE, Ranks, join
 from harness.tensorboard import EventsFile, own_events
 
-# What a run consists of, beside events, figures and config.json, in the order in which it is deleted.
-RUN_FILES = ("last.pt", "best.pt", "metrics.csv", "snapshots/epoch-*.pt", "figures/first_rows.csv")
+# What a run consists of, beside config.json, events and what visualize.py draws, in the order in which it is deleted.
+RUN_FILES = ("last.pt", "best.pt", "metrics.csv", "snapshots/epoch-*.pt")
+RUN_FILES += ("figures/first_rows.csv", "figures/confusion.png", "figures/confusion.csv")
 FIGURES_PAGE = b"<title>Inside "  # in the head of the index.html that visualize.py writes
 
 
@@ -237,11 +238,11 @@ def _clear(folder: Path) -> None:
     """Delete what this project wrote into a run's folder but config.json, and nothing that somebody else put there."""
     files = [file for pattern in RUN_FILES for file in folder.glob(pattern)]
     files += own_events(folder)
-    for record in folder.glob("figures/*.json"):
+    for record in folder.glob("figures/**/*.json"):  # figures/own/ is of a person's own pictures
         begins = f'{{\n "name": "{record.stem}",'.encode()  # visualize.py's
         if record.is_file() and read_file(record).startswith(begins):
-            files += folder.glob(f"figures/{record.stem}[._]*")
-    files += [page for page in folder.glob("figures/index.html") if FIGURES_PAGE in read_file(page)[:400]]
+            files += record.parent.glob(f"{record.stem}[._]*")
+    files += [page for page in folder.glob("figures/**/index.html") if FIGURES_PAGE in read_file(page)[:400]]
     _delete(files)
 
 

@@ -5,6 +5,8 @@ and `evaluate` are the loop itself. `publish` keeps the run folder: read run.py 
 checkpoint.py for what last.pt holds. Everything particular to an experiment stands in its script.
 """
 
+import csv
+import io
 import math
 import sys
 import time
@@ -23,7 +25,7 @@ from harness.cli import command_line
 from harness.data import EpochOrder, ImageSet, hold_out, test_batches, train_batches
 from harness.device import autocast, choose_device, choose_threads, compiled, keep_freed_memory, warn_of_slow_bf16
 from harness.errors import EXIT_DIVERGED, UserError
-from harness.files import write_atomically
+from harness.files import is_outdated, make_folder, write_atomically
 from harness.flags import hparams, recorded_flags, snapshot_epochs
 from harness.metrics import EpochMetrics, aligned, best_epoch, best_values, metrics_csv
 from harness.optimizers import make_optimizer, quick_steps, state_template
@@ -224,7 +226,10 @@ def publish(run: RunFolder, state: State, images: ImageSet) -> None:
 
 
 def log_events(run: RunFolder, state: State, images: ImageSet, *, complete: bool) -> None:
-    """Append to the events file what it lacks: each epoch's metrics, the filters, and what a complete run ends with."""
+    """Append to the events file what it lacks: each epoch's metrics, the filters, and what a complete run ends with.
+
+    Its confusion matrix is written to figures/, too.
+    """
     if run.events is None or not run.events.path.exists():  # somebody may have deleted it: then all of it again
         run.events = EventsFile(run.path)
     events, epoch, now = run.events, state.epoch, state.wall_times[-1]
@@ -240,17 +245,27 @@ def log_events(run: RunFolder, state: State, images: ImageSet, *, complete: bool
     if complete:
         best = dict(zip(BEST_TAGS, best_values(state.history)[1:5], strict=True))
         events.scalars(best | {EPOCHS_TAG: epoch}, epoch, now)
-        if (CONFUSION_TAG, epoch) not in events or (MISTAKES_TAG, epoch) not in events:
-            confusion, worst = final_figures(state, images, run.flags.precision)
+        figures, last = run.path / "figures", run.path / "last.pt"
+        logged = (CONFUSION_TAG, epoch) in events and (MISTAKES_TAG, epoch) in events
+        if not logged or is_outdated(figures / "confusion.csv", last):
+            from harness.pictures import png_bytes  # Matplotlib takes most of a second to import
+
+            table, confusion, worst = final_figures(state, images, run.flags.precision)
+            make_folder(figures)
+            write_atomically(figures / "confusion.png", png_bytes(confusion))
+            write_atomically(figures / "confusion.csv", table)  # last: its age says whether both are made
             events.image(CONFUSION_TAG, confusion, epoch, now)
             events.image(MISTAKES_TAG, worst, epoch, now)
         events.session_end(epoch, now)
     events.flush()
 
 
-def final_figures(state: State, images: ImageSet, precision: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures of what the model makes of the test images: the confusion matrix, and the images of largest loss."""
-    from harness.pictures import confusion_figure, worst_figure  # Matplotlib takes most of a second to import
+def final_figures(state: State, images: ImageSet, precision: str) -> tuple[bytes, np.ndarray, np.ndarray]:
+    """What the model makes of the test images: the confusion matrix as CSV and picture, the images of largest loss.
+
+    A row of the CSV is a true class: how many of its images got which answer, and its accuracy.
+    """
+    from harness.pictures import confusion_figure, worst_figure
 
     logits = predict(state.model, images, precision).cpu()
     labels, count = images.test.labels.cpu(), len(images.classes)
@@ -268,7 +283,12 @@ def final_figures(state: State, images: ImageSet, precision: str) -> tuple[np.nd
         images.classes,
         f"{title}: largest loss first; p is the true class's probability",
     )
-    return confusion_figure(confusion.numpy(), images.classes, title), sheet
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["true class", *images.classes, "accuracy"])
+    for name, counts, right in zip(images.classes, confusion.tolist(), confusion.diag().tolist(), strict=True):
+        rows.writerow([name, *counts, round(right / max(1, sum(counts)), 6)])
+    return table.getvalue().encode(), confusion_figure(confusion.numpy(), images.classes, title), sheet
 
 
 def shows_filters(epoch: int, epochs: int) -> bool:

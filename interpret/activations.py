@@ -43,7 +43,7 @@ class LayerStatistics:
         return (self.map_images == 0).nonzero().flatten().tolist()
 
     @property
-    def always_on(self) -> list[int]:
+    def active_in_all(self) -> list[int]:
         """Numbers of the feature maps that are above zero somewhere in every image."""
         return (self.map_images == 1).nonzero().flatten().tolist()
 

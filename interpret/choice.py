@@ -21,13 +21,11 @@ def rectified_layers(model: nn.Module, images: Tensor) -> dict[str, str]:
     }
 
 
-def random_maps(strongest: Strongest, count: int, *, seed: int) -> list[int]:
-    """Numbers, rising, of `count` random maps of those that respond to any image; of all maps if none does."""
-    responds = strongest.values[:, 0] > 0
-    order = torch.randperm(len(responds), generator=torch.Generator().manual_seed(seed))
-    if responds.any():
-        order = order[responds[order]]
-    return sorted(order[:count].tolist())
+def strongest_maps(strongest: Strongest, count: int) -> list[int]:
+    """Numbers of the `count` maps with the largest activations, the largest first; silent ones only if all are."""
+    values = strongest.values[:, 0]
+    order = values.argsort(descending=True, stable=True)[:count].tolist()
+    return [number for number in order if values[number] > 0] or order
 
 
 def varied_images(model: nn.Module, images: Tensor, labels: Tensor, count: int) -> Tensor:

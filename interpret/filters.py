@@ -14,3 +14,13 @@ def filter_pictures(weights: Tensor, *, per_filter: bool = False) -> tuple[Tenso
     limit = weights.abs().amax(dim=(1, 2, 3)) if per_filter else weights.abs().max()
     scale = limit.where(limit > 0, torch.ones_like(limit)).view(-1, 1, 1, 1)
     return (weights / scale + 1) / 2, limit
+
+
+def strongest_filters(weights: Tensor, maps: int, inputs: int) -> tuple[Tensor, Tensor]:
+    """The maps whose weights (maps, channels, height, width) are largest, and of each the channels it reads most.
+
+    Numbers of at most `maps` maps (m,) and `inputs` channels (m, c), int64, those of the largest norm first.
+    """
+    squares = weights.square().sum(dim=(2, 3))  # (maps, channels)
+    strongest = squares.sum(dim=1).topk(min(maps, len(squares))).indices
+    return strongest, squares[strongest].topk(min(inputs, squares.shape[1])).indices

@@ -60,28 +60,29 @@ def curves(axes: object) -> list[tuple[list, list]]:
 # -- visualize.py ------------------------------------------------------------------------------------------------------
 
 
-def test_filters_have_their_numbers_and_a_scale(draw) -> None:
-    figure = draw(filters.draw, np.full((9, 1, 5, 5), 0.5), np.array(0.25), "title")
-    assert {"title", "weight", *map(str, range(9))} <= words(figure)
+def test_filters_have_their_labels_and_a_scale(draw) -> None:
+    labels = [*map(str, range(9))]
+    figure = draw(filters.draw, [np.full((1, 5, 5), 0.5)] * 9, labels, [], np.array(0.25), "title")
+    assert {"title", "weight", *labels} <= words(figure)
     assert figure.axes[1].get_ylim() == (-0.25, 0.25)
     places = [text.get_position() for text in figure.axes[0].texts]  # eight in a row, the ninth below the first
     assert [across for across, _ in places[:8]] == sorted({across for across, _ in places})
     assert len({down for _, down in places[:8]}) == 1 and places[8][0] == places[0][0] and places[8][1] > places[0][1]
-    own = draw(filters.draw, np.full((2, 3, 5, 5), 0.5), np.array([0.25, 2.0]), "title")
-    assert {"0  ±0.25", "1  ±2", "−limit", "+limit", "weight of each colour, each filter's own limit"} <= words(own)
+    own = draw(filters.draw, [np.full((3, 5, 5), 0.5)] * 2, ["0", "1"], [], np.array([0.25, 2.0]), "title")
+    assert {"−limit", "+limit", "weight of each color, each filter's own limit"} <= words(own)
 
 
-def test_filters_of_many_inputs_are_a_sheet_with_a_column_for_each_map_and_a_row_for_each_input(draw) -> None:
-    shown = np.zeros((20, 2, 3, 3))
-    shown[4, 1] = 1.0  # map 4, input 1: the only white filter
-    figure = draw(filters.draw, shown, np.array(0.5), "title")
+def test_filters_of_many_inputs_stand_in_a_row_for_each_map_under_the_inputs_number(draw) -> None:
+    shown = np.zeros((4, 1, 3, 3))
+    shown[3] = 1.0  # the only white filter
+    figure = draw(filters.draw, list(shown), ["5", "7", "1", "5"], ["map 9", "map 2"], np.array(0.5), "title")
     sheet, bar = figure.axes
-    assert {"title", "feature map", "input map", "weight"} <= words(figure)
-    assert [text.get_text() for text in sheet.get_xticklabels()] == ["0", "4", "8", "12", "16"]
-    assert [text.get_text() for text in sheet.get_yticklabels()] == ["0", "1"]
-    white = np.argwhere(sheet.images[0].get_array()[:, :, 0] == 1.0)
-    assert white[:, 1].min() < sheet.get_xticks()[1] < white[:, 1].max()
-    assert white[:, 0].min() < sheet.get_yticks()[1] < white[:, 0].max()
+    places = {text.get_text(): text.get_position() for text in sheet.texts}
+    white = np.argwhere(sheet.images[0].get_array()[:, :, :3].min(axis=2) == 1.0)
+    assert places["map 2"][1] == pytest.approx(white[:, 0].mean(), abs=1) and places["map 2"][0] < 0
+    assert places["map 9"][1] < places["map 2"][1]
+    assert [text.get_text() for text in sheet.texts[:4]] == ["5", "7", "1", "5"]
+    assert sheet.texts[3].get_position() == (white[:, 1].min(), white[:, 0].min() - 3)
     assert bar.get_ylim() == (-0.5, 0.5)
 
 
@@ -130,6 +131,8 @@ def test_deconvnet_shows_a_maps_reconstructions_left_of_their_patches(draw) -> N
     middle = shown.shape[1] // 2
     assert shown[:, :middle, 0].max() == 0.25 and shown[:, middle:, 0].max() == 0.75
     assert not figure.axes[5].images
+    labels = {text.get_text(): text.get_position()[0] for text in figure.axes[0].texts}
+    assert set(labels) == {"reconstruction", "image"} and labels["reconstruction"] < middle < labels["image"]
 
 
 def test_evolution_has_a_row_a_map_and_a_column_an_epoch(draw) -> None:
@@ -154,7 +157,7 @@ def test_invariance_has_a_line_an_image_and_a_thick_one_for_the_mean_of_the_othe
         last_hidden_norm=torch.tensor([1.0, 1.0, 4.0, 4.0]),
         probability=torch.tensor([[1.0, 0.5, 0.5, 0.25], [0.25, 0.25, 0.5, 0.75]]),
     )
-    figure = draw(invariance.draw, [result], [TILE], ["cat"], "title")
+    figure = draw(invariance.draw, [result], [TILE], ["cat"], "p(true class)", "title")
     example, first, last, probability = figure.axes
     assert not example.axison and len(example.images) == 1
     assert curves(first) == [([0, 90], [0, 0.5]), ([0, 90], [0, 0.625])]
@@ -167,11 +170,14 @@ def test_invariance_has_a_line_an_image_and_a_thick_one_for_the_mean_of_the_othe
     legend = [patch.get_facecolor() for patch in figure.legends[0].get_patches()]
     assert legend == [to_rgba(line.get_color()) for line in first.lines]
     silent = SimpleNamespace(**vars(result) | {"first": result.first * 0, "first_norm": torch.zeros(4)})
-    axes = draw(invariance.draw, [silent], [TILE], ["cat"], "title").axes[1]
+    axes = draw(invariance.draw, [silent], [TILE], ["cat"], "p", "title").axes[1]
     assert [text.get_text() for text in axes.texts] == ["not active"] and not axes.lines
+    alone = draw(invariance.draw, [result], [TILE], ["a", "b", "c", "d"], "p(first answer)", "title")
+    assert len(alone.axes[1].lines) == 4 and not any(word.startswith("mean") for word in words(alone))
+    assert alone.axes[3].get_title() == "p(first answer)"
 
 
-def test_occlusion_draws_its_maps_where_the_squares_centre_was(draw) -> None:
+def test_occlusion_lays_its_maps_over_the_image_where_the_squares_center_was(draw) -> None:
     maps = SimpleNamespace(
         size=2,
         rows=torch.tensor([0, 2]),
@@ -180,28 +186,33 @@ def test_occlusion_draws_its_maps_where_the_squares_centre_was(draw) -> None:
         predicted=torch.tensor([[[1, 1, 1], [0, 0, 1]], torch.zeros(2, 3, dtype=int)]),
         activation=torch.tensor([[[2.0, 3.0, 4.0], [1.5, 2.5, 3.5]], torch.full((2, 3), 8.0)]),
         clean_probability=torch.tensor([0.75, 0.5]),
+        clean_predicted=torch.tensor([1, 0]),
         clean_activation=torch.tensor([5.0, 4.0]),
         strongest_map=torch.tensor([3, 4]),
     )
-    figure = draw(occlusion.draw, [(TILE, TILE)] * 2, maps, [1, 0], CLASSES, "title")
+    figure = draw(occlusion.draw, [(TILE, TILE)] * 2, maps, ["dog", "cat"], CLASSES, "true class", "title")
     image, activation, reconstruction, probability, answer, *second, of_activation, of_probability = figure.axes
-    np.testing.assert_allclose(second[1].collections[0].get_array(), 1)  # of the largest in its row
-    np.testing.assert_allclose(second[4].collections[0].get_array(), 0)
+    np.testing.assert_allclose(second[1].images[1].get_array(), 1)  # of the largest in its row
+    assert second[4].images[1].get_array().mask.all()  # the answer stays
     assert second[0].get_title() == "cat, p = 0.50" and second[1].get_title() == "map 4"
-    colours = answer.collections[0].to_rgba(torch.tensor([[0, 1]]))[0]
-    legend = [patch.get_facecolor() for patch in figure.legends[0].get_patches()]
-    assert np.allclose(legend, colours) and not np.allclose(colours[0], colours[1])
-    for axes, values in ((activation, maps.activation / 5), (probability, maps.probability), (answer, maps.predicted)):
-        (mesh,) = axes.collections
-        np.testing.assert_allclose(mesh.get_array(), values[0])
-        corners = mesh.get_coordinates()
-        assert corners[0, :, 0].tolist() == [0, 2, 4, 6] and corners[:, 0, 1].tolist() == [0, 2, 4]
-        assert (axes.get_xlim(), axes.get_ylim()) == ((0, 6), (4, 0))  # as large as the image
+    changed = answer.images[1].get_array()
+    assert changed.mask.tolist() == [[True] * 3, [False, False, True]]
+    (swatch,) = figure.legends[0].get_patches()  # of the only answer that is new
+    assert np.allclose(swatch.get_facecolor()[:3], answer.images[1].to_rgba(changed)[1, 0, :3])
+    for axes, values in ((activation, maps.activation / 5), (probability, maps.probability)):
+        under, over = axes.images
+        np.testing.assert_allclose(over.get_array(), values[0])
+        assert over.get_extent() == [0, 6, 4, 0] == under.get_extent()  # centers at 1, 3, 5 and 1, 3
+        assert (axes.get_xlim(), axes.get_ylim()) == ((0, 6), (4, 0))
+        opaque, clear = over.to_rgba(np.array([[0.0, 1.0]]))[0, :, 3]
+        assert opaque > 0.8 and clear == 0  # where the square costs nothing, the image is seen
+    (frame,) = image.patches
+    assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((2, 2), 2, 2)  # around the lowest probability
     assert len(image.images) == len(reconstruction.images) == 1
-    assert image.get_title() == "image\ndog, p = 0.75"
+    assert image.get_title() == "image\ndog, p = 0.75" and probability.get_title() == "p(true class)"
     assert activation.get_title() == "total activation of\nthe strongest map\nmap 3"
     assert (of_activation.get_xlim(), of_probability.get_xlim()) == ((0, 1), (0, 1))
-    assert {"100%", "cat", "dog", "most probable class"} <= words(figure) and "owl" not in words(figure)
+    assert {"100%", "cat", "answer,\nwhere it changes"} <= words(figure) and not {"dog", "owl"} & words(figure)
 
 
 def test_correspondence_has_a_bar_for_each_part_and_layer_and_a_dot_for_each_class(draw, monkeypatch) -> None:
@@ -242,10 +253,17 @@ def test_confusion_matrix_has_its_counts_and_class_names(draw) -> None:
         "7": (1, 1),
     }
     names = [[text.get_text() for text in labels] for labels in (axes.get_xticklabels(), axes.get_yticklabels())]
-    assert names == [["cat", "dog"], ["cat", "dog"]]
-    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("classified as", "true class", "title")
+    assert names == [["cat", "dog"], ["cat  71%", "dog  88%"]]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("classified as", "true class and its accuracy")
+    assert axes.get_title() == "title"
     assert "share of the true class" in words(figure)
     np.testing.assert_allclose(axes.images[0].get_array(), [[5 / 7, 2 / 7], [1 / 8, 7 / 8]])
+
+
+def test_confusion_matrix_of_a_hundred_classes_is_colors_alone(draw) -> None:
+    names = [f"class {number}" for number in range(100)]
+    figure = draw(pictures.confusion_figure, np.eye(100, dtype=int), names, "title")
+    assert not figure.axes[0].texts and len(figure.axes[0].get_yticklabels()) == 100
 
 
 def test_worst_images_have_class_answer_and_probability_under_them(draw) -> None:

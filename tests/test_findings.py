@@ -40,7 +40,7 @@ def test_activations_of_each_map_and_the_histogram_with_its_zeros() -> None:
         std=2.0,
         zeros=0.5,
         dead=[],
-        always_on=[1],
+        active_in_all=[1],
         map_mean=torch.tensor([0.25, 2.0]),
         map_std=torch.tensor([0.5, 1.0]),
         map_zeros=torch.tensor([0.75, 0.0]),
@@ -51,6 +51,7 @@ def test_activations_of_each_map_and_the_histogram_with_its_zeros() -> None:
         zero_count=7,
     )
     tables = activations.make_tables([layer] * 3, "cifar10, 1,200 test images")
+    assert tables[0].header[-2:] == ("dead maps", "maps active in every image")
     assert tables[0].rows == [
         ("ReLU1", 1.0, 2.0, 0.0657, 0.1373, 0.5, 0, 1),  # the original's numbers
         ("ReLU2", 1.0, 2.0, 0.1000, 0.3112, 0.5, 0, 1),
@@ -61,8 +62,8 @@ def test_activations_of_each_map_and_the_histogram_with_its_zeros() -> None:
     assert "1,200 test images" in tables[0].title
     printed = activations.printed_table(tables[0].rows, "cifar10").splitlines()
     assert printed[-2:] == [
-        "  ReLU2         1.0000   2.0000      0.1000   0.3112    50.0%     0          1",
-        "  ReLU3         1.0000   2.0000                         50.0%     0          1",
+        "  ReLU2         1.0000   2.0000      0.1000   0.3112    50.0%     0              1",
+        "  ReLU3         1.0000   2.0000                         50.0%     0              1",
     ]
 
 
@@ -77,7 +78,7 @@ def test_invariance_is_the_distance_as_a_share_of_the_features_length() -> None:
         last_hidden_norm=torch.tensor([10.0, 8.0, 4.0, 2.0]),
         probability=torch.tensor([[1.0, 0.5, 0.5, 0.25], [0.125, 0.25, 0.5, 0.75]]),
     )
-    assert invariance.curve_rows(result, [7, 11], ["cat", "dog"]) == [
+    assert invariance.curve_rows(result, ["7", "11"], ["cat", "dog"]) == [
         ("rotation", "7", "cat", 0.1, 0.0, 0.0, 1.0),
         ("rotation", "7", "cat", 90.0, 0.5, 0.5, 0.125),
         ("rotation", "11", "dog", 0.1, 0.0, 0.0, 0.5),
@@ -98,7 +99,7 @@ def test_invariance_of_silent_images_is_not_a_number_and_not_in_the_mean() -> No
         last_hidden_norm=torch.tensor([4.0, 0.0, 0.0]),
         probability=torch.tensor([[0.5, 0.25, 0.75]]),
     )
-    shown, mean = invariance.curve_rows(result, [7], ["cat"])
+    shown, mean = invariance.curve_rows(result, ["7"], ["cat"])
     assert shown == ("scale", "7", "cat", 1.0, pytest.approx(math.nan, nan_ok=True), 0.25, 0.5)
     assert mean == ("scale", "mean of 2", "", 1.0, 0.375, pytest.approx(math.nan, nan_ok=True), 0.5)
 

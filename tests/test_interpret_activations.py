@@ -61,17 +61,17 @@ def test_statistics_are_exact_to_float64():
     exact = pictures.double().numpy()
     assert statistics.mean == pytest.approx(exact.mean(), rel=1e-15)
     assert statistics.std == pytest.approx(exact.std(), rel=1e-12)
-    assert statistics.always_on == [0] and statistics.dead == []
+    assert statistics.active_in_all == [0] and statistics.dead == []
 
 
-def test_dead_and_always_on_maps():
+def test_dead_and_active_in_all_maps():
     model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU())
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([0.0, 1.0, 1.0]).view(3, 1, 1, 1))
         model[0].bias.copy_(torch.tensor([-1.0, 0.0, -9.0]))
     pictures = torch.tensor([[1.0, -1.0], [2.0, -2.0], [10.0, 3.0]]).view(3, 1, 1, 2)
     (statistics,) = activation_statistics(model, pictures)
-    assert statistics.dead == [0] and statistics.always_on == [1]
+    assert statistics.dead == [0] and statistics.active_in_all == [1]
     assert statistics.map_images.tolist() == pytest.approx([0, 1, 1 / 3])
     assert statistics.map_max.tolist() == [0, 10, 1]
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from interpret.chain import convolutions, feature_vectors, trace
 from interpret.deconvnet import receptive_fields
-from interpret.filters import filter_pictures
+from interpret.filters import filter_pictures, strongest_filters
 
 
 def test_chain_of_lenet5_names_its_modules_and_sizes():
@@ -157,3 +157,12 @@ def test_filter_pictures_share_one_scale_with_zero_in_the_middle():
     pictures, limit = filter_pictures(weights, per_filter=True)
     assert limit.tolist() == [2, 0.5, 0]
     assert pictures.flatten().tolist() == [0, 0.5, 0.75, 1, 0.5, 0, 0.5, 0.5, 0.5]
+
+
+def test_strongest_filters_are_the_maps_and_inputs_with_the_largest_weights() -> None:
+    weights = torch.zeros(3, 4, 1, 2)
+    weights[0, 2], weights[1, 3], weights[1, 0], weights[2, 1] = 1.0, -5.0, 2.0, 3.0
+    maps, inputs = strongest_filters(weights, 2, 2)
+    assert maps.tolist() == [1, 2]  # by size, whatever the sign
+    assert inputs[0].tolist() == [3, 0] and inputs[1, 0] == 1
+    assert [part.shape for part in strongest_filters(weights, 9, 9)] == [(3,), (3, 4)]

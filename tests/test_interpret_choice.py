@@ -4,7 +4,7 @@ import torch
 from interpret_networks import images, lenet5
 from torch import nn
 
-from interpret.choice import random_maps, rectified_layers, varied_images
+from interpret.choice import rectified_layers, strongest_maps, varied_images
 from interpret.deconvnet import Strongest
 
 
@@ -24,16 +24,11 @@ def _strongest(values: list[float]) -> Strongest:
     return Strongest(nowhere, nowhere, nowhere, column)
 
 
-def test_random_maps_are_some_that_respond_and_of_a_dead_layer_any():
-    half = _strongest([0.0, 1.0] * 20)
-    draws = [random_maps(half, 5, seed=seed) for seed in range(20)]
-    for maps in draws:
-        assert maps == sorted(set(maps)) and len(maps) == 5
-        assert all(number % 2 == 1 for number in maps)
-    assert {number for maps in draws for number in maps} == set(range(1, 40, 2))  # each has its chance
-    assert random_maps(half, 5, seed=3) == draws[3]
-    assert random_maps(half, 99, seed=0) == list(range(1, 40, 2))
-    assert random_maps(_strongest([0.0] * 4), 9, seed=0) == [0, 1, 2, 3]
+def test_strongest_maps_come_first_and_silent_ones_only_if_all_are() -> None:
+    strongest = _strongest([0.0, 1.0, 3.0, 0.0, 2.0, 1.0])
+    assert strongest_maps(strongest, 2) == [2, 4]
+    assert strongest_maps(strongest, 9) == [2, 4, 1, 5]  # of equals the earlier one
+    assert strongest_maps(_strongest([0.0] * 4), 3) == [0, 1, 2]
 
 
 def test_varied_images_take_turns_between_classes_and_end_with_the_wrong_ones():

@@ -53,7 +53,8 @@ def test_a_run_leaves_what_the_contract_says(rnn):
     assert rnn("--epochs", 2, "--seed", 7)[0] == 0
     names = {file.name for file in RUN.iterdir()}
     (events,) = (name for name in names if name.startswith("events.out.tfevents."))
-    assert names == {".lock", "config.json", "metrics.csv", "best.pt", "last.pt", events}
+    assert names == {".lock", "config.json", "metrics.csv", "best.pt", "last.pt", "figures", events}
+    assert {file.name for file in (RUN / "figures").iterdir()} == {"confusion.csv", "confusion.png"}
     with (RUN / "metrics.csv").open(newline="") as file:
         assert file.readline() == "epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds\n"
         rows = list(csv.reader(file))
@@ -129,23 +130,25 @@ def test_more_held_out_images_than_there_are_is_one_sentence_and_leaves_no_folde
 
 def test_existing_run_is_not_touched_without_being_asked(rnn):
     assert rnn("--epochs", 1)[0] == 0
-    before = {file.name: file.read_bytes() for file in RUN.iterdir()}
+    before = {file.name: file.read_bytes() for file in RUN.rglob("*.*") if file.is_file()}
     code, _, err = rnn("--epochs", 1)
     assert code == 2
     assert all(way in err for way in ("--resume", "--overwrite", "--name"))
-    assert {file.name: file.read_bytes() for file in RUN.iterdir()} == before
+    assert {file.name: file.read_bytes() for file in RUN.rglob("*.*") if file.is_file()} == before
 
 
 def test_overwrite_starts_anew_and_deletes_only_what_a_run_consists_of(rnn):
     assert rnn("--epochs", 2)[0] == 0
     picture = Picture("filters_conv1", np.zeros((2, 2, 3), dtype=np.uint8), "title")
-    (RUN / "figures").mkdir()
-    write_findings(RUN / "figures", "filters", Findings("", "", [picture], [Table("filters", "", ("a",), [(1,)])]), {})
+    findings = Findings("", "", [picture], [Table("filters", "", ("a",), [(1,)])])
+    (RUN / "figures" / "own").mkdir()  # of a person's own pictures
+    for folder in (RUN / "figures", RUN / "figures" / "own"):
+        write_findings(folder, "filters", findings, {})
     write_page(RUN / "figures", [], "Inside GRU: drawn digits")
     write_first_rows(RUN / "figures")
     (RUN / "snapshots").mkdir()
     (RUN / "snapshots" / "epoch-0001.pt").write_bytes(b"")
-    ours = [*RUN.glob("*"), *RUN.glob("figures/*"), *RUN.glob("snapshots/*")]
+    ours = [*RUN.glob("*"), *RUN.glob("figures/**/*.*"), *RUN.glob("snapshots/*")]
     own_pages = ("figures/filters.json", "figures/index.html")  # of these names ours are known by what is in them
     mine = ["notes.txt", "figures/notes.json", "figures/my.png", "snapshots/kept.pt", ".notes.tmp", "other.csv"]
     for name in mine:
@@ -155,7 +158,8 @@ def test_overwrite_starts_anew_and_deletes_only_what_a_run_consists_of(rnn):
     assert config_of(RUN)["flags"]["lr"] == 0.5
     left = {path for path in RUN.rglob("*") if path.is_file()}
     assert {RUN / name for name in mine} <= left
-    assert not {path for path in ours if path.parent != RUN} & left
+    again = {RUN / "figures" / "confusion.csv", RUN / "figures" / "confusion.png"}  # of the new run
+    assert {path for path in ours if path.parent != RUN} & left == again
     for name in own_pages:
         (RUN / name).write_text("mine")
     assert rnn("--epochs", 1, "--overwrite")[0] == 0
@@ -196,7 +200,7 @@ def test_fault_at_any_deletion_of_an_overwrite_leaves_what_resume_goes_on_from(r
         assert rnn("--epochs", 1, "--resume")[0] == 0
         assert config_of(RUN)["status"] == "complete" and len(metrics_of(RUN)) == 2
         assert max(Counter(logged_values(RUN)).values()) == 1
-    assert number == 4  # last.pt, best.pt, metrics.csv and the events
+    assert number == 6  # last.pt, best.pt, metrics.csv, the confusion matrix (two files) and the events
 
 
 def test_overwrite_deletes_nothing_before_the_new_run_can_begin(rnn):
@@ -370,9 +374,9 @@ def test_resume_of_a_complete_run_writes_again_what_is_missing_or_damaged(rnn):
             assert metrics_of(RUN) == rows and logged_values(RUN) == values
             assert config_of(RUN) | {"wall_seconds": 0} == config | {"wall_seconds": 0}
             assert same_bits(load_checkpoint(RUN / "best.pt") | {"config": None}, best | {"config": None})
-    before = {file.name: file.read_bytes() for file in RUN.iterdir()}
+    before = {file.name: file.read_bytes() for file in RUN.rglob("*.*") if file.is_file()}
     assert rnn("--resume")[0] == 0
-    assert {file.name: file.read_bytes() for file in RUN.iterdir()} == before
+    assert {file.name: file.read_bytes() for file in RUN.rglob("*.*") if file.is_file()} == before
 
 
 def test_run_that_was_interrupted_while_its_files_were_written_again_is_mended_by_the_next_resume(rnn, monkeypatch):
@@ -621,11 +625,17 @@ def test_overwriting_leaves_what_a_link_of_the_users_points_to(rnn, tmp_path):
     assert rnn("--epochs", 1)[0] == 0
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "kept.png").write_bytes(b"")
+    shutil.rmtree(RUN / "figures")
     (RUN / "figures").symlink_to(tmp_path / "elsewhere")
     (RUN / "metrics.csv").rename(tmp_path / "elsewhere" / "metrics.csv")
     (RUN / "metrics.csv").symlink_to(tmp_path / "elsewhere" / "metrics.csv")
     assert rnn("--epochs", 1, "--overwrite")[0] == 0
-    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {"kept.png", "metrics.csv"}
+    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {
+        "kept.png",
+        "metrics.csv",
+        "confusion.csv",  # of the new run
+        "confusion.png",
+    }
     assert not (RUN / "metrics.csv").is_symlink()
 
 

@@ -24,7 +24,7 @@ import interpret.invariance
 import interpret.occlusion
 import visualize
 from harness.analyses import ANALYSES, correspondence, deconvnet, draw_analyses, evolution, invariance, read_analyses
-from harness.analyses.base import load_test_images
+from harness.analyses.base import load_test_images, read_picture
 from harness.analyses.findings import Findings, Picture, Table, write_findings, write_page
 from harness.checkpoint import load_checkpoint, load_snapshots, load_trained
 from harness.errors import UserError
@@ -93,6 +93,11 @@ def _train(script: str, runs: Path, *argv: str) -> Path:
     return next(runs.glob("*/*/best.pt")).parent
 
 
+def drawn_into(run: Path) -> list[Path]:
+    """What is in its figures/, beside the confusion matrix that the training left."""
+    return [path for path in (run / "figures").glob("*") if path.stem != "confusion"]
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
@@ -113,7 +118,7 @@ def test_every_analysis_writes_its_figures_and_tables(drawn: Path):
         assert len(figures) == (2 if name in ("filters", "deconvnet", "evolution") else 1)
         for figure in figures:
             pixels = np.asarray(Image.open(drawn / figure))
-            assert pixels.shape[2] == 3 and 400 < pixels.shape[1] < 1500
+            assert pixels.shape[2] == 3 and 800 < pixels.shape[1] <= 1760  # twice the 880 of a README
             assert name not in RENDERED or pixels.std() > 10
     assert not [name for name in written if name.startswith(".")]
 
@@ -338,7 +343,7 @@ def test_another_image_size_and_gray(tiny_sets, tmp_path: Path, monkeypatch, run
     run = _train("cnn_cifar10", tmp_path, "--epochs", "1")
     code, _, err = run_main("visualize", run / "best.pt", "--images", "1")
     assert (code, err) == (0, "")
-    assert len(list((run / "figures").glob("*.png"))) == 10
+    assert len(list((run / "figures").glob("*.png"))) == 11  # with the confusion matrix of the training
 
 
 def test_tensorboard_gets_each_figure_once(run: Path, run_main: Callable):
@@ -372,7 +377,7 @@ def test_tensorboard_waits_for_no_training(run: Path, run_main: Callable):
     with lock_folder(run):
         code, _, err = run_main("visualize", run / "best.pt", "--only", "filters", "--tensorboard")
     assert code == 2 and "another process is training in" in err
-    assert not (run / "figures").exists()
+    assert not drawn_into(run)
 
 
 @pytest.mark.parametrize(
@@ -395,7 +400,7 @@ def test_wrong_flag_is_one_sentence(run: Path, run_main: Callable, monkeypatch, 
     monkeypatch.setattr("harness.data.fetch", fetch)
     code, _, err = run_main("visualize", run / "best.pt", "--data-dir", run / "none", *argv)
     assert code == 2 and sentence in err and err.count("\n") == 1, err
-    assert not (run / "figures").exists()
+    assert not drawn_into(run)
 
 
 def test_images_that_do_not_fit_are_refused(run: Path, run_main: Callable, monkeypatch):
@@ -403,14 +408,138 @@ def test_images_that_do_not_fit_are_refused(run: Path, run_main: Callable, monke
 
     monkeypatch.setattr("harness.data.draw_shapes", lambda: draw_shapes(size=20))
     code, _, err = run_main("visualize", run / "best.pt", "--only", "activations")
-    assert code == 2 and "choose another --data" in err and not (run / "figures").exists()
+    assert code == 2 and "choose another --data" in err and not drawn_into(run)
 
 
-def test_recurrent_network_is_refused_by_its_layers(tiny_sets, tmp_path: Path, run_main: Callable):
+def test_recurrent_network_is_told_what_is_needed_with_and_without_its_checkpoint(tiny_sets, tmp_path, run_main):
     run = _train("rnn_mnist", tmp_path, "--hidden-size", "8", "--epochs", "1")
-    code, _, err = run_main("visualize", run / "best.pt")
-    assert code == 2 and "recurrent (GRU)" in err and "(Linear)" in err and err.count("\n") == 1
-    assert not (run / "figures").exists()
+    sentence = "holds a recurrent network, and visualize.py looks into convolutions: give it a run of cnn_cifar10.py"
+    for path in (run, run / "best.pt"):
+        code, _, err = run_main("visualize", path)
+        assert code == 2 and f"{run / 'best.pt'} {sentence}" in err and err.count("\n") == 1
+    (run / "best.pt").unlink()  # as in a committed run
+    code, _, err = run_main("visualize", run)
+    assert code == 2 and f"{run} {sentence}" in err and err.count("\n") == 1
+
+
+def test_run_folder_stands_for_its_best_checkpoint(run: Path, run_main: Callable):
+    code, out, err = run_main("visualize", run, "--only", "filters")
+    assert (code, err) == (0, "") and f"{run / 'figures' / 'index.html'} shows them all" in out
+    assert read_analyses(run / "figures")["filters"]["checkpoint"] == str(run / "best.pt")
+
+
+def test_where_no_checkpoint_is_the_command_that_makes_one_is_said(run: Path, in_project: Path, run_main: Callable):
+    (run / "best.pt").unlink()
+    makes = "python cnn_cifar10.py --data=synthetic --threads=1 --channels=rgb --snapshot-epochs=1,2 --epochs=2"
+    for path in (run, run / "best.pt"):
+        code, _, err = run_main("visualize", path)
+        assert code == 2 and f"there is no {run / 'best.pt'}; python cnn_cifar10.py " in err and err.count("\n") == 1
+        assert {*makes.split()} <= {*err.split()}
+    code, _, err = run_main("visualize", "runs/cnn_cifar10/adagrad-lr0.01-e20-s0")  # as on a fresh clone
+    assert code == 2 and "; python cnn_cifar10.py makes one, " in err
+
+
+# -- pictures of one's own ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """A wide one, red in the middle square and blue at both sides, and a tall gray one, turned by its EXIF entry."""
+    wide = np.zeros((60, 100, 3), dtype=np.uint8)
+    wide[:, :, 2] = 255
+    wide[:, 20:80] = (255, 0, 0)
+    tall = np.zeros((90, 40), dtype=np.uint8)
+    tall[:, 20:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    Image.fromarray(tall).save(tmp_path / "tall.jpg", exif=exif, quality=95)
+    return [tmp_path / "wide.png", tmp_path / "tall.jpg"]
+
+
+def test_own_picture_is_prepared_as_the_training_images_were(pictures: list[Path]):
+    red = read_picture(pictures[0], "rgb", 32)
+    assert red.shape == (3, 32, 32) and red.dtype == torch.uint8
+    assert red[:, 4:-4, 4:-4].float().mean(dim=(1, 2)).tolist() == [255, 0, 0]  # the sides are cut off
+    gray = read_picture(pictures[0], "gray", 32)
+    assert gray.shape == (1, 32, 32) and gray[0, 16, 16] == 76  # luma of red: 0.299 * 255
+    turned = read_picture(pictures[1], "gray", 28).float()[0]
+    assert turned[:, :10].mean() > 250 and turned[:, -10:].mean() < 5
+
+
+def test_own_pictures_get_their_most_probable_classes_and_three_analyses(run, pictures, run_main, monkeypatch):
+    titles = []
+    monkeypatch.setattr("harness.analyses.invariance.draw", lambda *given: titles.append(given) or PIXELS)
+    code, out, err = run_main("visualize", run, "--image", *pictures)
+    assert (code, err) == (0, "")
+    model, _, images = _whole(run / "best.pt")
+    inputs = images.normalize(torch.stack([read_picture(each, "rgb", 32) for each in pictures]))
+    with torch.no_grad():
+        shares = model(inputs.contiguous(memory_format=torch.channels_last)).softmax(dim=1)
+    lines = []
+    for name, row in zip(("wide.png", "tall.jpg"), shares, strict=True):
+        lines += [name, *(f"  {images.classes[i]:16} {row[i]:.3f}" for i in row.argsort(descending=True)[:5].tolist())]
+    assert "\n".join(lines) in out
+    folder = run / "figures" / "own"
+    records = read_analyses(folder)
+    assert list(records) == ["deconvnet", "invariance", "occlusion"] and drawn_into(run) == [folder]
+    for record in records.values():  # so that the report shows none of them
+        assert record["dataset"]["name"] == "your own" and "images of your own" in record["figures"][0]["title"]
+    answers = [images.classes[index] for index in shares.argmax(dim=1).tolist()]
+    occluded = _rows(folder / "occlusion.csv")
+    assert [(row["picture"], row["class"]) for row in occluded] == [
+        *zip(("wide.png", "tall.jpg"), answers, strict=True)
+    ]
+    assert [float(row["p as it is"]) for row in occluded] == pytest.approx(shares.amax(dim=1).tolist(), rel=1e-4)
+    with torch.no_grad():
+        peaks = torch.relu(model.features.conv1(inputs)).amax(dim=(2, 3))  # (2, maps)
+    found = [row for row in _rows(folder / "deconvnet.csv") if row["layer"] == "features.relu1"]
+    for index, name in enumerate(("wide.png", "tall.jpg")):
+        own = [float(row["activation"]) for row in found if row["picture"] == name]
+        assert own == pytest.approx(peaks[index].sort(descending=True).values[:9].tolist(), abs=1e-5)
+    assert {row["picture"] for row in _rows(folder / "invariance.csv")} == {"wide.png", "tall.jpg"}
+    (_, _, captions, asked, _) = titles[0]
+    assert captions == [f"{n}: {a}" for n, a in zip(("wide.png", "tall.jpg"), answers, strict=True)]
+    assert asked == "p(first answer)"
+
+
+def test_own_pictures_that_cannot_be_shown_are_one_sentence(run: Path, pictures: list[Path], run_main: Callable):
+    (run / "text.png").write_text("no picture")
+    (run / "cut.png").write_bytes(pictures[0].read_bytes()[:60])
+    for given, sentence in (
+        ([run / "text.png"], "text.png is no picture that can be read"),
+        ([pictures[0], run / "cut.png"], "cut.png is no picture that can be read"),
+        ([run / "none.png"], "cannot read"),
+        ([pictures[0], "--only", "filters"], "and not filters"),
+        ([pictures[0]] * 11, "10 pictures at a time"),
+    ):
+        code, _, err = run_main("visualize", run, "--image", *given)
+        assert code == 2 and sentence in err and err.count("\n") == 1, err
+    assert not (run / "figures" / "own").exists()
+
+
+# -- the confusion matrix that a training leaves -----------------------------------------------------------------------
+
+
+def test_training_ends_with_its_confusion_matrix_and_a_resume_makes_it_good(run: Path, tmp_path: Path, run_main):
+    shutil.copytree(run, tmp_path / "runs" / "cnn_synthetic" / "mine")
+    run = tmp_path / "runs" / "cnn_synthetic" / "mine"
+    table, picture = run / "figures" / "confusion.csv", run / "figures" / "confusion.png"
+    first = table.read_bytes()
+    rows = _rows(table)
+    counts = np.array([[int(row[name]) for row in rows] for name in [each["true class"] for each in rows]]).T
+    accuracy = [float(row["accuracy"]) for row in rows]
+    assert counts.sum() == TESTED and accuracy == pytest.approx(counts.diagonal() / counts.sum(axis=1), abs=1e-6)
+    assert counts.trace() / TESTED == pytest.approx(float(_rows(run / "metrics.csv")[-1]["test/accuracy"]), abs=1e-6)
+    (events,) = run.glob("events.out.tfevents.*")
+    shown = [
+        event for event in read_events(events) if event.summary.value and "confusion" in event.summary.value[0].tag
+    ]
+    assert [event.summary.value[0].image.encoded_image_string for event in shown] == [picture.read_bytes()]
+    table.unlink()
+    flags = ("--data", "synthetic", "--name", "mine", "--runs-dir", tmp_path / "runs", "--threads", "1", "--resume")
+    assert run_main("cnn_cifar10", *flags)[0] == 0
+    assert table.read_bytes() == first
 
 
 def test_what_is_no_checkpoint_is_refused(run: Path, run_main: Callable):
@@ -420,13 +549,13 @@ def test_what_is_no_checkpoint_is_refused(run: Path, run_main: Callable):
     for name in ("text.pt", "cut.pt", "missing.pt", "config.json", "snapshots/epoch-0001.pt"):
         code, _, err = run_main("visualize", run / name)
         assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, (name, err)
-    assert not (run / "figures").exists()
+    assert not drawn_into(run)
 
 
 def test_run_without_snapshots(run: Path, run_main: Callable, monkeypatch):
     shutil.rmtree(run / "snapshots")
     code, _, err = run_main("visualize", run / "best.pt", "--only", "evolution")
-    assert code == 2 and "no snapshots" in err and not (run / "figures").exists()
+    assert code == 2 and "no snapshots" in err and not drawn_into(run)
     monkeypatch.setattr("harness.analyses.ANALYSES", ("filters", "evolution"))
     code, out, err = run_main("visualize", run / "best.pt", "--images", "1")
     assert (code, err) == (0, "") and "note: evolution left out" in out
@@ -451,7 +580,7 @@ def test_damaged_and_foreign_snapshots_are_refused(run: Path, run_main: Callable
         torch.save(torch.load(BytesIO(content), weights_only=True) | change, path)
         code, _, err = run_main("visualize", run / "best.pt", "--only", "evolution")
         assert code == 2 and "epoch-0002.pt is no snapshot of the network" in err
-    assert not (run / "figures").exists()
+    assert not drawn_into(run)
 
 
 def test_unwritable_folder_is_found_before_anything_is_computed(run: Path, run_main: Callable, monkeypatch):
@@ -536,7 +665,8 @@ def test_records_say_what_they_are_of_and_what_there_is_to_see(trained_run: Path
         assert record["dataset"] == record["trained_on"] == content["config"]["dataset"]
         assert record["command"].startswith("python visualize.py ") and record["command"].endswith(" --images 2")
         for figure in record["figures"]:
-            assert (figure["width"], figure["height"]) == Image.open(drawn / figure["file"]).size
+            width, height = Image.open(drawn / figure["file"]).size
+            assert (figure["width"], figure["height"]) == (width // 2, height // 2)  # sharp where pixels are dense
             assert figure["file"].startswith(name) and "synthetic" in figure["title"]
         for table in record["tables"]:
             written = list(csv.reader((drawn / table["file"]).read_text().splitlines()))

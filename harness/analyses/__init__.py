@@ -17,6 +17,7 @@ from harness.errors import Interrupted, UserError
 
 # In the order in which they are made and shown, each a module here.
 ANALYSES = ("filters", "activations", "deconvnet", "evolution", "invariance", "occlusion", "correspondence")
+OF_OWN_PICTURES = ("deconvnet", "invariance", "occlusion")
 
 
 def draw_analyses(
@@ -24,6 +25,7 @@ def draw_analyses(
     build_model: Callable,
     *,
     names: Sequence[str] | None = None,
+    own: Sequence[Path] | None = None,
     data_dir: Path = Path("data"),
     device: str = "auto",
     data: str | None = None,
@@ -38,9 +40,10 @@ def draw_analyses(
 ) -> list:
     """Make the named analyses of a best.pt or last.pt (default: all that can be), write them, and return the Pictures.
 
-    They are written to `out`, by default figures/ in the run's folder; `command` is recorded as what made them; the
-    other options are the flags of visualize.py. UserError, before anything is computed, if the checkpoint, its
-    snapshots or the images cannot be used, or if what is to be written cannot be.
+    They are written to `out`, by default figures/ in the run's folder. With `own`, files of a person's own pictures,
+    these are shown instead of test images. `command` is recorded as what made them; the other options are the flags of
+    visualize.py. UserError, before anything is computed, if the checkpoint, its snapshots or the images cannot be used,
+    or if what is to be written cannot be.
     """
     # PyTorch and Matplotlib take seconds to import, and --help asks for the names alone.
     from tqdm import tqdm
@@ -55,7 +58,13 @@ def draw_analyses(
     trained = load_trained(checkpoint, build_model)
     run = trained.folder
     subject = base.Subject(trained, shown_count, seed, per_filter, base.maps_by_layer(maps or (), trained))
-    modules = {name: import_module(f"{__name__}.{name}") for name in names or ANALYSES}
+    own = own or ()
+    chosen = names or (OF_OWN_PICTURES if own else ANALYSES)
+    if own and (others := [name for name in chosen if name not in OF_OWN_PICTURES]):
+        raise UserError(f"--image shows {', '.join(OF_OWN_PICTURES)} of a picture, and not {others[0]}")
+    if len(own) > 10:
+        raise UserError(f"--image shows 10 pictures at a time, and not {len(own)}")
+    modules = {name: import_module(f"{__name__}.{name}") for name in chosen}
     needs = set().union(*(module.NEEDS for module in modules.values()))
     if "snapshots" in needs:
         subject.snapshots = load_snapshots(trained)
@@ -66,7 +75,7 @@ def draw_analyses(
             print(f"note: {', '.join(lacking)} left out, {run} has no snapshots (--snapshot-epochs)")
             modules = {name: module for name, module in modules.items() if name not in lacking}
     if "images" in needs:
-        base.show_images(subject, data, data_dir=data_dir, mirror=mirror, device=device)
+        base.show_images(subject, data, data_dir=data_dir, mirror=mirror, device=device, own=own)
     if tensorboard:
         find_events(run)
         with lock_folder(run):  # early, so that nothing is computed in vain
@@ -109,7 +118,8 @@ def draw_analyses(
             pictures += found.pictures
     if tensorboard:
         with lock_folder(run):
-            add_images(run, {f"visualize/{picture.name}": picture.pixels for picture in pictures}, trained.epoch)
+            group = "visualize/own_" if own else "visualize/"
+            add_images(run, {f"{group}{picture.name}": picture.pixels for picture in pictures}, trained.epoch)
     return pictures
 
 

@@ -12,12 +12,15 @@ from harness.pictures import DPI, render
 from interpret.activations import LayerStatistics, activation_statistics
 
 NEEDS = ("images",)
-HEADER = ("activations", "mean", "std", "report mean", "report std", "share of zeros", "dead maps", "always-on maps")
+HEADER = (
+    *("activations", "mean", "std", "report mean", "report std"),
+    *("share of zeros", "dead maps", "maps active in every image"),
+)
 REPORT = ((0.0657, 0.1373), (0.1000, 0.3112))  # mean and standard deviation of ReLU1 and ReLU2, as printed there
 
 TEXT = """\
 Mean and standard deviation over all images, maps and positions, the standard deviation divided by n. A dead map is \
-zero at every position of every test image; one that is always on is above zero somewhere in each image."""
+zero at every position of every test image; one active in every image is above zero somewhere in each."""
 
 
 def analyze(subject: Subject) -> Findings:
@@ -34,7 +37,7 @@ def make_tables(layers: Sequence[LayerStatistics], where: str) -> list[Table]:
     for number, layer in enumerate(layers, start=1):
         name = f"ReLU{number}"
         report = REPORT[number - 1] if number <= len(REPORT) else (None, None)
-        rows.append((name, layer.mean, layer.std, *report, layer.zeros, len(layer.dead), len(layer.always_on)))
+        rows.append((name, layer.mean, layer.std, *report, layer.zeros, len(layer.dead), len(layer.active_in_all)))
         columns = (layer.map_mean, layer.map_std, layer.map_zeros, layer.map_images, layer.map_max)
         by_map += [(name, index, *row) for index, row in enumerate(torch.stack(columns, dim=1).tolist())]
         edges, counts = layer.histogram_edges.tolist(), layer.histogram_counts.tolist()
@@ -52,16 +55,16 @@ def make_tables(layers: Sequence[LayerStatistics], where: str) -> list[Table]:
 
 def printed_table(rows: Sequence[tuple], where: str) -> str:
     """The report's table for the terminal."""
-    lines = ["", f"  {where}", "", "  activations     mean      std      report      std    zeros  dead  always on"]
-    for name, mean, std, report_mean, report_std, zeros, dead, always_on in rows:
+    lines = ["", f"  {where}", "", "  activations     mean      std      report      std    zeros  dead  active in all"]
+    for name, mean, std, report_mean, report_std, zeros, dead, in_all in rows:
         report = " " * 16 if report_mean is None else f"{report_mean:7.4f}  {report_std:7.4f}"
-        lines.append(f"  {name:11}  {mean:7.4f}  {std:7.4f}     {report}   {zeros:6.1%}  {dead:4}  {always_on:9}")
+        lines.append(f"  {name:11}  {mean:7.4f}  {std:7.4f}     {report}   {zeros:6.1%}  {dead:4}  {in_all:13}")
     return "\n".join([*lines, ""])
 
 
 def draw(layers: Sequence[LayerStatistics], title: str) -> np.ndarray:
     """Of each layer mean and standard deviation of each map, and the histogram of all outputs."""
-    figure = Figure(figsize=(9.4, 2.9 * len(layers) + 0.4), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(8, 2.6 * len(layers) + 0.4), dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=11)
     grid = figure.subplots(len(layers), 2, squeeze=False, width_ratios=(3, 2))
     for (left, right), layer in zip(grid, layers, strict=True):

@@ -1,31 +1,43 @@
-"""What an analysis is given: the network, the test images, the snapshots, and what the user asked for.
+"""What an analysis is given: the network, the images, the snapshots, and what the user asked for.
 
 `Subject` holds them, and choices that several analyses share. Read correspondence.py, the shortest analysis, next.
 """
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from harness.checkpoint import Trained
-from harness.data import ImageSet, load_images
+from harness.cli import command_line
+from harness.data import ImageSet, Split, load_images
 from harness.device import choose_device, choose_threads
 from harness.errors import UserError
+from harness.files import read_file
+from harness.flags import FLAGS, flag_words, training_parser
 from harness.image_sets import CNN, sets_for
+from harness.run import read_config
 from interpret.chain import convolutions
-from interpret.choice import random_maps, rectified_layers, varied_images
+from interpret.choice import rectified_layers, strongest_maps, varied_images
 from interpret.deconvnet import Strongest, strongest_activations
 
 STRONGEST = 9  # activations shown of a map, as in the paper
+OWN = "your own"  # the name of an image set of pictures that --image names
 
 
 @dataclass
 class Subject:
-    """What is looked at, and what was asked for. Where no analysis needs the images or snapshots, they are None."""
+    """What is looked at, and what was asked for. Where no analysis needs the images or snapshots, they are None.
+
+    With `own`, the names of a person's own pictures, these are the test images, and their classes are the network's
+    answers.
+    """
 
     trained: Trained
     shown_count: int = 5  # test images to show
@@ -36,6 +48,7 @@ class Subject:
     inputs: Tensor | None = None  # the test images as the network takes them, float32 (n, channels, height, width)
     labels: Tensor | None = None  # their classes (n,)
     snapshots: Mapping[int, Mapping[str, Tensor]] | None = None  # of each epoch the convolutions' weights
+    own: Sequence[str] = ()
 
     @property
     def model(self) -> nn.Module:
@@ -54,6 +67,8 @@ class Subject:
     @cached_property
     def shown(self) -> Tensor:
         """The numbers of the test images that invariance and occlusion show."""
+        if self.own:
+            return torch.arange(len(self.own))
         order = self.order[:1000]
         return order[varied_images(self.model, self.inputs[order], self.labels[order], self.shown_count)]
 
@@ -67,22 +82,97 @@ class Subject:
         """The strongest activations of each map of each looked-at layer over the test images."""
         return strongest_activations(self.model, self.inputs, list(self.layers.values()), count=STRONGEST)
 
+    @property
+    def asked_class(self) -> str:
+        """Of which class the probability is followed: an own picture's true class is not known."""
+        return "first answer" if self.own else "true class"
+
+    @property
+    def image_column(self) -> str:
+        return "picture" if self.own else "test image"
+
+    def image_name(self, image: int) -> int | str:
+        return self.own[image] if self.own else image
+
+    def captions(self, shown: Sequence[int]) -> list[str]:
+        """What a figure calls the images: the class, of an own picture its name, too."""
+        classes = [self.images.classes[label] for label in self.labels[shown].tolist()]
+        return [f"{self.own[i]}: {each}" if self.own else each for i, each in zip(shown, classes, strict=True)]
+
     def chosen_maps(self, convolution: str, count: int) -> list[int]:
-        """The maps asked for or, as in the paper, a random few of those that respond to anything."""
-        asked = self.maps.get(convolution)
-        return asked or random_maps(self.strongest[self.layers[convolution]], count, seed=self.seed)
+        """The maps asked for or, strongest first, the few with the largest activations."""
+        return self.maps.get(convolution) or strongest_maps(self.strongest[self.layers[convolution]], count)
 
 
-def show_images(subject: Subject, data: str | None, *, data_dir: Path, mirror: str | None, device: str) -> None:
-    """Give the subject the test images that `data` names (None: those of the training), on the device. UserError."""
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that `path` is, or best.pt of the run's folder that it is.
+
+    Where there is none, as in the committed runs, UserError says which command makes one.
+    """
+    file = path if path.is_file() or path.suffix == ".pt" else path / "best.pt"
+    if file.exists():
+        return file
+    run, recorded = file.parent, {}
+    if (run / "config.json").exists():
+        recorded = read_config(run)["flags"]
+        if "cell" in recorded:
+            raise no_convolutions(run, "recurrent network")
+    defaults = vars(training_parser(CNN, "").parse_args([]))
+    typed = {name: value for name, value in recorded.items() if name in defaults and FLAGS[name].of_run}
+    changed = {name: value for name, value in typed.items() if value is not None and str(value) != str(defaults[name])}
+    training = command_line(["python", f"{CNN}.py", *flag_words(changed)])
+    raise UserError(f"there is no {file}; {training} makes one, and prints the run folder to name here")
+
+
+def no_convolutions(path: Path, network: str) -> UserError:
+    advice = f"give it a run of {CNN}.py, which takes the digits, too (--data=mnist)"
+    return UserError(f"{path} holds a {network}, and visualize.py looks into convolutions: {advice}")
+
+
+def show_images(
+    subject: Subject, data: str | None, *, data_dir: Path, mirror: str | None, device: str, own: Sequence[Path] = ()
+) -> None:
+    """Give the subject the test images that `data` names (None: those of the training), or its own, on the device.
+
+    What the network makes of own pictures is printed. UserError.
+    """
     where = choose_device(device)
     choose_threads()
     subject.images = load_test_images(subject.trained, data, data_dir=data_dir, mirror=mirror)
+    if own:
+        subject.own = [file.name[-24:] for file in own]  # a longer one would not fit above its picture
+        channels, size = subject.trained.channels, subject.images.test.images.shape[-1]
+        pixels = torch.stack([read_picture(file, channels, size) for file in own])
+        unknown = torch.zeros(len(own), dtype=torch.int64)
+        subject.images = replace(subject.images, name=OWN, checksum="", test=Split(pixels, unknown))
     test = subject.images.test.to(where)
     # Laid out as in training, which is how convolutions are fastest.
     subject.model.to(where, memory_format=torch.channels_last)
     subject.inputs = subject.images.normalize(test.images).contiguous(memory_format=torch.channels_last)
     subject.labels = test.labels
+    if own:
+        with torch.no_grad():
+            probabilities = subject.model(subject.inputs).softmax(dim=1)  # (n, classes)
+        subject.labels = probabilities.argmax(dim=1)
+        subject.images = replace(subject.images, test=Split(subject.images.test.images, subject.labels.cpu()))
+        for name, shares in zip(subject.own, probabilities.cpu(), strict=True):
+            print(name)
+            for share, index in zip(*map(Tensor.tolist, shares.topk(min(5, len(shares)))), strict=True):
+                print(f"  {subject.images.classes[index]:16} {share:.3f}")
+
+
+def read_picture(file: Path, channels: str, size: int) -> Tensor:
+    """A person's picture as the training images are: uint8 (1 or 3 channels, size, size), cut to its middle square.
+
+    UserError if it cannot be read.
+    """
+    content = io.BytesIO(read_file(file))
+    try:
+        picture = ImageOps.exif_transpose(Image.open(content)).convert("RGB" if channels == "rgb" else "L")
+    except Exception as error:  # Pillow fails in many ways on what is no picture
+        raise UserError(f"{file} is no picture that can be read") from error
+    pixels = np.atleast_3d(np.asarray(ImageOps.fit(picture, (size, size))))
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 def load_test_images(trained: Trained, data: str | None, *, data_dir: Path, mirror: str | None) -> ImageSet:
@@ -114,11 +204,8 @@ def maps_by_layer(asked: Iterable[tuple[str, Sequence[int]]], trained: Trained) 
     network = trained.model
     sizes = {name: network.get_submodule(name).out_channels for name in convolutions(network)}
     if not sizes:
-        layers = ", ".join(f"{name} ({type(module).__name__})" for name, module in network.named_children())
-        raise UserError(
-            f"{trained.path} holds a {type(network).__name__} with the layers {layers}; "
-            "only a network that begins with a chain of Conv2d, ReLU and MaxPool2d can be looked into"
-        )
+        recurrent = "cell" in trained.description
+        raise no_convolutions(trained.path, "recurrent network" if recurrent else type(network).__name__)
     chosen: dict[str, list[int]] = {}
     for layer, numbers in asked:
         names = [name for name in sizes if layer in (name, short(name))] if layer else list(sizes)

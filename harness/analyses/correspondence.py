@@ -44,7 +44,7 @@ def analyze(subject: Subject) -> Findings:
 
 def draw(cells: Sequence[Consistency], title: str) -> np.ndarray:
     """Table 1 as bars: for each layer the mean Δ of each kind of part, and a dot for each class."""
-    figure = Figure(figsize=(8.6, 3.9), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(8, 3.8), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(PARTS)
     for index, part in enumerate(PARTS):

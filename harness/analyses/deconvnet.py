@@ -1,4 +1,4 @@
-"""The strongest activations of some maps, each projected to pixels, with the image patches they see (figure 2)."""
+"""The strongest activations of some maps, each projected to pixels, beside the image's part that it sees (figure 2)."""
 
 import math
 import textwrap
@@ -8,43 +8,65 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from harness.analyses.base import Subject, short
+from harness.analyses.base import STRONGEST, Subject, short
 from harness.analyses.findings import Findings, Picture, Table
 from harness.pictures import DPI, image_tile, mosaic, padded, render, signed_tile
-from interpret.deconvnet import Activations, receptive_fields, reconstruct
+from interpret.deconvnet import Activations, receptive_fields, reconstruct, strongest_activations
 
 NEEDS = ("images",)
 MAPS_SHOWN = 12  # of each convolution, if --maps names none
 TINT = "#dde6f4"  # of the ground behind tiles, which may be white themselves
+FAINT = "#4a5568"  # of small words
 
 TEXT = """\
-Zeiler & Fergus, section 2.1 and figure 2. For each feature map, its strongest activations over the test set, at most \
-one an image: left what the deconvnet projects back to the pixels (each on its own scale, mid-gray is zero), right the \
-part of the image that the activation depends on. The number is the strongest activation. Maps are those of --maps, or \
-drawn at random from those that respond."""
+Zeiler & Fergus, section 2.1 and figure 2. {what} Left what the deconvnet projects back to the pixels (each on its own \
+scale, mid-gray is zero), right the part of the image that the activation depends on."""
+OF_MAPS = """\
+For each feature map, its strongest activations over the test set, at most one an image; the number is the strongest. \
+Maps are those of --maps, or those with the largest activations."""
+OF_PICTURES = "For each picture, the feature maps with the largest activations in it, the strongest first."
 
 
 def analyze(subject: Subject) -> Findings:
     pictures, rows = [], []
     for convolution, layer in subject.layers.items():
-        strongest, maps = subject.strongest[layer], subject.chosen_maps(convolution, MAPS_SHOWN)
-        count = strongest.values.shape[1]
-        numbers = torch.tensor(maps).repeat_interleave(count)  # (maps * count,)
-        images, *places, values = (field[maps].flatten() for field in strongest)
-        pixels = reconstruct(subject.model, subject.inputs[images], layer, numbers, *places).cpu()
-        found = Activations(images, *places, values, pixels)
+        headings, maps, *where = by_picture(subject, layer) if subject.own else by_map(subject, convolution, layer)
+        pixels = reconstruct(subject.model, subject.inputs[where[0]], layer, maps, *where[1:3]).cpu()
+        found = Activations(*where, pixels)
         projected, patches = activation_tiles(subject, layer, found)
-        entries = []
-        for index, number in enumerate(maps):
-            value, here = float(strongest.values[number, 0]), slice(index * count, (index + 1) * count)
-            heading = f"map {number}: {value:.3g}" if value > 0 else f"map {number}: dead"
-            entries.append((heading, projected[here], patches[here]))
+        count = len(maps) // len(headings)
+        groups = [slice(start, start + count) for start in range(0, len(maps), count)]
+        entries = [(heading, projected[here], patches[here]) for heading, here in zip(headings, groups, strict=True)]
         title = f"Strongest activations of {short(convolution)}, projected to pixels: {subject.source}"
         pictures.append(Picture(f"deconvnet_{short(convolution)}", draw(entries, title), title))
-        rows += activation_rows(subject, layer, numbers.tolist(), [*range(1, count + 1)] * len(maps), found)
-    header = ("layer", "map", "rank", "test image", "class", "row", "column", "activation")
-    table = Table("deconvnet", f"Strongest activations over the test set, {subject.source}", header, rows)
-    return Findings("Deconvnet", TEXT, pictures, [table])
+        rows += activation_rows(subject, layer, maps.tolist(), [*range(1, count + 1)] * len(headings), found)
+    header = ("layer", "map", "rank", subject.image_column, "class", "row", "column", "activation")
+    table = Table("deconvnet", f"Strongest activations, {subject.source}", header, rows)
+    text = TEXT.format(what=OF_PICTURES if subject.own else OF_MAPS)
+    return Findings("Deconvnet", text, pictures, [table])
+
+
+def by_map(subject: Subject, convolution: str, layer: str) -> tuple:
+    """A heading for each chosen map; and of its strongest activations map, image, row, column and value, (n,) each."""
+    strongest, maps = subject.strongest[layer], subject.chosen_maps(convolution, MAPS_SHOWN)
+    peaks = [float(strongest.values[number, 0]) for number in maps]
+    headings = [
+        f"map {number}: " + (f"{peak:.3g}" if peak > 0 else "dead") for number, peak in zip(maps, peaks, strict=True)
+    ]
+    numbers = torch.tensor(maps).repeat_interleave(strongest.values.shape[1])
+    return headings, numbers, *(field[maps].flatten() for field in strongest)
+
+
+def by_picture(subject: Subject, layer: str) -> tuple:
+    """The same of each own picture: the maps that respond to it most, each at its strongest position."""
+    headings, parts = [], []
+    for index, name in enumerate(subject.own):
+        found = strongest_activations(subject.model, subject.inputs[index : index + 1], [layer], count=1)[layer]
+        maps = found.values[:, 0].topk(min(STRONGEST, len(found.values))).indices
+        headings.append(f"{name}\nmaps {' '.join(map(str, maps.tolist()))}")
+        places = (field[maps, 0] for field in (found.rows, found.columns, found.values))
+        parts.append((maps, torch.full_like(maps, index), *places))
+    return headings, *map(torch.cat, zip(*parts, strict=True))
 
 
 def activation_rows(
@@ -53,7 +75,8 @@ def activation_rows(
     """A row of the deconvnet's and the evolution's table for each activation; `orders` are ranks or epochs."""
     images, *columns = (field.tolist() for field in found[:4])  # image, row, column and value
     classes = [subject.images.classes[subject.images.test.labels[image]] for image in images]
-    return [(layer, *row) for row in zip(maps, orders, images, classes, *columns, strict=True)]
+    names = map(subject.image_name, images)
+    return [(layer, *row) for row in zip(maps, orders, names, classes, *columns, strict=True)]
 
 
 def activation_tiles(subject: Subject, layer: str, found: Activations) -> tuple[list, list]:
@@ -75,25 +98,29 @@ def activation_tiles(subject: Subject, layer: str, found: Activations) -> tuple[
 
 
 def draw(entries: Sequence[tuple[str, list, list]], title: str) -> np.ndarray:
-    """For each map its projections (left) and the image patches that they come from (right), four maps in a row.
+    """For each map its projections (left) and the image patches that they come from (right), four in a row.
 
-    `entries` holds (heading, projection tiles, patch tiles) a map, all tiles of one size.
+    `entries` holds (heading, projection tiles, patch tiles) a map or picture, all tiles of one size.
     """
     columns = min(4, len(entries))
-    rows = math.ceil(len(entries) / columns)
-    width = 2.5 * columns + 0.1
+    rows, headroom = math.ceil(len(entries) / columns), 0.36 + 0.14 * ("\n" in entries[0][0])  # inches above each
+    width = 1.98 * columns + 0.08
     lines = textwrap.wrap(title, max(12, int(width / 0.105)))  # a letter of a title takes 0.105 inches
-    figure = Figure(figsize=(width, 1.42 * rows + 0.3 + 0.2 * len(lines)), dpi=DPI, facecolor=TINT)
+    top = 0.15 + 0.2 * len(lines) + headroom
+    figure = Figure(figsize=(width, rows * 0.93 + (rows - 1) * headroom + top + 0.08), dpi=DPI, facecolor=TINT)
     figure.suptitle("\n".join(lines), fontsize=11, y=1 - 0.1 / figure.get_figheight(), va="top")
-    set_margins(figure, top=0.35 + 0.2 * len(lines), bottom=0.08, left=0.08, right=0.08)
-    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.16}).ravel()
+    set_margins(figure, top=top, bottom=0.08, left=0.08, right=0.08)
+    gaps = {"wspace": 0.05, "hspace": headroom / 0.93}
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=gaps).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, (heading, projections, patches) in zip(grid, entries, strict=False):
         left, right = mosaic(projections, 3), mosaic(patches, 3)
         gutter = np.zeros((len(left), 8, 4), dtype=np.float32)
         axes.imshow(np.concatenate([left, gutter, right], axis=1), interpolation="nearest")
-        axes.set_title(heading, fontsize=8.5, pad=3)
+        axes.set_title(heading, fontsize=8.5, pad=12)
+        for label, middle in (("reconstruction", left.shape[1] / 2), ("image", left.shape[1] * 1.5 + 8)):
+            axes.text(middle, -3, label, fontsize=7.5, ha="center", va="bottom", color=FAINT)
     return render(figure)
 
 

@@ -52,11 +52,12 @@ def draw(epochs: Sequence[int], entries: Sequence[tuple[str, list, list]], title
 
     `entries` holds (heading, projection tiles, patch tiles) a map, a tile an epoch.
     """
-    width, height = max(6.5, 1.55 * len(epochs) + 0.9), 0.82 * len(entries) + 0.95
+    column = min(1.55, max(1.2, 7.1 / len(epochs)))  # inches: five columns are as wide as a page
+    width, height = max(6.5, column * len(epochs) + 0.9), 0.53 * column * len(entries) + 0.95
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=TINT)
     figure.suptitle(title, fontsize=11, y=1 - 0.1 / height, va="top")
-    patches = "strongest activation over the test images: projected to pixels (left), its image patch (right)"
-    figure.text(0.5, 1 - 0.42 / height, patches, fontsize=8.5, ha="center", va="center")
+    halves = "left: reconstruction of the map's strongest activation over the test images; right: its image"
+    figure.text(0.5, 1 - 0.42 / height, halves, fontsize=8.5, ha="center", va="center")
     set_margins(figure, top=0.8, bottom=0.08, left=0.85, right=0.06)
     grid = figure.subplots(len(entries), len(epochs), squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
     for row, (heading, projections, images) in zip(grid, entries, strict=True):

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from harness.files import os_errors_as, read_file, write_atomically
-from harness.pictures import png_bytes
+from harness.pictures import SHARPNESS, png_bytes
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def write_findings(folder: Path, name: str, findings: Findings, provenance: dict
     record = {"name": name, "heading": findings.heading, "text": findings.text, **provenance}
     record |= {"figures": [], "tables": []}
     for picture in findings.pictures:
-        file, (height, width, _) = f"{picture.name}.png", picture.pixels.shape
+        file, (height, width) = f"{picture.name}.png", (side // SHARPNESS for side in picture.pixels.shape[:2])
         write_atomically(folder / file, png_bytes(picture.pixels, colors=None))
         record["figures"].append({"file": file, "title": picture.title, "width": width, "height": height})
     for table in findings.tables:

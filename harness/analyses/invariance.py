@@ -20,9 +20,12 @@ UNITS = {"translation": "pixels down", "scale": "factor", "rotation": "degrees a
 
 TEXT = """\
 Zeiler & Fergus, section 4 and figure 5. How far the feature vector moves from that of the untransformed image, as a \
-share of its length, at the first layer and at the last hidden layer; and the probability of the true class. Thin \
-lines are the images shown, as far as possible such as are classified rightly; the thick line is the mean of \
-{averaged} random test images{without}. What comes in from outside the image is mid-gray."""
+share of its length, at the first layer and at the last hidden layer; and the probability of the {asked}. {lines}. \
+What comes in from outside the image is mid-gray."""
+OF_TEST_IMAGES = """\
+Thin lines are the images shown, as far as possible such as are classified rightly; the thick line is the mean of \
+{averaged} random test images{without}"""
+OF_PICTURES = "A line a picture"
 
 
 def analyze(subject: Subject) -> Findings:
@@ -33,7 +36,8 @@ def analyze(subject: Subject) -> Findings:
         "rotation": (range(0, 360, 15), (0, 45, 90)),
     }
     shown, gray = subject.shown, subject.images.mid_gray
-    chosen = torch.cat([shown, subject.order[:AVERAGED]])
+    averaged = subject.order[: 0 if subject.own else AVERAGED]
+    chosen = torch.cat([shown, averaged])
     inputs, labels = subject.inputs[chosen], subject.labels[chosen]
     results, examples = [], []
     for kind, (amounts, moves) in kinds.items():
@@ -44,13 +48,17 @@ def analyze(subject: Subject) -> Findings:
         examples.append(mosaic(tiles, len(moves), zoom=2, gap=3))
     names = [subject.images.classes[label] for label in labels[: len(shown)].tolist()]
     title = f"Invariance: {subject.source}"
-    picture = Picture("invariance", draw(results, examples, names, title), title)
-    header = ("transformation", "test image", "class", "amount", "first layer", "last hidden layer", "p(true class)")
-    rows = [row for result in results for row in curve_rows(result, shown.tolist(), names)]
+    captions, asked = subject.captions(shown.tolist()), f"p({subject.asked_class})"
+    picture = Picture("invariance", draw(results, examples, captions, asked, title), title)
+    header = ("transformation", subject.image_column, "class", "amount", "first layer", "last hidden layer", asked)
+    ids = [str(subject.image_name(image)) for image in shown.tolist()]
+    rows = [row for result in results for row in curve_rows(result, ids, names)]
     table = Table("invariance", f"Distance over length of the feature vector, {subject.source}", header, rows)
     norms = torch.stack([results[0].first_norm, results[0].last_hidden_norm])[:, len(shown) :]  # (2, averaged)
     without = "" if norms.all() else "; a layer's distance leaves out those that it does not respond to"
-    return Findings("Invariance", TEXT.format(averaged=norms.shape[1], without=without), [picture], [table])
+    lines = OF_PICTURES if subject.own else OF_TEST_IMAGES.format(averaged=len(averaged), without=without)
+    text = TEXT.format(asked=subject.asked_class, lines=lines)
+    return Findings("Invariance", text, [picture], [table])
 
 
 def curves(result: Invariance) -> list[np.ndarray]:
@@ -69,11 +77,12 @@ def mean_over_images(values: np.ndarray) -> np.ndarray:
     return values[:, finite].mean(axis=1) if finite.any() else np.full(len(values), np.nan)
 
 
-def curve_rows(result: Invariance, ids: Sequence[int], names: Sequence[str]) -> list[tuple]:
-    """A row for each point of each curve: of the images shown (`ids`, of the classes `names`), then of the mean."""
+def curve_rows(result: Invariance, ids: Sequence[str], names: Sequence[str]) -> list[tuple]:
+    """A row for each point of each curve: of the images shown (`ids`, of the classes `names`), then of any mean."""
     values, shown = curves(result), len(ids)
     columns = [np.column_stack([each[:, :shown], mean_over_images(each[:, shown:])]) for each in values]
-    labels = [*zip(map(str, ids), names, strict=True), (f"mean of {values[0].shape[1] - shown}", "")]
+    averaged = values[0].shape[1] - shown
+    labels = [*zip(ids, names, strict=True), *[(f"mean of {averaged}", "")] * (averaged > 0)]
     return [
         (result.kind, *label, round(float(amount), 6), *(float(each[step, line]) for each in columns))
         for line, label in enumerate(labels)
@@ -81,14 +90,17 @@ def curve_rows(result: Invariance, ids: Sequence[int], names: Sequence[str]) -> 
     ]
 
 
-def draw(results: Sequence[Invariance], examples: Sequence[np.ndarray], names: Sequence[str], title: str) -> np.ndarray:
-    """A row a transformation; examples, distance at two depths, the true class's probability.
+def draw(
+    results: Sequence[Invariance], examples: Sequence[np.ndarray], captions: Sequence[str], asked: str, title: str
+) -> np.ndarray:
+    """A row a transformation; examples, distance at two depths, the probability that `asked` names.
 
-    A thin line for each of the first images, which `names` labels, and a thick one for the mean of all the others.
+    A thin line for each of the first images, which `captions` labels, and a thick one for the mean of any others.
     `examples` is a picture (RGBA) for each transformation.
     """
-    shown = len(names)
-    figure = Figure(figsize=(10.2, 2.55 * len(results) + 1.0), dpi=DPI, layout="constrained")
+    shown = len(captions)
+    averaged = results[0].first.shape[1] - shown
+    figure = Figure(figsize=(8, 2.1 * len(results) + 1.0), dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=11)
     grid = figure.subplots(len(results), 4, squeeze=False, width_ratios=(1.0, 1.35, 1.35, 1.35))
     for (picture, *plots), result, example in zip(grid, results, examples, strict=True):
@@ -101,7 +113,8 @@ def draw(results: Sequence[Invariance], examples: Sequence[np.ndarray], names: S
                 continue
             for image in range(shown):
                 axes.plot(result.amounts, values[:, image], color=COLORS[image], linewidth=1, alpha=0.85)
-            axes.plot(result.amounts, mean_over_images(values[:, shown:]), color="black", linewidth=2.4)
+            if averaged:
+                axes.plot(result.amounts, mean_over_images(values[:, shown:]), color="black", linewidth=2.4)
             axes.set_xlabel(f"{result.kind}, {UNITS[result.kind]}", fontsize=8.5)
             axes.set_ylim(bottom=0)
             axes.grid(alpha=0.3)
@@ -110,10 +123,12 @@ def draw(results: Sequence[Invariance], examples: Sequence[np.ndarray], names: S
             if result.kind == "rotation":
                 axes.set_xticks(range(0, 361, 90))
         plots[2].set_ylim(0, 1.02)
-    headings = ("examples", "first layer:\ndistance / length", "last hidden layer:\ndistance / length", "p(true class)")
+    headings = ("examples", "first layer:\ndistance / length", "last hidden layer:\ndistance / length", asked)
     for axes, heading in zip(grid[0], headings, strict=True):
-        axes.set_title(heading, fontsize=9.5)
-    lines = [Patch(color=color) for color in (*COLORS[:shown], "black")]
-    labels = [*names, f"mean of {results[0].first.shape[1] - shown} images"]
-    figure.legend(lines, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=8.5)
+        axes.set_title(heading, fontsize=9)
+    labels = [*captions, *[f"mean of {averaged} images"] * (averaged > 0)]
+    lines = [Patch(color=color) for color in (*COLORS[:shown], "black")[: len(labels)]]
+    figure.legend(
+        lines, labels, loc="outside lower center", ncols=3 if averaged == 0 else 6, frameon=False, fontsize=8.5
+    )
     return render(figure)

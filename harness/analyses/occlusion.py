@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import BoundaryNorm
+from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, image_tile, render, signed_tile
+from harness.pictures import DPI, image_tile, opaque_tile, render, signed_tile
 from interpret.deconvnet import reconstruct
 from interpret.occlusion import OcclusionMaps, occlusion
 
@@ -19,7 +19,8 @@ NEEDS = ("images",)
 
 TEXT = """\
 Zeiler & Fergus, section 4.2 and figure 7: a gray square of {size} × {size} pixels slid over the image pixel by \
-pixel; each point of a map stands for the square centered there. The strongest map of the last convolution is the one \
+pixel; each point of a map, which lies over the image, stands for the square centered there: the redder, the less is \
+left. The frame in the image is the square that costs most. The strongest map of the last convolution is the one \
 with the largest activation in the whole image; its total activation is relative to the largest in the row. In the \
 table, top and left say where the square lowers the probability most, and share right at which share of the places the \
 answer stays right."""
@@ -35,17 +36,19 @@ def analyze(subject: Subject) -> Findings:
     images = subject.images.test.images[shown].numpy()
     tiles = [(image_tile(image), signed_tile(values)) for image, values in zip(images, projected, strict=True)]
     title = f"Occlusion by a square of {size} pixels: {subject.source}"
-    picture = Picture("occlusion", draw(tiles, maps, labels, classes, title), title)
+    pixels = draw(tiles, maps, subject.captions(shown.tolist()), classes, subject.asked_class, title)
+    picture = Picture("occlusion", pixels, title)
+    ids = [subject.image_name(image) for image in shown.tolist()]
     header = (
-        *("test image", "class", "p as it is", "lowest p", "top", "left", "share right"),
+        *(subject.image_column, "class", "p as it is", "lowest p", "top", "left", "share right"),
         *("map", "its activation", "lowest"),
     )
-    table = Table("occlusion", title, header, occlusion_rows(maps, shown.tolist(), labels, classes))
+    table = Table("occlusion", title, header, occlusion_rows(maps, ids, labels, classes))
     return Findings("Occlusion", TEXT.format(size=size), [picture], [table])
 
 
 def occlusion_rows(
-    maps: OcclusionMaps, ids: Sequence[int], labels: Sequence[int], classes: Sequence[str]
+    maps: OcclusionMaps, ids: Sequence[int | str], labels: Sequence[int], classes: Sequence[str]
 ) -> list[tuple]:
     """A row an image: what the square costs at its worst place, and how often the answer stays right."""
     rows = []
@@ -61,44 +64,54 @@ def occlusion_rows(
 
 
 def draw(
-    tiles: Sequence[tuple], maps: OcclusionMaps, labels: Sequence[int], classes: Sequence[str], title: str
+    tiles: Sequence[tuple], maps: OcclusionMaps, captions: Sequence[str], classes: Sequence[str], asked: str, title: str
 ) -> np.ndarray:
-    """A row an image: the image, total activation, projection, p(true class), answer.
+    """A row an image: the image, total activation, projection, p(the class `asked` for), answer.
 
-    `tiles` holds each image and its projection. The maps are drawn where the square's center was, on axes as large as
-    the image.
+    `tiles` holds each image and its projection. The maps lie over the image where the square's center was.
     """
     count, (height, width, _) = len(tiles), tiles[0][0].shape
-    figure = Figure(figsize=(10.2, 1.95 * count + 1.35), dpi=DPI, layout="constrained")
-    figure.suptitle(title + "\n" * (count == 1), fontsize=11)  # else the layout puts a heading into it
+    figure = Figure(figsize=(8, 1.5 * count + 2), dpi=DPI, layout="constrained")
+    figure.suptitle(title + "\n" * (count <= 2), fontsize=11)  # else the layout puts a heading into it
     grid = figure.subplots(count, 5, squeeze=False)
-    down, across = ((starts + maps.size / 2).numpy() for starts in (maps.rows, maps.columns))  # the squares' centers
+    down, across = ((starts + maps.size / 2).tolist() for starts in (maps.rows, maps.columns))  # the squares' centers
+    steps = [(places[-1] - places[0]) / max(1, len(places) - 1) / 2 for places in (down, across)]
+    extent = (across[0] - steps[1], across[-1] + steps[1], down[-1] + steps[0], down[0] - steps[0])
+    over = {"extent": extent, "interpolation": "nearest"}
     colors = colormaps["tab10"] if len(classes) <= 10 else colormaps["nipy_spectral"].resampled(len(classes))
     norm = BoundaryNorm(np.arange(len(classes) + 1) - 0.5, len(classes))
-    scale = {"cmap": "viridis", "vmin": 0, "vmax": 1}
+    # Transparent where the square costs nothing, so that the image is seen there.
+    scale = {"cmap": LinearSegmentedColormap.from_list("cost", ["#d62728e6", "#d6272800"]), "vmin": 0, "vmax": 1}
     # The largest total activation of each row, which the square may well raise; 1 if there is none.
     largest = maps.activation.amax(dim=(1, 2)).maximum(maps.clean_activation)
+    answered: set[int] = set()
     shares = maps.activation / largest.where(largest > 0, 1)[:, None, None]
     for row, (axes, (image, projection)) in enumerate(zip(grid, tiles, strict=True)):
-        for place, tile in ((axes[0], image), (axes[2], projection)):
-            place.imshow(tile, interpolation="nearest", extent=(0, width, height, 0))
-            place.set_axis_off()
-        strength = axes[1].pcolormesh(across, down, shares[row].numpy(), **scale)
-        probability = axes[3].pcolormesh(across, down, maps.probability[row].numpy(), **scale)
-        axes[4].pcolormesh(across, down, maps.predicted[row].numpy(), cmap=colors, norm=norm)
-        for each in (axes[1], axes[3], axes[4]):
-            each.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[])
-            each.spines[:].set_color("#b0b0b0")
-        axes[0].set_title(f"{classes[labels[row]]}, p = {maps.clean_probability[row]:.2f}", fontsize=8.5, pad=3)
+        gray = opaque_tile(image[:, :, :3].mean(axis=2)[None])
+        for each, tile in zip(axes, (image, gray, projection, gray, gray), strict=True):
+            each.imshow(tile, interpolation="nearest", extent=(0, width, height, 0))
+        strength = axes[1].imshow(shares[row].numpy(), **scale, **over)
+        probability = axes[3].imshow(maps.probability[row].numpy(), **scale, **over)
+        other = np.ma.masked_equal(maps.predicted[row].numpy(), int(maps.clean_predicted[row]))
+        axes[4].imshow(other, cmap=colors, norm=norm, alpha=0.75, **over)
+        answered |= {*other.compressed().tolist()}
+        worst = divmod(int(maps.probability[row].argmin()), len(across))
+        corner = float(maps.columns[worst[1]]), float(maps.rows[worst[0]])
+        axes[0].add_patch(Rectangle(corner, maps.size, maps.size, fill=False, edgecolor="#e4572e", linewidth=1.6))
+        for each in axes:
+            each.set(xlim=(0, width), ylim=(height, 0), anchor="N")  # else a color bar moves its column
+            each.set_axis_off()
+        caption = captions[row].replace(": ", "\n")  # an own picture's name stands above its class
+        axes[0].set_title(f"{caption}, p = {maps.clean_probability[row]:.2f}", fontsize=8.5, pad=3)
         axes[1].set_title(f"map {int(maps.strongest_map[row])}", fontsize=8.5, pad=3)
     strongest = "total activation of\nthe strongest map"
-    headings = ("image", strongest, "its reconstruction", "p(true class)", "most probable class")
+    headings = ("image", strongest, "its reconstruction", f"p({asked})", "answer,\nwhere it changes")
     for axes, heading in zip(grid[0], headings, strict=True):
-        axes.set_title(f"{heading}\n{axes.get_title()}".strip(), fontsize=9.5, pad=4)
+        axes.set_title(f"{heading}\n{axes.get_title()}".strip(), fontsize=9, pad=4)
     # All rows share one scale, so that any of them stands for the color bar.
-    figure.colorbar(strength, ax=grid[:, 1], location="bottom", shrink=0.85, aspect=14, format=PercentFormatter(1))
-    figure.colorbar(probability, ax=grid[:, 3], location="bottom", shrink=0.85, aspect=14)
-    answered = sorted({*maps.predicted.flatten().tolist(), *labels})
-    swatches, names = [Patch(color=colors(norm(index))) for index in answered], [classes[index] for index in answered]
-    figure.legend(swatches, names, loc="outside lower center", ncols=10, frameon=False, fontsize=8)
+    for shown, column, form in ((strength, 1, PercentFormatter(1)), (probability, 3, None)):
+        figure.colorbar(shown, ax=grid[:, column], location="bottom", shrink=0.9, aspect=12, format=form)
+    swatches = [Patch(color=colors(norm(index)), alpha=0.75, label=classes[index]) for index in sorted(answered)]
+    if swatches:
+        figure.legend(handles=swatches, loc="outside lower center", ncols=5, frameon=False, fontsize=10)
     return render(figure)
