@@ -142,6 +142,7 @@ def lines_chart(title: str, xlabel: str, ylabel: str, lines: Sequence[tuple[str,
 
 # -- parts of a chart --------------------------------------------------------------------------------------------------
 
+_LEGEND = {"handlelength": 1.6, "handletextpad": 0.6, "columnspacing": 1.2, "labelspacing": 0.25}
 _DOTTED = {"ls": (0, (2, 2)), "lw": 0.9}
 _DOT_LOOKS = {  # of what there is in Dots, from the lowest to the uppermost
     "interval": {"lw": 6, "alpha": 0.3, "solid_capstyle": "butt"},
@@ -155,7 +156,7 @@ def _panel(
     title: str, height: float, handles: Sequence[Line2D] = (), left: float = 0.62, right: float = 0.1
 ) -> tuple[Figure, Axes]:
     """A figure and its axes of this height, below the title and the legend; all in inches."""
-    entries = [0.57 + 0.068 * len(handle.get_label()) for handle in handles]
+    entries = [0.4 + 0.068 * len(handle.get_label()) for handle in handles]
     fit = (n for n in range(len(handles), 1, -1) if sum(map(max, np.array_split(entries, n))) < WIDTH)
     columns = next(fit, 1)
     top = 0.36 + 0.17 * math.ceil(len(handles) / columns)
@@ -165,7 +166,7 @@ def _panel(
     axes = figure.add_axes((left / WIDTH, 0.45 / total, 1 - (left + right) / WIDTH, height / total))
     if handles:
         place = {"loc": "upper left", "bbox_to_anchor": (0.06 / WIDTH, 1 - 0.27 / total), "borderaxespad": 0}
-        figure.legend(handles=handles, **place, ncols=columns, handlelength=2, labelspacing=0.25)
+        figure.legend(handles=handles, ncols=columns, **place, **_LEGEND)
     return figure, axes
 
 

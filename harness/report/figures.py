@@ -111,9 +111,9 @@ def side_by_side(rows: Sequence[RowRuns], mark: str) -> dict[str, Figure]:
             curves = []
             for row in shown:
                 alike = tuple(setting(row, flag) for flag in within)
-                label = ", ".join(flag_label(flag, value, short=True) for flag, value in zip(within, alike, strict=True))
+                names = (flag_label(f, value, short=f == "epochs") for f, value in zip(within, alike, strict=True))
                 runs = tuple(over_epochs(run, metric) for run in row.complete)
-                curves.append(Curve(label, charts.SERIES[colors.index(alike) % LINES], runs))
+                curves.append(Curve(", ".join(names), charts.SERIES[colors.index(alike) % LINES], runs))
             settings = ", ".join(flag_label(flag, setting(panel[0], flag), short=True) for flag in across)
             title = f"{settings or 'All rows'}: test {quantity}{mark}"
             scale = accuracy_scale(shown) if quantity == "accuracy" else _loss_scale(curves)

@@ -183,7 +183,14 @@ _TEMPLATES = jinja2.Environment(
 )
 for _module in (conclusions, statistics, results):  # a template may use what these compute
     _TEMPLATES.globals |= {name: value for name, value in vars(_module).items() if not name.startswith("_")}
-_TEMPLATES.globals |= {"code": code, "plain": plain, "line": line, "head": head, "draw": figures, "look_inside": look_inside}
+_TEMPLATES.globals |= {
+    "code": code,
+    "plain": plain,
+    "line": line,
+    "head": head,
+    "draw": figures,
+    "look_inside": look_inside,
+}
 _TEMPLATES.globals |= {"visualize": visualize_command, "MARKER": MARKER}
 
 
