@@ -49,7 +49,7 @@ def test_curves_of_the_report_are_means_with_a_band_and_the_originals_metric(dra
     assert (ends.min(), ends.max()) == pytest.approx((0.3 - np.std([0.25, 0.35], ddof=1), 0.4 + deviation))
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "loss")
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["train", "test", "the original's best", "± 1 sd over seeds"]
+    assert legend == ["train", "test", "original, best", "± 1 sd"]
 
 
 def test_only_what_the_original_printed_is_dotted(draw) -> None:
@@ -87,7 +87,7 @@ def test_legends_and_titles_stay_within_a_panel_that_fits_a_phone(draw) -> None:
         parts = [*figure.texts, *figure.legends, *figure.axes, figure.axes[0].xaxis.label, *figure.axes[0].texts]
         for part in parts:
             box = part.get_window_extent()
-            assert 0 <= box.x0 and box.x1 <= width and 0 <= box.y0 and box.y1 <= height, part
+            assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height, part
 
 
 def test_a_line_of_dots_has_its_runs_mean_interval_the_original_and_a_mark(draw) -> None:

@@ -100,6 +100,7 @@ def test_the_answer_comes_first_and_the_method_last(write, quick_charts, tmp_pat
     assert re.findall(r"^- \*\*([^*]+)\*\*", answer, re.MULTILINE) == [
         *("Best CNN with CIFAR10", "Best RNN with MNIST", "Of 6 printed values", "In one direction?", "Stability"),
     ]
+    assert "\n\n- " not in answer.split("- **Best", 1)[1]  # a list without gaps
     assert answer.index("Stability") < readme.index("overview-cnn.svg") < readme.index("| row |")
     parsed = Page(page)
     assert [each for each in headings[1:] if each not in parsed.text] == []
@@ -115,7 +116,7 @@ def test_tables_hold_the_mean_the_deviation_and_the_interval_of_the_runs(write, 
     values = np.array([max(epoch.test_accuracy for epoch in each.history) for each in results[0].complete])
     mean, sd = values.mean(), values.std(ddof=1)
     reach = 4.302653 * sd * np.sqrt(4 / 3)  # t(2; 0.975)
-    (line,) = re.findall(r"^\| Test, best accuracy \| 0\.85 .*$", readme.split('id="row-cnn-b"')[0], re.MULTILINE)
+    (line,) = re.findall(r"^\| test accuracy \| 0\.85 .*$", readme.split('id="row-cnn-b"')[0], re.MULTILINE)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[2] == f"{mean:.4f} ± {sd:.4f}" and cells[3] == f"{(0.85 - mean) / sd:+.1f}".replace("-", "−")
     low, high = map(float, cells[4].split(" … "))
@@ -195,7 +196,7 @@ def test_missing_failed_and_diverged_runs_are_shown_with_what_is_there(write, qu
 
 
 def test_a_grid_without_any_run_is_a_report_all_the_same(write, quick_charts):
-    rows = cnn_row("a", printed={"test_loss": 1.0}), cell_row("gru")
+    rows = [cnn_row("a", printed={"test_loss": 1.0}), cnn_row("b"), cell_row("gru"), cell_row("rnn")]
     readme, _ = write([RowRuns(row, {}, (0,)) for row in rows])
     assert readme.count("No run is complete yet, so no setting can be called the best.") == 2
     assert write([])[0].startswith("<!-- written by report.py")
@@ -213,7 +214,9 @@ def test_without_printed_metrics_nothing_is_said_of_an_original(write, quick_cha
     rows = [cnn_row("a"), cnn_row("b", flags={"optimizer": "sgd", "lr": 0.1})]
     readme, _ = write([row_runs(row, (0, 1), Path("runs")) for row in rows])
     recurrent, _ = write([row_runs(cell_row(cell), (0, 1), Path("runs")) for cell in ("rnn", "lstm")])
-    for text in (readme, recurrent):
+    alone, _ = write([row_runs(cell_row("gru"), (0, 1), Path("runs"))])
+    assert "settings were tried" not in alone and "steadily" not in alone and "Side by side" not in alone
+    for text in (readme, recurrent, alone):
         for word in (
             "riginal",
             "printed",
@@ -422,7 +425,7 @@ def test_the_other_precision_is_compared_where_there_are_runs_of_it(write, quick
         write_run(each)
     readme, _ = write(results)
     section = readme.split("</a>Precision")[1]
-    assert "bf16: 0.1010 ± 0.0010 (n = 3)" in section and "fp32: " in section
+    assert "bf16: 0.1010 ± 0.0010 | 3 and 3 |" in section and "fp32: " in section
     assert "More than chance: gru-a (test accuracy), gru-a (test loss)." in section
 
 
@@ -575,7 +578,7 @@ def test_stability_follows_the_numbers_whichever_way_they_go(write, quick_charts
 
     without_drops = RowRuns(cell_row("gru"), {}, (0, 1))
     text = write([*results, without_drops])[0]
-    assert "gru-a" not in text.split("</a>How steadily")[1].split("The best setting")[0]
+    assert "gru-a" not in text.split("</a>How steadily")[1].split("</a>RNN")[0]
     lost = row_runs(cell_row("rnn", "rnn-lost", flags=cell_row("rnn").flags | {"lr": 0.1}), (0, 1), Path("runs"))
     lost.runs.update({seed: dataclasses.replace(each, status="diverged") for seed, each in lost.runs.items()})
     text = write([*results, lost])[0]

@@ -2,7 +2,8 @@
 
 Matplotlib draws for a light ground; a style sheet put into the file replaces each color by its twin where the reader's
 system is dark. That works in an <img> of a README as in a page, and every other viewer sees the light picture.
-Each chart is one panel, narrow enough for a phone; a page has as many in a line as there is room for. `figures` says which numbers go into which chart.
+Each chart is one panel, narrow enough for a phone; a page has as many in a line as there is room for.
+`figures` says which numbers go into which chart.
 """
 
 import io
@@ -215,7 +216,9 @@ def _set_scale(axis: Axis, scale: str, values: Sequence[float]) -> None:
     which = axis.axis_name
     axis.axes.set(**{f"{which}scale": "log", f"{which}lim": ends[::-1] if scale == "accuracy" else ends})
     axis.set(minor_locator=NullLocator(), major_formatter=name)
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if ends[1] < 1e4 * ends[0] else (1,)))
+    few = 100 if scale == "accuracy" else 30  # within these many times the smallest, 2 and 5 are named, too
+    times = ends[1] / ends[0]
+    axis.set_major_locator(MaxNLocator(3) if times < 3 else LogLocator(subs=(1, 2, 5) if times < few else (1,)))
 
 
 def _draw_dots(axes: Axes, lines: Sequence[Dots], xlabel: str, scale: str) -> None:
@@ -245,9 +248,9 @@ def _curve_legend(curves: Sequence[Curve]) -> list[Line2D]:
             looks.setdefault(curve.label, {"color": curve.color, "ls": curve.style})
     handles = [Line2D([], [], label=_cut(label, 24), **look) for label, look in looks.items()]
     if any(curve.reference is not None for curve in curves):
-        handles.append(Line2D([], [], color=FAINT, label="the original's best", **_DOTTED))
+        handles.append(Line2D([], [], color=FAINT, label="original, best", **_DOTTED))
     if any(len(curve.runs) > 1 for curve in curves):
-        handles.append(Line2D([], [], color=FAINT, lw=6, alpha=0.3, label="± 1 sd over seeds"))
+        handles.append(Line2D([], [], color=FAINT, label="± 1 sd", **_DOT_LOOKS["interval"]))
     return handles
 
 

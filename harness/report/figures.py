@@ -55,7 +55,7 @@ def overview(family: results.Family, mark: str) -> Figure:
     if any(line.reference is not None for line in lines):
         legend |= {"values": "a run of ours", "reference": "original"}
     scale = accuracy_scale(family.rows)
-    title = f"{family.title}: best test accuracy{mark}"
+    title = f"{family.kind}: best test accuracy{mark}"
     return Figure(title, charts.dot_chart(title, lines, _accuracy_label(scale), scale, legend))
 
 
@@ -142,7 +142,7 @@ def stability(rows: Sequence[RowRuns], cells: Sequence[CellDrop], mark: str) -> 
     ]
     if lines:
         title = f"Spread over seeds{mark}"
-        label = "standard deviation of best test accuracy (log axis)"
+        label = "sd of best test accuracy (log axis)"
         found["spread"] = Figure(title, charts.dot_chart(title, lines, label, "drop", {}))
     return found
 

@@ -18,7 +18,7 @@ from harness.report.statistics import Sample
 
 CELLS = tuple(FLAGS["cell"].choices)  # in the original's order
 
-_NAMES = ("Train, best loss", "Train, best accuracy", "Test, best loss", "Test, best accuracy")
+_NAMES = ("train loss", "train accuracy", "test loss", "test accuracy")
 METRIC_NAMES = dict(zip(METRICS, _NAMES, strict=True))
 PART = 0.1  # of a metric's range: 0 … 1 of an accuracy, 0 … that of guessing of a loss
 ORIGINAL_FLAGS = ("lr", "hidden_size", "optimizer", "epochs")  # these first, as the original's tables have them
