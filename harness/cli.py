@@ -37,11 +37,11 @@ def run_script(main: Callable[[], int]) -> int:
             with errors.catch_out_of_memory():
                 code = main()
         except errors.UserError as error:
-            _print_error(f"error: {error}{' (--help lists every flag)' * isinstance(error, errors.FlagError)}")
+            every_flag = " (--help lists every flag)" * isinstance(error, errors.FlagError)
+            print(f"error: {error}{every_flag}", file=sys.stderr, flush=True)
             return errors.EXIT_BAD_INPUT
         except errors.Interrupted as interruption:
-            print(file=sys.stderr)  # the terminal shows ^C
-            _print_error(interruption.message)
+            print(f"\n{errors.one_line(interruption.message)}", file=sys.stderr)  # the terminal shows ^C
             atexit.register(errors.ignore_interruptions)  # a second one must not break into Python's own end
             code = 128 + interruption.signum
         if is_rank():
@@ -66,11 +66,6 @@ def _interruptible() -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler or signal.SIG_DFL)  # None: it was none of Python's
-
-
-def _print_error(sentence: str) -> None:
-    """Print it as one line: what a flag's value or a path has of line ends and control characters is shown escaped."""
-    print("".join(each if each.isprintable() else repr(each)[1:-1] for each in sentence), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -123,7 +123,7 @@ def quota_of_cores(control_groups: Path = Path("/sys/fs/cgroup"), own: Path = Pa
     lines = own.read_text().splitlines() if own.exists() else []  # not on other systems
     for group in (control_groups / line[4:] for line in lines if line.startswith("0::/")):
         for limit in (folder / "cpu.max" for folder in (group, *group.parents)):
-            quota, period = limit.read_text().split() if limit.exists() else ("max", "")
-            if quota != "max":
-                quotas.append(int(quota) / int(period))
+            with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # missing, or "max": no limit
+                quota, period = map(int, limit.read_text().split())
+                quotas.append(quota / period)
     return min(quotas)

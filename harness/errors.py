@@ -13,8 +13,16 @@ EXIT_DIVERGED = 3
 STOP_WITH_STDIN = "HARNESS_STOP_WITH_STDIN"
 
 
+def one_line(text: str) -> str:
+    """What a path, a flag's value or a stranger's file has of line ends and control characters, shown escaped."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 class UserError(Exception):
     """Something the user can mend; the message is one sentence that says what is wrong and what to do."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class FlagError(UserError):

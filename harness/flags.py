@@ -109,7 +109,7 @@ below_one_float = checked(float, "number", "{} is not a number from 0 to below 1
 _SHARE = "{} is neither 0 nor a number from 0.01 to 1"
 gpu_share = checked(lambda text: round(float(text), 4), "number", _SHARE, lambda x: x == 0 or 0.01 <= x <= 1)
 folder_name = checked(str, "name", "{!r} cannot be the name of a folder", is_folder_name)
-_EPOCHS = re.compile(r"(0*[1-9]\d*(,0*[1-9]\d*)*)?")
+_EPOCHS = re.compile(r"(0*[1-9]\d{0,8}(,0*[1-9]\d{0,8})*)?")
 epoch_list = checked(str, "list", "{} is not a list of epochs such as 1,2,5", _EPOCHS.fullmatch)  # kept as text
 
 

@@ -29,9 +29,8 @@ from harness.flags import RESULT_FLAGS, check_new_name, recorded_flags, resume_c
 from harness.ranks import ALONE, Ranks, join
 from harness.tensorboard import EventsFile, own_events
 
-# What a run consists of, beside events and figures, in the order in which it is deleted: with last.pt alone --resume
-# makes the run whole again, and without both first ones it starts anew. No half of a run can be continued.
-RUN_FILES = ("config.json", "last.pt", "best.pt", "metrics.csv", "snapshots/epoch-*.pt", "figures/first_rows.csv")
+# What a run consists of, beside events, figures and config.json, in the order in which it is deleted.
+RUN_FILES = ("last.pt", "best.pt", "metrics.csv", "snapshots/epoch-*.pt", "figures/first_rows.csv")
 FIGURES_PAGE = b"<title>Inside "  # in the head of the index.html that visualize.py writes
 
 
@@ -62,7 +61,7 @@ class RunFolder:
             if not (flags.resume or flags.overwrite):
                 raise self.exists_already()
             self.lock()
-            _delete(file for name in RUN_FILES for file in leftovers(self.path / name))
+            _delete(file for name in (*RUN_FILES, "config.json") for file in leftovers(self.path / name))
             if flags.resume:
                 self.load()
         elif flags.resume:
@@ -96,8 +95,13 @@ class RunFolder:
                     f"{self.path} holds the results of a finished run but no last.pt to continue from; "
                     "--overwrite starts it anew, --name or --runs-dir chooses another folder"
                 )
+            if not self.recorded and any(file for pattern in RUN_FILES for file in self.path.glob(pattern)):
+                raise UserError(
+                    f"{self.path} holds files of a run but neither last.pt nor config.json to continue from; "
+                    "--overwrite deletes them and starts anew, --name chooses another folder"
+                )
             print(f"note: {self.path} has no last.pt, no finished epoch to continue from: starting at epoch 1")
-            if not self.recorded:  # an --overwrite was broken off, or the files are somebody else's
+            if not self.recorded:
                 return
         found = self.recorded.get("experiment")
         if found != self.experiment:
@@ -114,15 +118,7 @@ class RunFolder:
             self.flags.threads = threads if as_before and type(threads) is int and 1 <= threads <= 4096 else None
 
     def begin(self, *, model: dict, dataset: dict, device: str) -> None:
-        """Make the folder ready for training, clear it for --overwrite, and set `config`."""
-        if self.ranks.main and not self.checkpoint:
-            make_folder(self.path)
-            if not self.holds_lock:
-                self.lock()
-                if self.has_run() and not self.flags.overwrite:  # another process was quicker, while images were loaded
-                    raise self.exists_already()
-            # Also without --overwrite: an --overwrite that was killed may have left some of the former run.
-            _clear(self.path)
+        """Set `config`, and make the folder ready for training: cleared, for --overwrite."""
         self.config = {
             "experiment": self.experiment,
             "flags": recorded_flags(self.flags),
@@ -138,6 +134,15 @@ class RunFolder:
             "status": "running",  # of a checkpoint always; config.json has the true one
             "wall_seconds": self.recorded_seconds,
         }
+        if self.ranks.main and not self.checkpoint:
+            make_folder(self.path)
+            if not self.holds_lock:
+                self.lock()
+                if self.has_run() and not self.flags.overwrite:  # another process was quicker, while images were loaded
+                    raise self.exists_already()
+            # First: a folder with a config and no checkpoint is one that --resume starts at epoch 1.
+            self.write_config("running")
+            _clear(self.path)
 
     @property
     def recorded_seconds(self) -> float:
@@ -229,11 +234,12 @@ def _note_shorter_runs(folder: Path, flags: argparse.Namespace) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Delete what this project wrote into a run's folder, and nothing that somebody else put there."""
+    """Delete what this project wrote into a run's folder but config.json, and nothing that somebody else put there."""
     files = [file for pattern in RUN_FILES for file in folder.glob(pattern)]
     files += own_events(folder)
     for record in folder.glob("figures/*.json"):
-        if read_file(record).startswith(f'{{\n "name": "{record.stem}",'.encode()):  # as visualize.py's begin
+        begins = f'{{\n "name": "{record.stem}",'.encode()  # visualize.py's
+        if record.is_file() and read_file(record).startswith(begins):
             files += folder.glob(f"figures/{record.stem}[._]*")
     files += [page for page in folder.glob("figures/index.html") if FIGURES_PAGE in read_file(page)[:400]]
     _delete(files)

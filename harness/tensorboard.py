@@ -165,7 +165,7 @@ def _whole_records(path: Path) -> Iterator[tuple[Event, int]]:
                 reader.GetNext()
                 end += len(reader.record()) + RECORD_FRAME
                 yield Event.FromString(reader.record()), end
-        except (OutOfRangeError, DataLossError, DecodeError):
+        except (OutOfRangeError, DataLossError, DecodeError, OverflowError):
             return  # the end; or a record that is torn or damaged, behind which nothing can be read
 
 

@@ -275,7 +275,7 @@ def _note_other_machine(run: RunFolder, device: torch.device) -> None:
     for name, value in (now | {"ranks": run.ranks.count}).items():
         recorded = run.recorded.get(name, 1 if name == "ranks" else None)  # older runs do not say: one
         if recorded != value:
-            print(f"note: {name} {value} instead of the recorded {recorded}; bits may differ from a run at one go")
+            print(f"note: {name} {value} instead of the recorded {recorded!r}; bits may differ from a run at one go")
 
 
 def _print_head(run: RunFolder, images: ImageSet, state: State, device: torch.device) -> None:

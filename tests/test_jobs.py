@@ -295,6 +295,7 @@ def test_cores_are_divided_among_the_runs_side_by_side(settings, side_by_side, r
     [
         ({}, math.inf),
         ({"docker/a/cpu.max": "max 100000\n"}, math.inf),
+        *(({"docker/a/cpu.max": odd}, math.inf) for odd in ("", "max", "100000", "0 0", "a b")),
         ({"docker/a/cpu.max": "150000 100000\n"}, 1.5),
         ({"docker/a/cpu.max": "400000 100000\n", "docker/cpu.max": "200000 100000\n"}, 2),
         ({"cpu.max": "50000 100000\n"}, 0.5),  # as it looks from within a container

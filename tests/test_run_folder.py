@@ -153,7 +153,7 @@ def test_fault_at_any_deletion_of_an_overwrite_leaves_what_resume_goes_on_from(r
         assert rnn("--epochs", 1, "--resume")[0] == 0
         assert config_of(RUN)["status"] == "complete" and len(metrics_of(RUN)) == 2
         assert max(Counter(logged_values(RUN)).values()) == 1
-    assert number == 5  # config.json, last.pt, best.pt, metrics.csv and the events
+    assert number == 4  # last.pt, best.pt, metrics.csv and the events
 
 
 def test_overwrite_deletes_nothing_before_the_new_run_can_begin(rnn):
@@ -178,6 +178,24 @@ def test_resume_of_a_run_without_a_checkpoint_says_that_it_starts_at_epoch_1(rnn
     code, out, _ = rnn("--epochs", 1, "--resume")
     assert code == 0 and "has no last.pt, no finished epoch to continue from: starting at epoch 1\n" in out
     assert len(metrics_of(RUN)) == 2
+
+
+@pytest.mark.parametrize("name", ["best.pt", "metrics.csv", "snapshots/epoch-best.pt"])
+def test_resume_deletes_nothing_where_no_run_can_be_told(rnn, name):
+    """Somebody's own file of such a name, or what is left of a run whose last.pt and config.json are lost."""
+    (RUN / name).parent.mkdir(parents=True)
+    (RUN / name).write_text("precious")
+    code, _, err = rnn("--epochs", 1, "--resume")
+    assert code == 2 and "neither last.pt nor config.json" in err and err.count("\n") == 1
+    assert (RUN / name).read_text() == "precious"
+    assert rnn("--epochs", 1, "--overwrite")[0] == 0
+
+
+def test_overwrite_is_not_disturbed_by_what_only_looks_like_a_record(rnn):
+    (RUN / "figures" / "x.json").mkdir(parents=True)
+    (RUN / "figures" / ".#a.json").symlink_to("nowhere")
+    assert rnn("--epochs", 1, "--overwrite")[0] == 0
+    assert (RUN / "figures" / "x.json").is_dir()
 
 
 def test_resume_of_a_shorter_run_s_flags_tells_its_name(run_main):

@@ -100,7 +100,7 @@ def load_test_images(trained: Trained, data: str | None, *, data_dir: Path, mirr
             "choose another --data".format(trained.path, *wanted, name, *found)
         )
     if images.name != trained.dataset:
-        print(f"note: trained on {trained.dataset}; a class of {images.name} counts as the one of its number")
+        print(f"note: trained on {trained.dataset!r}; a class of {images.name} counts as the one of its number")
     elif images.checksum != trained.checksum:
         print(f"note: {images.name} here is not the very set that {trained.path} was trained on")
     return images

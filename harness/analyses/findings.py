@@ -16,7 +16,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from harness.files import read_file, write_atomically
+from harness.files import os_errors_as, read_file, write_atomically
 from harness.pictures import png_bytes
 
 
@@ -68,7 +68,9 @@ def write_findings(folder: Path, name: str, findings: Findings, provenance: dict
     file cannot be written.
     """
     record_file = folder / f"{name}.json"
-    record_file.unlink(missing_ok=True)  # it describes the old files: a kill among the new ones leaves no false record
+    with os_errors_as(f"cannot delete {record_file}"):
+        # It describes the old files: a kill among the new ones leaves no false record.
+        record_file.unlink(missing_ok=True)
     record = {"name": name, "heading": findings.heading, "text": findings.text, **provenance}
     record |= {"figures": [], "tables": []}
     for picture in findings.pictures:
