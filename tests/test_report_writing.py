@@ -323,6 +323,9 @@ def test_pictures_of_visualize_py_and_the_statistics_of_the_relus_are_taken_up(w
     assert Image.open(tmp_path / "report" / "figures" / "inside-filters-conv1.png").size == (40, 30)
     assert sum(source.startswith("data:image/png") for source in Page(page).sources) == 3
     assert "Left out" not in readme
+    assert "inside-confusion.png" not in readme
+    Image.new("RGB", (9, 9)).save(figures / "confusion.png")  # as the training leaves it
+    assert "inside-confusion.png" in write(results)[0]
     paper = readme.split("</a>Paper Understanding")[1].split("\n## ")[0]
     assert "(#inside-occlusion)" in paper and "(#inside-deconvnet" not in paper
     for other, images in ((epoch, {"name": "mnist"}), (epoch, {"checksum": "another"}), (epoch + 10, {})):
