@@ -1,6 +1,7 @@
 """The report's numbers against published tables, against NumPy, and against what was worked out by hand."""
 
 import csv
+import dataclasses
 import math
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from scipy import stats
 
 from harness.grid.runs import RowRuns
 from harness.metrics import EpochMetrics
-from harness.report.conclusions import compare
-from harness.report.results import bests, lasts, setting, tried_settings, worst_drop
+from harness.report.conclusions import Comparison, by_chance, compare, direction
+from harness.report.results import bests, lasts, learned, setting, tried_settings, worst_drop
 from harness.report.statistics import Sample, number, prediction_interval, span, weighted_sum
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -42,9 +43,9 @@ def test_without_spread_the_interval_is_a_point_and_one_seed_has_none():
     row = cnn_row(printed={"test_accuracy": 0.5})
     same = [EpochMetrics(1, 2.0, 0.1, 2.0, 0.5, 1.0)]
     runs = {seed: run(row, seed, Path("runs"), epochs=same) for seed in (0, 1)}
-    assert compare(RowRuns(row, runs, (0, 1)), "test_accuracy").inside is True
+    assert compare(RowRuns(row, runs, (0, 1)), "test_accuracy").verdict == "agrees"
     alone = compare(RowRuns(row, {0: runs[0]}, (0,)), "test_accuracy")
-    assert (alone.inside, alone.interval) == (None, None)
+    assert (alone.verdict, alone.interval, alone.distance) == ("cannot tell", None, None)
 
 
 def test_prediction_interval_covers_as_often_as_it_says():
@@ -91,14 +92,14 @@ def test_printed_metric_is_inside_if_a_number_that_rounds_to_it_is(monkeypatch, 
     """The interval begins at 0.993223; 0.9932 stands for what lies between 0.99315 and 0.99325."""
     monkeypatch.setattr("harness.report.conclusions.prediction_interval", lambda _: (0.993223, 0.9935))
     row = row_runs(cnn_row(printed={"train_accuracy": printed}), (0, 1), Path("runs"))
-    assert compare(row, "train_accuracy").inside is inside
+    assert compare(row, "train_accuracy").verdict == ("agrees" if inside else "differs")
 
 
 def test_differences_have_as_many_decimals_as_their_metrics_and_no_negative_zero():
-    small, large = Sample((0.041, 0.041), metric="test_loss"), Sample((0.41, 0.41), metric="test_loss")
-    assert str(weighted_sum([small, Sample((0.04141, 0.04141))], [1, -1])) == "−0.00041"
-    difference = weighted_sum([large, Sample((0.4096, 0.4096))], [1, -1])
-    assert (str(difference), difference.ends) == ("+0.0004", "+0.0004 … +0.0004")
+    small, large = Sample((0.041, 0.041), metric="test_loss"), Sample((1.41, 1.41), metric="test_loss")
+    assert str(weighted_sum([small, Sample((0.0414, 0.0414))], [1, -1])) == "−0.0004"
+    difference = weighted_sum([large, Sample((1.4096, 1.4096))], [1, -1])
+    assert (str(difference), difference.ends) == ("+0.000", "+0.000 … +0.000")
     assert number(-1e-6, 4, "+") == "+0.0000"
     assert span((-0.012, 0.03), 4, "+") == "−0.0120 … +0.0300"
 
@@ -134,39 +135,87 @@ def test_metrics_of_the_committed_runs_are_numpys():
     assert [worst_drop(each) for each in runs.values()] == pytest.approx(drops)
 
 
-def test_a_verdict_says_on_which_side_the_original_lies():
-    row = cnn_row(printed={"test_accuracy": 0.9, "test_loss": 0.1, "train_loss": 0.52})
-    values = ((0.5, 0.6), (0.52, 0.61), (0.54, 0.62))
+def judged(printed: float, values: list[float], metric: str = "test_accuracy", loss: float = 0.5) -> Comparison:
+    """The comparison of a printed value with runs that have these values of the metric."""
+    row = cnn_row(printed={metric: printed})
+    plain = EpochMetrics(1, loss, 0.5, loss, 0.5, 1.0)
+    runs = {s: run(row, s, Path("runs"), epochs=[plain._replace(**{metric: each})]) for s, each in enumerate(values)}
+    return compare(RowRuns(row, runs, tuple(runs)), metric)
+
+
+@pytest.mark.parametrize(
+    ("printed", "values", "verdict", "distance"),
+    [
+        (0.52, [0.50, 0.51, 0.52], "agrees", "+1.0"),  # 0.51 ± 4.97 · 0.01: 0.0994 wide
+        (0.57, [0.50, 0.51, 0.52], "differs", "+6.0"),
+        (0.52, [0.49, 0.51, 0.53], "cannot tell", "+0.5"),  # twice as wide
+        (0.80, [0.49, 0.51, 0.53], "differs", "+14.5"),  # a wide interval can still say no
+        (0.97, [0.93, 0.96, 0.99], "cannot tell", "+0.3"),  # 0.96 ± 0.149, cut off at 1: 0.189
+        (0.99, [0.97, 0.98, 0.99], "agrees", "+1.0"),  # 0.98 ± 0.0497, cut off at 1: 0.0697
+    ],
+)
+def test_an_interval_wider_than_a_tenth_of_the_range_agrees_with_nothing(printed, values, verdict, distance):
+    found = judged(printed, values)
+    assert (found.verdict, found.distance) == (verdict, distance)
+    assert found.mark == {"agrees": "✓", "differs": "✗", "cannot tell": "?"}[verdict]
+
+
+@pytest.mark.parametrize(("step", "verdict"), [(0.023, "agrees"), (0.024, "cannot tell")])
+def test_a_loss_ranges_from_zero_to_that_of_guessing(step, verdict):
+    """A tenth of ln(10) is 0.2303, which is the width of the interval of values 0.02317 apart."""
+    assert judged(1.0, [1 - step, 1, 1 + step], "test_loss").verdict == verdict
+
+
+def test_where_some_seeds_learn_and_others_do_not_the_range_of_ours_judges():
+    """Losses that learn are below 0.9 · ln(10) = 2.072."""
+    row = cnn_row(printed={"test_accuracy": 0.6})
+    values = ((0.59, 1.1), (0.6, 1.2), (0.61, 1.0), (0.55, 2.073))
     runs = {
         seed: run(row, seed, Path("runs"), epochs=[EpochMetrics(1, loss, 0.5, loss, accuracy, 1.0)])
-        for seed, (loss, accuracy) in enumerate(values)
+        for seed, (accuracy, loss) in enumerate(values)
     }
-    results = RowRuns(row, runs, (0, 1, 2))
-    assert compare(results, "test_accuracy").verdict == "outside: original higher"
-    assert compare(results, "test_loss").verdict == "outside: original lower"
-    assert compare(results, "train_loss").verdict == "inside"
-    assert compare(results, "train_accuracy").verdict is None
-    one = RowRuns(row, {0: runs[0]}, (0,))
-    assert compare(one, "test_accuracy").verdict == "ours − original: −0.3000"
+    results = RowRuns(row, runs, tuple(runs))
+    assert learned(results) == (3, 4)
+    found = compare(results, "test_accuracy")
+    assert (found.extent, found.verdict) == ((0.55, 0.61), "agrees")
+    for printed, verdict in ((0.62, "cannot tell"), (0.8, "differs")):  # the interval reaches from 0.49 to 0.68
+        other = dataclasses.replace(row, printed={"test_accuracy": printed})
+        assert compare(RowRuns(other, runs, tuple(runs)), "test_accuracy").verdict == verdict
+    runs[3] = dataclasses.replace(runs[3], status="diverged")
+    assert learned(results) == (3, 4) and compare(results, "test_accuracy").extent == (0.59, 0.61)
+
+
+def test_ten_values_that_are_plainly_not_normal_are_judged_by_their_range():
+    normal = [0.5 + 0.01 * z for z in (-1.5, -1, -0.7, -0.4, -0.1, 0.1, 0.4, 0.7, 1, 1.5)]
+    skewed = [0.60, 0.60, 0.601, 0.601, 0.602, 0.602, 0.603, 0.603, 0.604, 0.52]
+    assert stats.shapiro(normal).pvalue > 0.01 > stats.shapiro(skewed).pvalue
+    assert judged(0.5, normal).extent is None
+    assert (judged(0.53, skewed).extent, judged(0.53, skewed).verdict) == ((0.52, 0.604), "agrees")
+    assert judged(0.62, skewed).verdict == "cannot tell"  # in the interval, where none of ours was
+    assert judged(0.6, skewed[3:]).extent is None  # seven values cannot show it
+
+
+def test_the_direction_of_differences_has_the_sign_tests_p():
+    """10 of 11: twice (11 + 1) / 2¹¹ = 0.01172."""
+    rows = [cnn_row(f"r{n}", printed={"test_accuracy": 1.0 if n else 0.1}) for n in range(11)]
+    higher, count, p = direction([row_runs(row, (0, 1), Path("runs")) for row in rows])
+    assert (higher, count, p) == (10, 11, pytest.approx(24 / 2048))
+    assert direction([row_runs(cnn_row(), (0,), Path("runs"))]) is None
+    assert by_chance(72) == "3 to 4"
 
 
 def test_numbers_as_text():
     assert str(Sample((0.5,), metric="test_accuracy")) == "0.5000"
     assert str(Sample((0.5, 0.7), metric="test_accuracy")) == "0.6000 ± 0.1414"
-    assert str(Sample((0.04, 0.05), metric="test_loss")) == "0.04500 ± 0.00707"
+    assert str(Sample((0.04, 0.05), metric="test_loss")) == "0.0450 ± 0.0071"
+    assert str(Sample((1.04, 1.05), metric="test_loss")) == "1.045 ± 0.007"
     assert str(Sample((0.99340, 0.99342), metric="test_accuracy")) == "0.9934 ± 0.00001"
     assert (number(None, 4), span(None, 4), number(math.nan, 1)) == ("–", "–", "–")
 
 
-def test_an_interval_ends_where_no_metric_can_lie_and_has_a_decimal_more():
-    wide = {"train_accuracy": (0.1, 0.9), "test_loss": (0.5, 1.9)}
-    epochs = [EpochMetrics(1, 1.0, accuracy, loss, 0.5, 1.0) for accuracy, loss in zip(*wide.values(), strict=True)]
-    row = cnn_row()
-    runs = {seed: run(row, seed, Path("runs"), epochs=[epoch]) for seed, epoch in enumerate(epochs)}
-    results = RowRuns(row, runs, (0, 1))
-    assert compare(results, "train_accuracy").ends == "0.00000 … 1.00000"
-    assert compare(results, "train_loss").ends == "1.00000 … 1.00000"
-    assert compare(results, "test_loss").ends.startswith("0.00000 … 16.6")  # 1.2 + 12.706 · 0.98995 · √1.5
+def test_an_interval_ends_where_no_metric_can_lie():
+    assert judged(0.5, [0.1, 0.9]).ends == "0.0000 … 1.0000"
+    assert judged(0.5, [0.5, 1.9], "test_loss").ends == "0.000 … 16.605"  # 1.2 + 12.706 · 0.98995 · √1.5
 
 
 def test_settings_are_those_of_the_runs_else_of_the_row_else_the_scripts_default():

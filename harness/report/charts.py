@@ -2,11 +2,11 @@
 
 Matplotlib draws for a light ground; a style sheet put into the file replaces each color by its twin where the reader's
 system is dark. That works in an <img> of a README as in a page, and every other viewer sees the light picture.
+Each chart is one panel, narrow enough for a phone; a page has as many in a line as there is room for.
 `figures` says which numbers go into which chart.
 """
 
 import io
-import itertools
 import math
 import re
 import warnings
@@ -29,8 +29,8 @@ TRAIN, TEST, THIRD, FOURTH, FIFTH = "#3a62c9", "#d95319", "#00875a", "#8a4fbf", 
 DARK = {INK: "#e6edf3", FAINT: "#9198a1", GRID: "#2f353d", GROUND: "#0d1117"}
 DARK |= {TRAIN: "#7d9cf0", TEST: "#ff8c5a", THIRD: "#3fc08f", FOURTH: "#c297ef", FIFTH: "#dcb13c"}
 SERIES = (TEST, TRAIN, THIRD, FOURTH, FIFTH, FAINT)  # distinct to the color-blind; line styles help
-_LINE_STYLES, _MARKERS = ("-", "--", "-.", ":"), "os^Dv*"
-WIDTH = 8.6  # inches
+_MARKERS = "os^Dv*"
+WIDTH = 4.3  # inches of a panel: two fill a page, one a phone
 DPI = 72  # points are pixels in SVG
 
 STYLE = {
@@ -74,7 +74,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Dots:
-    """A line of a dot chart: `values` as dots, `mean` as a tick, `interval` as a bar, `reference` as a diamond."""
+    """A line of a dot chart: `values` as dots, `mean` as a tick, `interval` as a bar, `reference` as a diamond.
+
+    `mark` stands at the line's end.
+    """
 
     label: str
     values: tuple[float, ...]
@@ -83,98 +86,52 @@ class Dots:
     reference: float | None = None
     color: str = TRAIN
     strong: bool = False
-
-
-@dataclass(frozen=True)
-class DotPanel:
-    """Lines of dots above one axis; for `scale` see `_on_scale`."""
-
-    title: str
-    lines: Sequence[Dots]
-    xlabel: str
-    scale: str = ""
+    mark: str = ""
 
 
 # -- whole charts ------------------------------------------------------------------------------------------------------
 
 
 @in_style
-def curve_chart(title: str, panels: Mapping[str, Sequence[Curve]]) -> bytes:
-    """Panels side by side, by what is on their y axes, with one legend above them."""
-    figure = _titled(title, 3.1)
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    figure.subplots_adjust(left=0.07, right=0.985, top=0.8, bottom=0.15, wspace=0.2)
-    for axes, (ylabel, curves) in zip(grid, panels.items(), strict=True):
-        _draw_curves(axes, curves)
-        axes.set(xlabel="epoch", ylabel=ylabel)
-    _curve_legend(figure, list(itertools.chain(*panels.values())), y=0.865)
+def curve_chart(title: str, ylabel: str, curves: Sequence[Curve], scale: str = "") -> bytes:
+    """Curves over epochs; for `scale` see `_on_scale`."""
+    figure, axes = _panel(title, 2.1, _curve_legend(curves))
+    if any(curve.runs for curve in curves):
+        _draw_curves(axes, curves, scale)
+    else:
+        axes.text(0.5, 0.5, "no run yet", transform=axes.transAxes, ha="center", color=FAINT)
+    axes.set(xlabel="epoch", ylabel=ylabel)
+    _set_scale(axes.yaxis, scale, [value for curve in curves for run in curve.runs for value in run])
     return svg(figure)
 
 
 @in_style
-def small_multiples(
-    title: str, columns: Sequence[str], panels: Mapping[tuple[str, str], Sequence[Curve]], ylabel: str, scale: str
-) -> bytes:
-    """A grid of panels, by row and column, with the same axes; a place may be empty. For `scale` see `_on_scale`."""
-    rows = list(dict.fromkeys(row for row, _ in panels))
-    width, height = max(WIDTH, 1.05 + 1.9 * len(columns)), 1.2 + 1.65 * len(rows)
-    figure = _titled(title, height, width)
-    grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
-    left, right, top, bottom = 0.95 / width, 1 - 0.12 / width, 1 - 0.8 / height, 0.45 / height
-    figure.subplots_adjust(left=left, right=right, top=top, bottom=bottom, wspace=0.07, hspace=0.1)
-    for place, axes in zip(itertools.product(rows, columns), grid.ravel(), strict=True):
-        if any(curve.runs for curve in panels.get(place, ())):
-            _draw_curves(axes, panels[place], scale, most_points=3)
-        else:
-            text = "no run yet" if place in panels else "not in the grid"
-            axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=FAINT)
-    for axes, name in zip(grid[0], columns, strict=True):
-        axes.set_title(_cut(name, 30))
-    for axes, name in zip(grid[:, 0], rows, strict=True):
-        axes.set_ylabel(f"{_cut(name, 20)}\n{ylabel}")
-    for axes in grid[-1]:
-        axes.set_xlabel("epoch")
-    curves = list(itertools.chain(*panels.values()))
-    _set_scale(grid[0, 0].yaxis, scale, [value for curve in curves for run in curve.runs for value in run])
-    _curve_legend(figure, curves, y=1 - 0.4 / height)
-    return svg(figure)
-
-
-@in_style
-def dot_chart(title: str, panels: Sequence[DotPanel], legend: Mapping[str, str]) -> bytes:
-    """Panels below one another, a line of dots for each of their lines; `legend` names what there is in Dots."""
-    height = 0.65 + sum(0.85 + 0.23 * len(panel.lines) for panel in panels)
-    figure = _titled(title, height)
-    lines = [line for panel in panels for line in panel.lines]
-    left, top = min(0.42, 0.03 + 0.0098 * max(len(_cut(line.label, 44)) for line in lines)), height - 0.6
-    for panel in panels:
-        tall = 0.23 * len(panel.lines) + 0.05
-        axes = figure.add_axes((left, (top - 0.25 - tall) / height, 0.98 - left, tall / height))
-        _draw_dots(axes, panel)
-        top -= 0.8 + tall
+def dot_chart(title: str, lines: Sequence[Dots], xlabel: str, scale: str, legend: Mapping[str, str]) -> bytes:
+    """A line of dots for each of the lines; `legend` names what there is in Dots. For `scale` see `_on_scale`."""
     handles = []
     for what, label in legend.items():
         color = next((line.color for line in lines if getattr(line, what)), TRAIN)
         handles.append(Line2D([], [], label=label, **{"color": color} | _DOT_LOOKS[what]))
-    figure.legend(handles=handles, loc="center right", bbox_to_anchor=(0.985, 1 - 0.32 / height), ncols=4)
+    left = 0.15 + 0.078 * max(len(_cut(line.label, 24)) for line in lines)
+    right = 0.28 if any(line.mark for line in lines) else 0.14
+    figure, axes = _panel(title, 0.23 * len(lines) + 0.05, handles, left, right)
+    _draw_dots(axes, lines, xlabel, scale)
     return svg(figure)
 
 
 @in_style
 def lines_chart(title: str, xlabel: str, ylabel: str, lines: Sequence[tuple[str, Sequence, Sequence]]) -> bytes:
     """Lines (label, x, y), each named at its end, y from 0 to 1."""
-    figure = _titled(title, 4.0)
-    axes = figure.subplots()
-    figure.subplots_adjust(left=0.08, right=0.8, top=0.88, bottom=0.13)
+    figure, axes = _panel(title, 2.6, right=0.95)
     axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.02))
-    ends = spread_out([y[-1] for _, _, y in lines], 0.055)
+    ends = spread_out([y[-1] for _, _, y in lines], 0.07)
     for index, ((label, x, y), place) in enumerate(zip(lines, ends, strict=True)):
         color = SERIES[index % len(SERIES)]
-        axes.plot(x, y, ms=3.5, color=color, ls=_LINE_STYLES[index % 4], marker=_MARKERS[index % 6])
+        axes.plot(x, y, ms=3, lw=1.2, color=color, marker=_MARKERS[index % 6])
         axes.annotate(
-            _cut(label, 26),
+            _cut(label, 14),
             (x[-1], y[-1]),
-            (1.03, place),
+            (1.04, place),
             textcoords=("axes fraction", "data"),
             color=color,
             va="center",
@@ -186,6 +143,7 @@ def lines_chart(title: str, xlabel: str, ylabel: str, lines: Sequence[tuple[str,
 
 # -- parts of a chart --------------------------------------------------------------------------------------------------
 
+_LEGEND = {"handlelength": 1.6, "handletextpad": 0.6, "columnspacing": 1.2, "labelspacing": 0.25}
 _DOTTED = {"ls": (0, (2, 2)), "lw": 0.9}
 _DOT_LOOKS = {  # of what there is in Dots, from the lowest to the uppermost
     "interval": {"lw": 6, "alpha": 0.3, "solid_capstyle": "butt"},
@@ -195,15 +153,25 @@ _DOT_LOOKS = {  # of what there is in Dots, from the lowest to the uppermost
 }
 
 
-def _titled(title: str, height: float, width: float = WIDTH) -> Figure:
-    """An empty figure of this size in inches, with its title at the top."""
-    figure = Figure(figsize=(width, height), dpi=DPI)
-    figure.text(0.086 / width, 1 - 0.16 / height, _cut(title, 92), fontsize=9.5, weight="bold", va="center")
-    return figure
+def _panel(
+    title: str, height: float, handles: Sequence[Line2D] = (), left: float = 0.62, right: float = 0.1
+) -> tuple[Figure, Axes]:
+    """A figure and its axes of this height, below the title and the legend; all in inches."""
+    entries = [0.4 + 0.068 * len(handle.get_label()) for handle in handles]
+    fit = (n for n in range(len(handles), 1, -1) if sum(map(max, np.array_split(entries, n))) < WIDTH)
+    columns = next(fit, 1)
+    top = 0.36 + 0.17 * math.ceil(len(handles) / columns)
+    total = top + height + 0.45
+    figure = Figure(figsize=(WIDTH, total), dpi=DPI)
+    figure.text(0.1 / WIDTH, 1 - 0.16 / total, _cut(title, 52), fontsize=9.5, weight="bold", va="center")
+    axes = figure.add_axes((left / WIDTH, 0.45 / total, 1 - (left + right) / WIDTH, height / total))
+    if handles:
+        place = {"loc": "upper left", "bbox_to_anchor": (0.06 / WIDTH, 1 - 0.27 / total), "borderaxespad": 0}
+        figure.legend(handles=handles, ncols=columns, **place, **_LEGEND)
+    return figure, axes
 
 
-def _draw_curves(axes: Axes, curves: Sequence[Curve], scale: str = "", most_points: int = 25) -> None:
-    """Curves of more epochs than `most_points` are drawn without points."""
+def _draw_curves(axes: Axes, curves: Sequence[Curve], scale: str) -> None:
     longest = 0
     for curve in curves:
         values = np.array(list(zip(*curve.runs, strict=False)))  # (epochs that all runs have, runs)
@@ -211,7 +179,7 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve], scale: str = "", most_poin
             continue
         means, epochs = values.mean(axis=1), range(1, len(values) + 1)
         longest = max(longest, len(values))
-        marker = {"marker": ".", "ms": 5} if len(values) <= most_points else {}
+        marker = {"marker": ".", "ms": 5} if len(values) <= 25 else {}
         axes.plot(epochs, _on_scale(means, scale), color=curve.color, ls=curve.style, **marker)
         if len(curve.runs) > 1:
             sd = values.std(axis=1, ddof=1)
@@ -248,41 +216,42 @@ def _set_scale(axis: Axis, scale: str, values: Sequence[float]) -> None:
     which = axis.axis_name
     axis.axes.set(**{f"{which}scale": "log", f"{which}lim": ends[::-1] if scale == "accuracy" else ends})
     axis.set(minor_locator=NullLocator(), major_formatter=name)
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if ends[1] < 1e4 * ends[0] else (1,)))
+    few = 100 if scale == "accuracy" else 30  # within these many times the smallest, 2 and 5 are named, too
+    times = ends[1] / ends[0]
+    axis.set_major_locator(MaxNLocator(3) if times < 3 else LogLocator(subs=(1, 2, 5) if times < few else (1,)))
 
 
-def _draw_dots(axes: Axes, panel: DotPanel) -> None:
+def _draw_dots(axes: Axes, lines: Sequence[Dots], xlabel: str, scale: str) -> None:
     values: list[float] = []
-    for place, line in enumerate(panel.lines):
+    for place, line in enumerate(lines):
         for what, look in _DOT_LOOKS.items():
             if (given := getattr(line, what)) is not None:
-                shown = np.atleast_1d(_on_scale(given, panel.scale))
+                shown = np.atleast_1d(_on_scale(given, scale))
                 axes.plot(shown, [place] * len(shown), **{"color": line.color} | look)
         here = [*line.values, *(value for value in (line.mean, line.reference) if value is not None)]
         if not here:
             axes.text(0.01, place, "no complete run", transform=axes.get_yaxis_transform(), va="center", color=FAINT)
+        if line.mark:
+            axes.text(1.03, place, line.mark, transform=axes.get_yaxis_transform(), va="center")
         values += here
-    axes.set_yticks(range(len(panel.lines)), [_cut(line.label, 44) for line in panel.lines])
-    for label, line in zip(axes.get_yticklabels(), panel.lines, strict=True):
+    axes.set_yticks(range(len(lines)), [_cut(line.label, 24) for line in lines])
+    for label, line in zip(axes.get_yticklabels(), lines, strict=True):
         label.set_weight("bold" if line.strong else "normal")
-    axes.set(ylim=(len(panel.lines) - 0.4, -0.6), xlabel=panel.xlabel)  # the first line is the uppermost
-    axes.set_title(panel.title, loc="left")
-    _set_scale(axes.xaxis, panel.scale, values)
+    axes.set(ylim=(len(lines) - 0.4, -0.6), xlabel=xlabel)  # the first line is the uppermost
+    _set_scale(axes.xaxis, scale, values)
 
 
-def _curve_legend(figure: Figure, curves: Sequence[Curve], y: float) -> None:
+def _curve_legend(curves: Sequence[Curve]) -> list[Line2D]:
     looks: dict[str, dict] = {}
     for curve in curves:
         if curve.runs:
             looks.setdefault(curve.label, {"color": curve.color, "ls": curve.style})
-    handles = [Line2D([], [], label=_cut(label, 40), **look) for label, look in looks.items()]
+    handles = [Line2D([], [], label=_cut(label, 24), **look) for label, look in looks.items()]
     if any(curve.reference is not None for curve in curves):
-        handles.append(Line2D([], [], color=FAINT, label="the original's best", **_DOTTED))
+        handles.append(Line2D([], [], color=FAINT, label="original, best", **_DOTTED))
     if any(len(curve.runs) > 1 for curve in curves):
-        handles.append(Line2D([], [], color=FAINT, lw=6, alpha=0.3, label="± 1 sd over seeds"))
-    inches = sum(0.5 + 0.075 * len(handle.get_label()) for handle in handles)
-    columns = len(handles) if inches < 0.97 * figure.get_figwidth() else math.ceil(len(handles) / 2)
-    figure.legend(handles=handles, loc="center right", bbox_to_anchor=(0.99, y), ncols=columns, handlelength=2)
+        handles.append(Line2D([], [], color=FAINT, label="± 1 sd", **_DOT_LOOKS["interval"]))
+    return handles
 
 
 def spread_out(places: Sequence[float], gap: float) -> list[float]:

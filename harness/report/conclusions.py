@@ -17,59 +17,116 @@ from harness.flags import RESULT_FLAGS, flag_label
 from harness.grid.runs import FINISHED, RowRuns, Run, complete_runs
 from harness.metrics import METRICS
 from harness.report import results
-from harness.report.results import bests, lasts, setting, worst_drops
-from harness.report.statistics import Estimate, Sample, number, prediction_interval, span, weighted_sum
+from harness.report.results import PART, bests, guessing_loss, lasts, learned, setting, worst_drops
+from harness.report.statistics import (
+    LEVEL,
+    Estimate,
+    Sample,
+    number,
+    plainly_not_normal,
+    prediction_interval,
+    sign_test,
+    span,
+    weighted_sum,
+)
 
 # -- agreement with the original ---------------------------------------------------------------------------------------
+
+
+MARKS = {"agrees": "✓", "differs": "✗", "cannot tell": "?"}
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A metric of a row beside what the original printed of it; what is not there is None, as one seed's `interval`.
 
-    `inside`: whether a number that is rounded to the printed one lies in the prediction interval.
+    `extent` is the empirical range, lowest … highest, where one more run would plainly not be normally distributed:
+    some of the row's runs learn and others do not, or Shapiro and Wilk's test says so.
     """
 
     row: RowRuns
     metric: str
     printed: float | None
     ours: Sample | None  # of the complete runs
-    interval: tuple[float, float] | None
-    inside: bool | None = None
-    verdict: str | None = None
+    interval: tuple[float, float] | None  # of one more run, with 95 % probability
+    extent: tuple[float, float] | None
+    verdict: str | None = None  # a key of MARKS, where both are there
+
+    @property
+    def mark(self) -> str:
+        return MARKS.get(self.verdict, "")
 
     @property
     def ends(self) -> str:
-        """The interval with a decimal more than the metric has, so that one at its very end is seen on its side."""
-        return span(self.interval, self.ours.decimals + 1 if self.ours else 0)
+        return span(self.interval, self.ours.decimals if self.ours else 0)
+
+    @property
+    def distance(self) -> str | None:
+        """From our mean to the printed value, in our standard deviations."""
+        known = self.printed is not None and self.ours and self.ours.sd
+        return number((self.printed - self.ours.mean) / self.ours.sd, 1, "+") if known else None
 
 
 def compare(row: RowRuns, metric: str) -> Comparison:
-    """A metric of a row beside the original's. The verdict, of what can be compared, is found here and nowhere else."""
+    """A metric of a row beside the original's. The verdict is found here and nowhere else.
+
+    *differs*: outside the prediction interval, and outside the empirical range where that stands beside it. *agrees*:
+    inside what is judged by (the range where there is one), and that is no wider than PART of the metric's range.
+    Else *cannot tell*. A value is inside if a number that is rounded to it is.
+    """
     printed, ours = row.row.printed.get(metric), bests(row.complete, metric)
-    found = Comparison(row, metric, printed, ours, prediction_interval(ours))
+    interval, extent = prediction_interval(ours), None
+    if interval and (0 < learned(row)[0] < learned(row)[1] or plainly_not_normal(ours)):
+        extent = min(ours.values), max(ours.values)
+    found = Comparison(row, metric, printed, ours, interval, extent)
     if printed is None or ours is None:
         return found
-    if found.interval is None:
-        return replace(found, verdict=f"ours − original: {number(ours.mean - printed, ours.decimals, '+')}")
+    if interval is None:
+        return replace(found, verdict="cannot tell")
     # Half a unit of the last digit, of which the original prints four that count; more if more are given.
     digits = Decimal(repr(printed)).normalize()
     rounding = 0.5 * 10.0 ** (digits.adjusted() + 1 - max(4, len(digits.as_tuple().digits)))
-    low, high = found.interval
-    inside = low - rounding <= printed <= high + rounding
-    verdict = "inside" if inside else f"outside: original {'lower' if printed < ours.mean else 'higher'}"
-    return replace(found, inside=inside, verdict=verdict)
+
+    def inside(ends: tuple[float, float]) -> bool:
+        return ends[0] - rounding <= printed <= ends[1] + rounding
+
+    low, high = judged = extent or interval
+    widest = PART * (1 if metric.endswith("accuracy") else guessing_loss(row))
+    if inside(judged):
+        return replace(found, verdict="agrees" if high - low <= widest else "cannot tell")
+    return replace(found, verdict="cannot tell" if inside(interval) else "differs")
+
+
+def compare_all(row: RowRuns) -> list[Comparison]:
+    return [compare(row, metric) for metric in METRICS]
 
 
 def comparisons(rows: Iterable[RowRuns]) -> list[Comparison]:
     """Every printed metric of the rows beside ours, where there is a complete run."""
-    return [found for row in rows for metric in METRICS if (found := compare(row, metric)).verdict]
+    return [found for row in rows for found in compare_all(row) if found.verdict]
 
 
-def count_inside(rows: Iterable[RowRuns]) -> str | None:
-    """`3 of 4`: how many of the rows' printed metrics lie in the interval, of those that have one; None if none has."""
-    judged = [each.inside for each in comparisons(rows) if each.inside is not None]
-    return f"{sum(judged)} of {len(judged)}" if judged else None
+def verdict_counts(rows: Iterable[RowRuns]) -> dict[str, int]:
+    """How many printed values have each verdict."""
+    verdicts = [each.verdict for each in comparisons(rows)]
+    return {verdict: verdicts.count(verdict) for verdict in MARKS}
+
+
+def verdict(found: Comparison) -> str:
+    """`✓ agrees`; empty where there is nothing to judge."""
+    return f"{found.mark} {found.verdict}" if found.verdict else ""
+
+
+def by_chance(count: int) -> str:
+    """`3 to 4`: how many of so many values lie outside their intervals though nothing differs."""
+    expected = (1 - LEVEL) * count
+    return f"{math.floor(expected)} to {math.ceil(expected)}"
+
+
+def direction(rows: Iterable[RowRuns]) -> tuple[int, int, float] | None:
+    """In how many rows the original's test accuracy is above our mean, of how many, and the sign test's p."""
+    sides = [each.printed > each.ours.mean for each in comparisons(rows) if each.metric == "test_accuracy"]
+    return (sum(sides), len(sides), sign_test(sum(sides), len(sides))) if sides else None
 
 
 # -- the best setting --------------------------------------------------------------------------------------------------
@@ -148,6 +205,19 @@ def mean_drop(rows: Sequence[RowRuns], less: Sequence[RowRuns] = ()) -> Estimate
     """The rows' mean worst drop, or by how much it is larger than that of the rows `less`."""
     weights = [1 / len(rows)] * len(rows) + [-1 / len(less) for _ in less]
     return weighted_sum([worst_drops(row) for row in (*rows, *less)], weights)
+
+
+def steadier_than_rnn(rows: Sequence[RowRuns]) -> dict[str, str]:
+    """Whether each gated cell trains more steadily than RNN by the mean worst drop: a key of MARKS.
+
+    Where runs diverged nobody can tell; empty if RNN shares no setting with them.
+    """
+    plain, *gated = drops_by_cell(rows) or [None]
+    if not plain or plain.cell != "rnn":
+        return {}
+    signs = {each.cell: mean_drop(plain.rows, each.rows).sign for each in gated}
+    verdicts = {1: "agrees", -1: "differs", 0: "cannot tell"}
+    return {cell: verdicts[0 if diverged_cells(rows) else sign] for cell, sign in signs.items()}
 
 
 def diverged_cells(rows: Sequence[RowRuns]) -> list[tuple[str, int, int]]:

@@ -42,8 +42,9 @@ class Inside:
 
     @property
     def figures(self) -> list[str]:
-        """The names of the files, without .png."""
-        return [Path(figure["file"]).stem for record in self.analyses.values() for figure in record["figures"]]
+        """The names of the files, without .png; `confusion` is the training's own."""
+        names = [Path(figure["file"]).stem for record in self.analyses.values() for figure in record["figures"]]
+        return names + ["confusion"] * (self.run.path / "figures" / "confusion.png").is_file()
 
     @property
     def activations(self) -> list[dict]:

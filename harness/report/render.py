@@ -71,6 +71,13 @@ def write_report(
         shown[str(name)] = figure
         return Markup(f"![{escape(figure.description)}](figures/{name})")
 
+    def show_all(prefix: str, pictures: dict[str, Figure]) -> Markup:
+        """The figures in one paragraph, as many in a line as there is room for."""
+        return Markup(" ").join(show(f"{prefix}-{name}.svg", figure) for name, figure in pictures.items())
+
+    def link(row: RowRuns, text: str = "") -> Markup:
+        return Markup(f"[{escape(text or row.row.name)}](#{slugs[row.row.name]})")
+
     def title(row: RowRuns) -> str:
         mark = " (synthetic)" if synthetic or dataset(row) == "synthetic" else ""
         return (row.row.title.strip() or row.row.name) + mark
@@ -93,9 +100,10 @@ def write_report(
         "settings_page": _settings_page(out),
         "title": title,
         "slug": lambda row: slugs[row.row.name],
-        "link": lambda row: Markup(f"[{escape(row.row.name)}](#{slugs[row.row.name]})"),
+        "link": link,
         "heading": heading,
         "show": show,
+        "show_all": show_all,
     }
     text = unwrap(_TEMPLATES.get_template("report.md.j2").render(context))
     make_folder(out / "figures")
@@ -140,6 +148,11 @@ def escape(value: object) -> Markup:
     return Markup(re.sub(r"([\\`*_\[\]|~$]|#(?=#*$))", r"\\\1", text))
 
 
+def plain(text: str) -> Markup:
+    """Plain text in one line within HTML, where Markdown is not read."""
+    return Markup(html.escape(" ".join(text.split()), quote=False))
+
+
 def code(text: str) -> Markup:
     """A code span: fenced by more backticks than stand in it."""
     text = " ".join(text.split())
@@ -170,7 +183,14 @@ _TEMPLATES = jinja2.Environment(
 )
 for _module in (conclusions, statistics, results):  # a template may use what these compute
     _TEMPLATES.globals |= {name: value for name, value in vars(_module).items() if not name.startswith("_")}
-_TEMPLATES.globals |= {"code": code, "line": line, "head": head, "draw": figures, "look_inside": look_inside}
+_TEMPLATES.globals |= {
+    "code": code,
+    "plain": plain,
+    "line": line,
+    "head": head,
+    "draw": figures,
+    "look_inside": look_inside,
+}
 _TEMPLATES.globals |= {"visualize": visualize_command, "MARKER": MARKER}
 
 
@@ -184,7 +204,7 @@ def unwrap(text: str) -> str:
 
 def page_of(text: str, shown: dict[str, Figure], headings: Sequence[tuple[int, str, Markup]]) -> str:
     """The Markdown as an HTML page that needs no other file: every figure is in it, nothing is fetched or run."""
-    converter = markdown.Markdown(extensions=["tables", "sane_lists"], output_format="html")
+    converter = markdown.Markdown(extensions=["tables", "sane_lists", "md_in_html"], output_format="html")
     converter.ESCAPED_CHARS += ["~", "$"]
     body = converter.convert(text)  # in which no < or > is left of what was text
     body = body.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")

@@ -11,15 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.flags import FLAGS, RESULT_FLAGS, flag_label
-from harness.grid.runs import RowRuns, Run
-from harness.image_sets import sets_for
+from harness.grid.runs import FINISHED, RowRuns, Run
+from harness.image_sets import IMAGE_SETS, sets_for
 from harness.metrics import METRICS, best_values
 from harness.report.statistics import Sample
 
 CELLS = tuple(FLAGS["cell"].choices)  # in the original's order
 
-_NAMES = ("Train, best loss", "Train, best accuracy", "Test, best loss", "Test, best accuracy")
+_NAMES = ("train loss", "train accuracy", "test loss", "test accuracy")
 METRIC_NAMES = dict(zip(METRICS, _NAMES, strict=True))
+PART = 0.1  # of a metric's range: 0 … 1 of an accuracy, 0 … that of guessing of a loss
 ORIGINAL_FLAGS = ("lr", "hidden_size", "optimizer", "epochs")  # these first, as the original's tables have them
 
 
@@ -65,6 +66,21 @@ def worst_drops(row: RowRuns) -> Sample | None:
 def _sample(runs: Sequence[Run], metric: str, value: Callable[[Run], float]) -> Sample | None:
     """The value of each run, with its seed; None without a run."""
     return Sample(tuple(map(value, runs)), tuple(run.seed for run in runs), metric) if runs else None
+
+
+def guessing_loss(row: RowRuns) -> float:
+    """The loss of a network that gives every class the same probability: ln(classes)."""
+    return math.log(len(IMAGE_SETS[sets_for(row.row.script)[dataset(row)]].classes) or 10)  # the drawn sets have ten
+
+
+def learned(row: RowRuns) -> tuple[int, int]:
+    """How many of the row's finished runs learned, and how many there are.
+
+    A run learned if it did not diverge and its best test loss is at least PART below that of guessing.
+    """
+    finished = [run for run in row.runs.values() if run.status in FINISHED]
+    enough = (1 - PART) * guessing_loss(row)
+    return sum(best(run, "test_loss") <= enough for run in row.complete), len(finished)
 
 
 def epoch_seconds(runs: Sequence[Run]) -> float:

@@ -53,8 +53,8 @@ class Sample:
 
     @property
     def decimals(self) -> int:
-        """Metrics have four decimals, a loss near zero has five."""
-        return 5 if self.metric.endswith("loss") and self.mean < 0.1 else 4
+        """Three or four digits that count."""
+        return 3 if self.mean >= 1 else 4
 
     def __str__(self) -> str:
         mean = number(self.mean, self.decimals)
@@ -102,6 +102,20 @@ def prediction_interval(sample: Sample | None) -> tuple[float, float] | None:
         return None
     low, high = _around(sample.mean, sample.sd * math.sqrt(1 + 1 / sample.n), sample.n - 1)
     return max(low, 0.0) if sample.metric else low, min(high, 1.0) if sample.metric.endswith("accuracy") else high
+
+
+def plainly_not_normal(sample: Sample) -> bool:
+    """Shapiro and Wilk's test at 1 %; fewer than eight values cannot show it."""
+    from scipy.stats import shapiro  # takes a second to import
+
+    return sample.n >= 8 and len({*sample.values}) > 1 and shapiro(sample.values).pvalue < 0.01
+
+
+def sign_test(higher: int, count: int) -> float:
+    """The probability, two-sided, of so uneven a split of `count` if either side is as likely."""
+    from scipy.stats import binomtest  # takes a second to import
+
+    return float(binomtest(higher, count).pvalue)
 
 
 def weighted_sum(samples: Sequence[Sample], weights: Sequence[float]) -> Estimate:
