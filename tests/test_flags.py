@@ -249,7 +249,7 @@ def test_wrong_flag_is_one_sentence_and_exit_code_2(
         ("cnn_cifar10", "-5", None),
         ("report", "--sede 3", "--seeds"),
         ("report", "--list --sort test/acuracy", "test/accuracy"),
-        ("visualize", "best.pt --image 3", "--images"),
+        ("visualize", "best.pt --imags 3", "--images"),
     ],
 )
 def test_mistyped_flag_or_choice_gets_the_one_that_was_meant(

@@ -411,9 +411,10 @@ def test_the_cnn_on_mnist_is_compared_at_equal_epochs(write, quick_charts, monke
         ("CNN", 1, 28, 0.5),
         ("GRU, h128", 1, 28, 0.45),
     ]
-    (results[2].runs[0].path / "figures" / "first_rows.csv").write_text("k\n1\n")
-    with pytest.raises(UserError, match=r"first_rows\.csv does not hold"):
-        write(results, on_mnist=on_mnist)
+    for damaged in ("k\n1\n", "rows,accuracy\n1,x\n", f"rows,accuracy\n{'9' * 400},0.5\n", "rows,accuracy\n1,2\n"):
+        (results[2].runs[0].path / "figures" / "first_rows.csv").write_text(damaged)
+        readme, _ = write(results, on_mnist=on_mnist)  # with a note, and without the line
+        assert "Rows needed for a test accuracy of 0.9: CNN: 26." in readme
 
 
 def test_the_other_precision_is_compared_where_there_are_runs_of_it(write, quick_charts, tmp_path):

@@ -5,13 +5,13 @@ The sentences are in templates/, which choose them by these numbers; nothing her
 
 import csv
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
 from harness.analyses.first_rows import FILE as FIRST_ROWS
-from harness.errors import UserError
 from harness.files import read_file
 from harness.flags import RESULT_FLAGS, flag_label
 from harness.grid.runs import FINISHED, RowRuns, Run, complete_runs
@@ -285,14 +285,17 @@ def networks_on_mnist(
     return networks
 
 
-def _read_first_rows(path: Path) -> tuple[list[int], list[float]]:
-    """How many rows of an image were seen, and the test accuracy. UserError if the file does not hold that."""
+def _read_first_rows(path: Path) -> tuple[list[int], list[float]] | None:
+    """How many rows of an image were seen, and the test accuracy. None, and a note, if the file does not hold that."""
     try:
         lines = list(csv.DictReader(read_file(path).decode().splitlines()))
         counts, accuracies = zip(*((int(line["rows"]), float(line["accuracy"])) for line in lines), strict=True)
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UserError(f"{path} does not hold the columns rows and accuracy; delete it and run report.py") from error
-    return counts, accuracies
+        if 1 <= min(counts) <= max(counts) <= 10_000 and 0 <= min(accuracies) <= max(accuracies) <= 1:
+            return counts, accuracies
+    except (ValueError, KeyError, TypeError, csv.Error):
+        pass
+    print(f"note: {path} does not hold the columns rows and accuracy; delete it and run report.py", file=sys.stderr)
+    return None
 
 
 # -- other runs in the runs folder, found by their config --------------------------------------------------------------

@@ -19,6 +19,7 @@ from harness.report.figures import Figure
 from harness.report.results import best
 
 EVOLUTION = "evolution"  # of all epochs, where the run kept snapshots
+WIDTH = 880  # CSS pixels that a figure is shown at; it may have twice as many of its own
 STATISTICS = {
     "mean",
     "std",
@@ -55,7 +56,7 @@ class Inside:
     def figure(self, name: str, description: str) -> Figure:
         """One of them, as a smaller PNG of 256 colors."""
         pixels = np.asarray(Image.open(self.run.path / "figures" / f"{name}.png").convert("RGB"))
-        return Figure(description, png_bytes(pixels), pixels.shape[1])
+        return Figure(description, png_bytes(pixels), min(pixels.shape[1], WIDTH))
 
 
 def look_inside(rows: Sequence[RowRuns]) -> Inside | None:
@@ -74,9 +75,10 @@ def rank(run: Run) -> tuple:
 
 def _holds_statistics(tables: list[dict]) -> bool:
     """Whether the first is the table of `Inside.activations`, all numbers; another version may have written another."""
-    if not tables or not {"activations", *STATISTICS} <= {*tables[0]["header"]}:
+    if not tables or not {"activations", *STATISTICS} <= {*map(str, tables[0]["header"])}:
         return False
-    return all(value is None or type(value) in (int, float) for row in tables[0]["rows"] for value in row[1:])
+    values = (value for row in tables[0]["rows"] for value in row[1:])
+    return all(value is None or (type(value) in (int, float) and abs(value) < 1e30) for value in values)
 
 
 def _look_into(row: RowRuns, run: Run) -> Inside | None:
