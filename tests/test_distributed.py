@@ -160,14 +160,14 @@ def test_a_rank_s_failure_ends_the_job_with_a_sentence_and_the_folder_resumes(ru
 @needs_fork
 def test_error_of_every_rank_is_one_sentence(run_main: Callable) -> None:
     assert run_main("rnn_mnist", *RNN, "--name", "run")[0] == 0
-    before = {file: file.read_bytes() for file in only_run().iterdir()}
+    before = {file: file.read_bytes() for file in only_run().rglob("*.*") if file.is_file()}
     for wrong, sentence in ((("--name", "run"), "exists already"), (("--lr", "fast"), "--lr: invalid number")):
         job = forked_torchrun(2, "rnn_mnist", *RNN, *wrong)
         (line,) = said(job.err)
         assert line.startswith("error: ") and sentence in line
         assert (job.code != 0, job.out) == (True, "")
         assert re.search(r"rank +: 0 .*\n +exitcode +: 2 ", Path("torchrun.log").read_text("utf-8"))
-    assert {file: file.read_bytes() for file in only_run().iterdir()} == before
+    assert {file: file.read_bytes() for file in only_run().rglob("*.*") if file.is_file()} == before
 
 
 @needs_gloo

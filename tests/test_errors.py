@@ -61,6 +61,7 @@ def test_want_of_memory_is_one_sentence_in_any_script_and_in_a_dry_run(run_main,
     make_runs_small(monkeypatch.setattr)
     monkeypatch.setattr("harness.train.evaluate", allocate)  # imports all that has names of its own for the next
     monkeypatch.setattr("harness.checkpoint.load_checkpoint", allocate)
+    Path("best.pt").touch()
     for script, *flags in (("visualize", "best.pt"), ("rnn_mnist", "--data", "synthetic", "--dry-run")):
         code, _, err = run_main(script, *flags)
         assert code == 2 and err.startswith("error: there is not enough memory for this") and err.count("\n") == 1

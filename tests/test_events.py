@@ -1,6 +1,7 @@
 """The events file, as TensorBoard's readers see it: what is logged, nothing twice, and all of it to an open reader."""
 
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -414,8 +415,9 @@ def test_events_file_of_the_users_is_neither_cut_nor_deleted(run_main, name, ear
     for way in ("--overwrite", "--resume"):
         assert run_main("rnn_mnist", *TINY, "--epochs", 1, way)[0] == 0
         assert mine.read_bytes() == points and len(list(RUN.glob("events.out.tfevents.*"))) == 2
-        (RUN / "last.pt").unlink()
-        (RUN / "config.json").unlink()
+        shutil.rmtree(RUN / "figures")
+        for name in ("last.pt", "config.json", "best.pt", "metrics.csv"):  # nothing of a run is left but events
+            (RUN / name).unlink()
 
 
 def test_folder_with_no_events_but_the_users_gets_no_figures(run_main):

@@ -225,7 +225,7 @@ RUNS_OF_GRID = (
 def test_report_is_written_whatever_its_runs_hold(random: Random, tmp_path: Path) -> None:
     """Committed runs, each second one with a damaged config.json or metrics.csv; the others are in the report."""
     for each in RUNS_OF_GRID:
-        shutil.copytree(PROJECT / "runs" / each, tmp_path / "runs" / each, dirs_exist_ok=True)
+        shutil.copytree(PROJECT / "report" / "runs" / each, tmp_path / "runs" / each, dirs_exist_ok=True)
     whole = len(RUNS_OF_GRID)
     for each in RUNS_OF_GRID:
         if random.random() < 0.5:

@@ -95,13 +95,14 @@ def test_aggregates_are_replaced_and_outdated_ones_go(tmp_path):
     assert len(layouts(tmp_path / "seeds")) == 1
 
 
-def test_another_grid_s_aggregates_stay_and_there_is_still_one_layout(tmp_path):
+def test_another_grid_s_aggregates_stay_and_there_is_still_one_category_a_script(tmp_path):
     given = results(tmp_path)
     cnn, gru = write_seed_aggregates(given, tmp_path, synthetic=False)
     assert write_seed_aggregates([given[1]], tmp_path, synthetic=False) == [gru]
     (lstm,) = write_seed_aggregates([row_runs(cell_row("lstm"), (0, 1), tmp_path)], tmp_path, synthetic=False)
     assert files(tmp_path) == sorted([cnn, gru, lstm])
-    assert all(layout == layouts(tmp_path / "seeds")[0] for layout in layouts(tmp_path / "seeds"))  # merged as one
+    titles = {category.title for layout in layouts(tmp_path / "seeds") for category in layout.category}
+    assert titles == {"cnn_cifar10", "rnn_mnist"}  # by which TensorBoard merges them
     drawn = row_runs(cell_row("gru"), (0, 1), tmp_path, data="synthetic")
     (synthetic,) = write_seed_aggregates([drawn], tmp_path, synthetic=True)
     assert synthetic.parent.name == "gru-a-synthetic"

@@ -18,7 +18,7 @@ from harness.checkpoint import Trained
 from harness.cli import command_line
 from harness.data import ImageSet, Split, load_images
 from harness.device import choose_device, choose_threads
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 from harness.files import read_file
 from harness.flags import FLAGS, flag_words, training_parser
 from harness.image_sets import CNN, sets_for
@@ -190,7 +190,7 @@ def load_test_images(trained: Trained, data: str | None, *, data_dir: Path, mirr
             "choose another --data".format(trained.path, *wanted, name, *found)
         )
     if images.name != trained.dataset:
-        print(f"note: trained on {trained.dataset!r}; a class of {images.name} counts as the one of its number")
+        print(f"note: trained on {one_line(trained.dataset)}; a class of {images.name} counts as the one of its number")
     elif images.checksum != trained.checksum:
         print(f"note: {images.name} here is not the very set that {trained.path} was trained on")
     return images
