@@ -254,7 +254,7 @@ class Soak:
         if code == 2 and file.name == "grid.toml":
             check_told(code, err)
         else:
-            assert code in (0, 1) and not told and Path("report/README.md").exists(), err
+            assert code in (0, 1) and not told and Path("runs/report/README.md").exists(), err
         return code
 
     def look_damaged(self, choose: random.Random) -> int:
