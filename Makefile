@@ -18,7 +18,7 @@ help:
 demo: $(VENV)/.installed
 	$(PYTHON) cnn_cifar10.py --data synthetic --batch-size 64 --epochs 3 --runs-dir demo --overwrite
 	$(PYTHON) rnn_mnist.py --data synthetic --epochs 3 --runs-dir demo --overwrite
-	$(PYTHON) visualize.py $(DEMO_CNN)/best.pt --tensorboard
+	$(PYTHON) visualize.py $(DEMO_CNN) --tensorboard
 	$(PYTHON) report.py --grid demo.toml --no-train --data synthetic --precision fp32 --runs-dir demo --out demo/report
 	@echo
 	@echo "Both runs are in demo/. To see their curves, filters and confusion matrices:"
