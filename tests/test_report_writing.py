@@ -21,6 +21,7 @@ from harness.analyses.findings import Findings, Picture, Table, write_findings
 from harness.errors import UserError
 from harness.grid.runs import Problem, RowRuns, Run
 from harness.metrics import EpochMetrics
+from harness.pictures import png_bytes
 from harness.report import charts, write_report
 
 HOSTILE = "<b>R&D</b> *x* _y_ | `z` [l](u) $a$ <script>alert(1)</script>"
@@ -334,6 +335,9 @@ def test_pictures_of_visualize_py_and_the_statistics_of_the_relus_are_taken_up(w
         assert "Left out: activations. " in readme and "ReLU1" not in readme and "inside-occlusion.png" in readme
     (figures / "occlusion.json").unlink()  # the picture alone says nothing of what it shows
     assert "Left out: activations and occlusion. " in write(results)[0]
+    for content in (png_bytes(np.zeros((4, 4, 3), dtype=np.uint8)), b"damaged"):
+        (figures / "confusion.png").write_bytes(content)
+        assert ("Confusion matrix" in write(results)[0]) == (content != b"damaged")
     shutil.rmtree(figures)
     assert "python visualize.py" in write(results)[0].split("</a>Visualization")[1].split("\n## ")[0]
 

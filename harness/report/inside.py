@@ -45,7 +45,7 @@ class Inside:
     def figures(self) -> list[str]:
         """The names of the files, without .png; `confusion` is the training's own."""
         names = [Path(figure["file"]).stem for record in self.analyses.values() for figure in record["figures"]]
-        return names + ["confusion"] * (self.run.path / "figures" / "confusion.png").is_file()
+        return names + ["confusion"] * _is_picture(self.run.path / "figures" / "confusion.png")
 
     @property
     def activations(self) -> list[dict]:
@@ -71,6 +71,15 @@ def look_inside(rows: Sequence[RowRuns]) -> Inside | None:
 def rank(run: Run) -> tuple:
     """Which of several runs is shown: the one with the largest of these. Most epochs, then the best test accuracy."""
     return len(run.history), best(run, "test_accuracy"), -run.seed
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except Exception:  # missing or damaged: Pillow can fail in many ways
+        return False
+    return True
 
 
 def _holds_statistics(tables: list[dict]) -> bool:
