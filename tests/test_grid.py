@@ -12,7 +12,7 @@ from conftest import PROJECT
 from harness.errors import UserError
 from harness.files import lock_folder
 from harness.flags import recorded_flags
-from harness.grid.rows import Row, load_grid, parser_of, wanted_flags
+from harness.grid.rows import Row, experiment_of, load_grid, parser_of, wanted_flags
 from harness.grid.runs import Problem, RowRuns, _note, _read_runs, complete_runs, find_runs, problems_of
 from harness.image_sets import published_checksum
 from harness.report.inside import look_inside
@@ -83,6 +83,14 @@ def test_row_takes_what_it_leaves_out_from_the_script():
         ('[[row]]\nname = 7\nscript = "rnn_mnist"\nflags = {}', "row 1: name must be text in quotes, not 7"),
         (ROW.replace("rnn_mnist", "rnn") + "flags = {}", "row 'a': script must be one of cnn_cifar10, rnn_mnist, not"),
         (ROW + 'flags = {}\ntitle = "x\\ny"', "row 'a': title must be one line of text"),
+        (
+            ROW + "flags = {}\ndata = 'cifar10'",
+            "row 'a': data must be one of mnist, fashion-mnist, kmnist, synthetic, not",
+        ),
+        (
+            ROW.replace("rnn_mnist", "cnn_cifar10") + "flags = { channels = 'rgb' }\ndata = 'kmnist'",
+            "row 'a': channels rgb needs color images, and kmnist has none",
+        ),
         (ROW + "flags = { channels = 'rgb' }", "row 'a': rnn_mnist.py has no flag 'channels'"),
         (ROW + "flags = { batch-size = 3 }", "row 'a': rnn_mnist.py has no flag 'batch-size'"),
         (ROW + "flags = { lr = '0.1' }", "row 'a': lr must be a number, not '0.1'"),
@@ -150,6 +158,14 @@ def test_second_row_of_a_name_is_refused(second):
     text = ROW + "flags = {}\n" + ROW.replace('"a"', f'"{second}"') + "flags = { lr = 0.5 }"
     with pytest.raises(UserError, match=f"^grid.toml, row '{second}': another row has the same name"):
         load(text)
+
+
+def test_row_may_name_its_images():
+    text = ROW + "flags = {}\n" + ROW.replace('"a"', '"b"') + "flags = {}\ndata = 'kmnist'"
+    own, other = load(text)
+    assert own.data is None and other.data == "kmnist"
+    flags = wanted_flags(other, precision="auto", data=None)
+    assert flags["data"] == "kmnist" and experiment_of(other, flags) == "rnn_kmnist"
 
 
 def test_second_row_of_a_setting_is_refused_even_where_it_spells_out_a_default():
