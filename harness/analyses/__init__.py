@@ -64,8 +64,8 @@ def draw_analyses(
     own = own or ()
     suited = [name for name in (OF_RECURRENT if subject.recurrent else OF_CNN) if not own or name in OF_OWN_PICTURES]
     if others := [name for name in names or () if name not in suited]:
-        where = "of a picture" if own else f"of {subject.network}"
-        raise UserError(f"--only: {where} visualize.py shows {', '.join(suited)}, and not {others[0]}")
+        of = "a picture" if own else "a recurrent network" if subject.recurrent else "a CNN"
+        raise UserError(f"--only: of {of} there is {', '.join(suited)} to show, and not {others[0]}")
     if len(own) > 10:
         raise UserError(f"--image shows 10 pictures at a time, and not {len(own)}")
     modules = {name: import_module(f"{__name__}.{name}") for name in names or suited}
@@ -78,7 +78,7 @@ def draw_analyses(
     for need, why in lacks.items():
         lacking = [name for name, module in modules.items() if need in module.NEEDS]
         if lacking and names:
-            raise UserError(f"there is no {lacking[0]} to show: {why}")
+            raise UserError(f"{lacking[0]} cannot be shown: {why}")
         if lacking:
             print(f"note: {', '.join(lacking)} left out, {why}")
         modules = {name: module for name, module in modules.items() if name not in lacking}

@@ -42,8 +42,8 @@ def analyze(subject: Subject) -> Findings:
             f"{int(settled.median())} on."
         )
     else:
-        rows = ", ".join(f"{subject.image_name(i)} from row {settled[i]}" for i in shown.tolist())
-        found = f"From which row on the answer of this {subject.network} is final: {rows}."
+        rows = ", ".join(f"{subject.image_name(i)} {settled[i]}" for i in shown.tolist())
+        found = f"The row from which on this {subject.network}'s answer is final: {rows}."
     by_row = [
         (subject.image_name(i), classes[labels[i]], row + 1, classes[answers[row, i]], *probabilities[row, i].tolist())
         for i in shown.tolist()
@@ -65,7 +65,7 @@ def draw(
 ) -> np.ndarray:
     """Each image (height, width) beside its `probabilities` (rows, images, classes), row by row; below the accuracy."""
     lines, (height, width) = -(-len(tiles) // ACROSS), tiles[0].shape
-    heights = [1.3 * lines + 0.1, *[2.2] * (accuracy is not None)]
+    heights = [(1.3 + 0.15 * (accuracy is None)) * lines + 0.1, *[2.2] * (accuracy is not None)]
     figure = Figure(figsize=(8, sum(heights) + 0.3), dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=11)
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -76,7 +76,7 @@ def draw(
     for number, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
         picture, heat = grid.flat[2 * number : 2 * number + 2]
         picture.imshow(tile, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        picture.set_title(caption, fontsize=8.5, loc="left", pad=3)
+        picture.set_title(caption.replace(": ", "\n"), fontsize=8.5, loc="left", pad=3)  # an own picture's name
         heat.set_axis_on()
         values = probabilities[:, number].numpy()
         heat.imshow(values, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="auto")

@@ -16,7 +16,7 @@ NEEDS = ("images",)
 COUNTED = 200  # random test images that the two methods are compared on
 
 TEXT = """\
-{found} All of it is in units of the {asked}'s logit; red speaks for that class, and blue against it. Gradient times \
+{found}All of it is in units of the {asked}'s logit; red speaks for that class, and blue against it. Gradient times \
 input says, pixel by pixel, what the ink there adds if the network is taken to be linear (Shrikumar et al. 2016, \
 arXiv 1605.01713). Beside it stands what is really lost when ink is covered with black: by squares of {size} × {size} \
 pixels, each point standing for the square centered there, and by whole rows, which are single steps of the network \
@@ -47,13 +47,13 @@ def analyze(subject: Subject) -> Findings:
     worst = ("worst row", "p without it", "top", "left", "p without square")
     header = (subject.image_column, "class", "p as it is", *worst)
     table = Table("saliency", f"What covering costs most, {subject.source}", header, rows)
-    text = TEXT.format(found=compare(subject), asked=subject.asked_class, size=size)
+    text = TEXT.format(found="" if subject.own else compare(subject), asked=subject.asked_class, size=size)
     return Findings("Saliency", text, [picture], [table])
 
 
 def compare(subject: Subject) -> str:
     """In words, how well gradient times input foretells what covering a row does to the logit."""
-    chosen = subject.shown if subject.own else subject.order[:COUNTED]
+    chosen = subject.order[:COUNTED]
     inputs, labels = subject.inputs[chosen], subject.labels[chosen]
     with torch.no_grad():
         clean = of_class(subject.model(inputs).cpu(), labels)
@@ -64,9 +64,9 @@ def compare(subject: Subject) -> str:
     correlation = torch.corrcoef(torch.stack([foretold[inked], lost[inked]]))[0, 1]
     below_half = of_class(covered.softmax(dim=2), labels).amin(dim=1) < 0.5
     return (
-        f"What gradient times input foretells of covering a row correlates by {correlation:.2f} with what this "
-        f"{subject.network}'s logit then loses ({len(chosen)} images); for {below_half.double().mean():.0%} of them "
-        f"some single covered row brings the {subject.asked_class}'s probability below one half."
+        f"In {len(chosen)} test images, what gradient times input foretells of covering a row correlates by "
+        f"{correlation:.2f} with what this {subject.network}'s logit then loses; in {below_half.double().mean():.0%} "
+        f"of them some single covered row brings the true class's probability below one half. "
     )
 
 
@@ -109,7 +109,7 @@ def draw(
         bars.set_box_aspect(height / width)
         bars.spines[["top", "right", "left"]].set_visible(False)
         bars.tick_params(labelsize=8)
-    headings = ("image", "gradient × input", "logit lost,\nsquare covered", "logit lost by row")
+    headings = ("image", "gradient × input", "lost: square covered", "lost: row covered")
     for axes, heading in zip(grid[0], headings, strict=True):
         axes.set_title(heading, fontsize=9)
     lines = grid[0, 3].get_legend_handles_labels()
