@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from interpret.chain import evaluating
 
 BATCH = 500  # images a pass
-CLOSED, OPEN = 0.1, 0.9  # a gate below or above is saturated: Karpathy et al., section 4.3
+CLOSED, OPEN = 0.1, 0.9  # a gate below or above is saturated, as in Karpathy et al.
 
 
 class Step(NamedTuple):
@@ -37,7 +37,7 @@ class GateStatistics:
     std: Tensor  # (rows,)
     closed: Tensor  # (rows,): the share below CLOSED
     open: Tensor  # (rows,): the share above OPEN
-    unit_closed: Tensor  # (hidden,): these two shares over images and rows (Karpathy et al., figure 2)
+    unit_closed: Tensor  # (hidden,): these two shares over images and rows
     unit_open: Tensor  # (hidden,)
 
 

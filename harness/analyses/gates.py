@@ -1,4 +1,4 @@
-"""How open the gates of an LSTM or a GRU are at each row (Karpathy et al. 2015, section 4.3 and figure 2)."""
+"""How open the gates of an LSTM or a GRU are at each row (Karpathy et al. 2015)."""
 
 from collections.abc import Mapping
 
@@ -14,11 +14,11 @@ NEEDS = ("images", "steps", "gates")
 COLOR, ABOVE = "#4269d0", "#e4572e"
 
 TEXT = """\
-{found} Karpathy et al. (2015, arXiv 1506.02078), section 4.3 and figure 2: a gate multiplies what it lets through by \
-a number from 0 (closed) to 1 (open). Above, its mean over all units and test images after each row, and one standard \
-deviation around it. In the middle, how many are saturated: below {closed} or above {open}. Below, each unit is a dot: \
-at which share of all rows and images it is saturated; a dot at the right end is a gate that is hardly ever anything \
-but open. {roles}"""
+{found} Karpathy et al. (2015, arXiv 1506.02078), "gate activation statistics": a gate multiplies what it lets \
+through by a number from 0 (closed) to 1 (open). Above, its mean over all units and test images after each row, and \
+one standard deviation around it. In the middle, how many are saturated: below {closed} or above {open}. Below, each \
+unit is a dot: at which share of all rows and images it is saturated; a dot at the right end is a gate that is hardly \
+ever anything but open. {roles}"""
 ROLES = {
     "LSTM": "The forget gate keeps the cell state when open, the input gate writes to it, the output gate shows it.",
     "GRU": "The update gate keeps the old state when open and takes the new one when closed (as PyTorch defines it); "
