@@ -16,7 +16,7 @@ from harness.cli import command_line, typed_path
 from harness.errors import Interrupted, UserError
 
 # In the order in which they are made and shown, each a module here.
-OF_CNN = ("filters", "activations", "deconvnet", "evolution", "invariance", "occlusion", "correspondence")
+OF_CNN = ("filters", "activations", "deconvnet", "evolution", "invariance", "occlusion", "correspondence", "depth")
 OF_RECURRENT = ("reading", "hidden_state", "gates", "memory", "saliency", "lengths")
 ANALYSES = (*OF_CNN, *OF_RECURRENT)
 OF_OWN_PICTURES = ("deconvnet", "invariance", "occlusion", "reading", "saliency")

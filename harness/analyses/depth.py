@@ -1,0 +1,93 @@
+"""How much of the class the features after each layer tell a linear classifier (the paper's section 5.3 and table 7)."""
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from scipy.stats import binomtest
+
+from harness.analyses.base import Subject, short
+from harness.analyses.findings import Findings, Picture, Table
+from harness.pictures import DPI, render
+from interpret.probe import LARGEST_SIDE, PENALTIES, layer_features, probe
+
+NEEDS = ("images",)
+LEARNED_FROM, TESTED_ON = 4000, 2000  # at most so many random images of each split
+COLORS = {"trained": "#4269d0", "untrained": "#e4572e"}
+
+TEXT = """\
+{found} The paper's table 7: a linear classifier learns from the features after each layer, once of the trained \
+network and once of the same one before any training (the first values of seed 0). What it gets right is what the \
+layer has made easy to read. Each is a softmax regression on {learned:,} training images, with that of {penalties} \
+penalties that does best on a fifth of them, tested on {tested:,} test images; maps of more than {side} x {side} are \
+averaged down to that. The bars are 95 % intervals (Wilson's), for the choice of the test images alone."""
+
+
+def analyze(subject: Subject) -> Findings:
+    probed, tested, learned = measure(subject)
+    title = f"Depth: {subject.source}"
+    header = ("features after", "network", "how many", "accuracy", "low", "high")
+    rows = [
+        (layer, network, size, right / tested, *interval(right, tested))
+        for network, of_layers in probed.items()
+        for layer, (size, right) in of_layers.items()
+    ]
+    first, *_, last = probed["trained"]
+    share = {
+        network: {layer: f"{right / tested:.1%}" for layer, (_, right) in of.items()} for network, of in probed.items()
+    }
+    found = (
+        f"A linear classifier is right on {share['trained'][first]} of the test images from the pixels alone, and on "
+        f"{share['trained'][last]} from what {last} makes of them; untrained, {last} gives {share['untrained'][last]}."
+    )
+    counts = {"learned": learned, "tested": tested, "penalties": len(PENALTIES), "side": LARGEST_SIDE}
+    text = TEXT.format(found=found, **counts)
+    return Findings("Depth", text, [Picture("depth", draw(rows, title), title)], [Table("depth", title, header, rows)])
+
+
+def measure(subject: Subject) -> tuple[dict[str, dict[str, tuple[int, int]]], int, int]:
+    """Of each network, by layer, how many features there are and how many test images their probe gets right.
+
+    Also how many images it was tested on, and how many it learned from.
+    """
+    images, classes = subject.images, len(subject.images.classes)
+    drawn = torch.Generator().manual_seed(subject.seed)
+    parts = [
+        split.part(torch.randperm(len(split), generator=drawn)[:count])
+        for split, count in ((images.train, LEARNED_FROM), (images.test, TESTED_ON))
+    ]
+    probed: dict[str, dict[str, tuple[int, int]]] = {}
+    for network, model in (("trained", subject.model), ("untrained", subject.untrained)):
+        train, test = (layer_features(model, images.normalize(part.images.to(subject.inputs.device))) for part in parts)
+        for layer, features in train.items():
+            probe_of_layer = probe(features.cpu(), parts[0].labels, classes)
+            right = probe_of_layer(test[layer].cpu()).argmax(dim=1) == parts[1].labels
+            probed.setdefault(network, {})[short(layer)] = features.shape[1], int(right.sum())
+    return probed, len(parts[1]), len(parts[0])
+
+
+def interval(right: int, tested: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy."""
+    low, high = binomtest(right, tested).proportion_ci(method="wilson")
+    return float(low), float(high)
+
+
+def draw(rows: list[tuple], title: str) -> np.ndarray:
+    """Of each network a line over the layers, with the intervals; `rows` are the table's."""
+    figure = Figure(figsize=(8, 3.4), dpi=DPI, layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots()
+    for network, color in COLORS.items():
+        layers, _, _, accuracies, lows, highs = map(
+            np.array, zip(*(row for row in rows if row[1] == network), strict=True)
+        )
+        reach = np.stack([accuracies - lows, highs - accuracies])
+        style = "o-" if network == "trained" else "o--"
+        axes.errorbar(layers, accuracies, reach, fmt=style, color=color, markersize=4, capsize=3, label=network)
+    axes.set(xlabel="features after", ylabel="accuracy of a linear classifier", ylim=(0, None))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.legend(frameon=False, fontsize=8.5)
+    return render(figure)
