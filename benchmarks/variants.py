@@ -407,12 +407,17 @@ def tables(rows: list[Row], cell: str, results: Results) -> str:
     for name in names:
         of_rows = found(name, SEARCHED)
         if any(row.runs for row in of_rows):
-            cells = [cell for row in of_rows for cell in (test_accuracy(row), marks(row))]
+            cells = [cell for row in of_rows for cell in (f"{off_by([row]):.2f}", test_accuracy(row), marks(row))]
             lines.append((off_by(of_rows), [title_of(name), *cells, str(min(len(row.runs) for row in of_rows))]))
     lines.sort(key=lambda line: line[0])
-    head = ["change", "off by", *(text for rate in rates for text in (f"{rate}: test accuracy", "verdicts")), "seeds"]
+    head = [
+        "change",
+        "off by",
+        *(text for rate in rates for text in (f"{rate}: off by", "test accuracy", "verdicts")),
+        "seeds",
+    ]
     searched = [[cells[0], f"{factor:.2f}", *cells[1:]] for factor, cells in lines]
-    printed = ["**printed**", "1"] + [cell for row in rows for cell in (row.printed["test_accuracy"], "")] + [""]
+    printed = ["**printed**", "1"] + [cell for row in rows for cell in ("1", row.printed["test_accuracy"], "")] + [""]
     text = [f"### {cell.upper()}, one change at a time\n", *table(head, [printed, *searched])]
 
     confirmed, reached = [], []
