@@ -81,8 +81,10 @@ def our_loop(
         optimizer=network.optimizer,
         lr=network.lr,
         momentum=0.0,
+        nesterov=False,
         weight_decay=0.0,
         clip_grad_norm=0.0,
+        label_smoothing=0.0,
         batch_size=batch_size,
         precision=precision,
     )

@@ -155,8 +155,16 @@ GROUPS: dict[str, dict[str, Flag]] = {
         "batch_size": Flag("images a step", {CNN: 256, RNN: 64}, type=positive_int, in_name="b{}"),
         "momentum": Flag(f"momentum of sgd; {_OFF}", 0.0, type=below_one_float, in_name="momentum{}"),
         "weight_decay": Flag(f"weight decay; {_OFF}", 0.0, type=non_negative_float, in_name="wd{}"),
+        "nesterov": Flag("Nesterov's momentum", False, in_name="nesterov", added_later=True),
         "clip_grad_norm": Flag(f"largest gradient norm; {_OFF}", 0.0, type=non_negative_float,
                                in_name="clip{}", label="largest gradient norm"),
+        "schedule": Flag("of the learning rate, step by step; cosine falls to 0; triangle rises, for the --warmup or a "
+                         "fifth of the steps, then falls to 0", "constant",
+                         choices=("constant", "cosine", "triangle"), in_name="{}", added_later=True),
+        "warmup": Flag(f"epochs, or parts of one, over which the learning rate rises from 0; {_OFF}", 0.0,
+                       type=non_negative_float, in_name="warmup{}", added_later=True, label="epochs of warmup"),
+        "label_smoothing": Flag(f"share of each target that all classes get, in train/loss only; {_OFF}", 0.0,
+                                type=below_one_float, in_name="smooth{}", added_later=True),
         "seed": Flag("of the first weights, of the images' order and of what --validation holds out", 0,
                      type=seed_number, in_name="s{}", always=True, set_by_report=True),
     },
@@ -290,6 +298,10 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     flags = parser.parse_args(argv)
     if flags.momentum and not OPTIMIZERS[flags.optimizer].momentum:
         parser.error("--momentum is a flag of --optimizer sgd")
+    if flags.nesterov and not flags.momentum:
+        parser.error("--nesterov needs --momentum")
+    if flags.warmup >= flags.epochs:
+        parser.error(f"--warmup {flags.warmup:g} leaves none of the {flags.epochs} --epochs after it")
     absent = object()  # parsing into a namespace that has every flag already shows which ones were typed
     typed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(flags), absent)))
     flags.given = frozenset(name for name, value in vars(typed).items() if value is not absent)
@@ -373,12 +385,18 @@ def resumed_flags(flags: argparse.Namespace, recorded: Mapping[str, object]) -> 
     `typed_record` does.
     """
     resumed = argparse.Namespace(**vars(flags))
-    for name, was in typed_record(recorded, flags.parser).items():
+    of_run = typed_record(recorded, flags.parser)
+    for name, was in of_run.items():
         typed = getattr(flags, name)
         if name not in flags.given:
             setattr(resumed, name, was)
         elif name == "epochs" and typed < was:
             raise UserError(f"--epochs {typed} is less than the recorded {was}; it may only grow")
+        elif name == "epochs" and typed > was and of_run["schedule"] != "constant":
+            raise UserError(
+                f"--epochs {typed} is more than the recorded {was}, over which the learning rate of --schedule "
+                f"{of_run['schedule']} falls to 0; train a new run"
+            )
         elif typed != was and not FLAGS[name].may_change:
             changeable = ", ".join(option(each) for each in FLAGS if FLAGS[each].may_change)
             raise UserError(f"{option(name)} {typed} differs from the recorded {was}; only {changeable} may change")

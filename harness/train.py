@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from statistics import fmean
 
@@ -28,7 +28,7 @@ from harness.errors import EXIT_DIVERGED, UserError
 from harness.files import is_outdated, make_folder, write_atomically
 from harness.flags import hparams, recorded_flags, snapshot_epochs
 from harness.metrics import EpochMetrics, aligned, best_epoch, best_values, metrics_csv
-from harness.optimizers import make_optimizer, quick_steps, state_template
+from harness.optimizers import learning_rates, make_optimizer, quick_steps, state_template
 from harness.progress import ProgressBar, clock
 from harness.ranks import ALONE, Ranks
 from harness.run import RunFolder
@@ -103,13 +103,15 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     _print_head(run, images, state, device)
 
     augment = getattr(flags, "augment", False)  # a flag of the CNN's
-    own_images = sum(share.count for share in ranks.shares(len(images.train), flags.batch_size))
+    shares = ranks.shares(len(images.train), flags.batch_size)
+    own_images = sum(share.count for share in shares)
     wall_before, started = run.config["wall_seconds"], time.perf_counter()
     for epoch in range(state.epoch + 1, flags.epochs + 1):
         order = EpochOrder.draw(len(images.train), state.generator, augment=augment).to(device)
+        rates = learning_rates(flags, epoch, len(shares))
         epoch_started = time.perf_counter()
         with ProgressBar(_epoch_title(epoch, flags.epochs), own_images) as progress:
-            train_metrics = train_epoch(trained, state.optimizer, images, order, flags, progress.update, ranks)
+            train_metrics = train_epoch(trained, state.optimizer, images, order, flags, progress.update, ranks, rates)
         test_metrics = evaluate(model, images, flags.precision, ranks)
         more = {}  # what only some flags measure
         if images.validation:
@@ -141,8 +143,12 @@ def train_epoch(
     flags: Namespace,
     show: Callable[[int, Tensor], None],
     ranks: Ranks = ALONE,
+    rates: Iterable[float] = (),
 ) -> tuple[float, float]:
     """One pass over the train split; returns the mean loss a sample and the accuracy, each batch taken before its step.
+
+    Each step has its own of the learning `rates`, if they are given. The loss is the one trained on, label smoothing
+    included.
 
     Both are summed up on the device and read once, at the end: within the epoch nobody waits for the device. `show` is
     called after each step with the number of images and the running (loss sum, correct count), still on the device.
@@ -151,13 +157,13 @@ def train_epoch(
     device = images.train.labels.device
     totals = torch.zeros(2, dtype=_exact_dtype(device), device=device)
     summed_loss, summed_correct = totals.unbind()  # views: adding to them changes the totals
-    parameters, steps = list(model.parameters()), quick_steps(optimizer)
+    parameters, steps = list(model.parameters()), quick_steps(optimizer, rates)
     computing = autocast(device, flags.precision)
     shares = ranks.shares(len(images.train), flags.batch_size)  # alone: the whole batches
     for share, (inputs, labels) in zip(shares, train_batches(images, order, flags.batch_size, ranks), strict=True):
         with computing:
             logits = model(inputs)
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=flags.label_smoothing)
         for parameter in parameters:
             parameter.grad = None
         share.backward(loss)
@@ -366,8 +372,8 @@ def _print_end(run: RunFolder, state: State) -> int:
     if not state.history[-1].finite:
         print(f"{run.path} diverged in epoch {state.epoch}; there is nothing to continue", file=sys.stderr)
         return EXIT_DIVERGED
-    name = command_line([run.path.name])
-    print(f"{run.path} is complete; --name {name} with a larger --epochs and --resume trains on")
+    way_on = f"; --name {command_line([run.path.name])} with a larger --epochs and --resume trains on"
+    print(f"{run.path} is complete" + way_on * (run.flags.schedule == "constant"))
     _print_summary(run, state.history, run.recorded_seconds)
     return 0
 

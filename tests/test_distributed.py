@@ -229,7 +229,7 @@ def test_every_image_counts_once_in_the_metrics(count: int, monkeypatch: pytest.
     images = ImageSet("five", "checksum", ("a", "b", "c"), 0.5, 0.25, right, right)
     loss = -logits.log_softmax(dim=1).max(dim=1).values.double().mean().item()
     order = EpochOrder(torch.tensor([3, 1, 4, 0, 2]))
-    flags = Namespace(batch_size=3, precision="fp32", clip_grad_norm=0.0)
+    flags = Namespace(batch_size=3, precision="fp32", clip_grad_norm=0.0, label_smoothing=0.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-30)  # the weights stay
 
     summed, seen = [], []

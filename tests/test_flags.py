@@ -35,6 +35,10 @@ SHARED_DEFAULTS = {
     "momentum": 0.0,
     "weight_decay": 0.0,
     "clip_grad_norm": 0.0,
+    "nesterov": False,
+    "schedule": "constant",
+    "warmup": 0.0,
+    "label_smoothing": 0.0,
     "seed": 0,
     "device": "auto",
     "precision": "fp32",
@@ -136,6 +140,11 @@ NAMES = [
         "--cell lstm --hidden-size 64 --optimizer adamw --lr 1e-5 --epochs 3 --clip-grad-norm 1 --seed 2",
         "lstm-h64-adamw-lr1e-05-e3-clip1-s2",
     ),
+    (
+        "rnn_mnist",
+        "--optimizer sgd --momentum .9 --nesterov --schedule triangle --warmup 1.5 --label-smoothing 0.1",
+        "gru-h128-sgd-lr0.001-e10-momentum0.9-nesterov-triangle-warmup1.5-smooth0.1-s0",
+    ),
     ("rnn_mnist", "--lr 0.123456789", "gru-h128-adam-lr0.123456789-e10-s0"),  # no digit is lost
     ("cnn_cifar10", "--device cpu --threads 2 --data-dir x --runs-dir y --mirror z", "adagrad-lr0.01-e20-s0"),
     ("cnn_cifar10", "--snapshot-epochs 1 --lr 1e-2 --channels gray", "adagrad-lr0.01-e20-s0"),
@@ -153,7 +162,8 @@ def test_run_is_named_after_the_flags_that_change_its_result(
 def test_any_change_of_a_result_flag_makes_another_name(script: str, read_flags: Callable) -> None:
     changes = ["--data synthetic", "--optimizer adamw", "--lr 0.5", "--epochs 1", "--batch-size 1", "--seed 1"]
     changes += ["--weight-decay 1", "--clip-grad-norm 1", "--precision bf16", "--optimizer sgd"]
-    changes += ["--optimizer sgd --momentum .5", ""]
+    changes += ["--optimizer sgd --momentum .5", "--optimizer sgd --momentum .5 --nesterov", ""]
+    changes += ["--schedule cosine", "--schedule triangle", "--warmup 0.5", "--label-smoothing .5"]
     own = {
         "cnn_cifar10": ["--data mnist", "--channels rgb", "--fc-activation relu", "--augment"],
         "rnn_mnist": ["--cell rnn", "--cell lstm", "--hidden-size 1"],
@@ -200,6 +210,11 @@ WRONG = [
     ("cnn_cifar10", "--lr inf", "--lr: inf is not"),
     ("cnn_cifar10", "--lr fast", "--lr: invalid number value: 'fast'"),
     ("cnn_cifar10", "--momentum 0.9", "--momentum is a flag of --optimizer sgd"),
+    ("cnn_cifar10", "--optimizer sgd --nesterov", "--nesterov needs --momentum"),
+    ("rnn_mnist", "--nesterov --momentum 0.9", "--momentum is a flag of --optimizer sgd"),
+    ("rnn_mnist", "--warmup 3 --epochs 3", "--warmup 3 leaves none of the 3 --epochs after it"),
+    ("rnn_mnist", "--label-smoothing 1", "--label-smoothing: 1 is not a number from 0 to below 1"),
+    ("rnn_mnist", "--schedule onecycle", "--schedule: invalid choice: 'onecycle'"),
     ("cnn_cifar10", "--momentum 1 --optimizer sgd", "--momentum: 1 is not a number from 0 to below 1"),
     ("cnn_cifar10", "--weight-decay -1", "--weight-decay: -1 is not a number of at least 0"),
     ("cnn_cifar10", "--clip-grad-norm nan", "--clip-grad-norm: nan is not"),
@@ -360,6 +375,17 @@ def test_epochs_may_grow_and_not_shrink(resume: Callable) -> None:
         resume("--epochs 3", "--epochs 2")
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "triangle"])
+def test_epochs_may_not_grow_where_the_schedule_ends_with_them(schedule: str, resume: Callable) -> None:
+    line = f"--schedule {schedule} --epochs 3"
+    assert resume(line, "--epochs 3").epochs == 3
+    told = f"--epochs 5 is more than the recorded 3, over which the learning rate of --schedule {schedule} falls to 0"
+    for typed in ("--epochs 5", f"--epochs 5 --schedule {schedule}"):
+        with pytest.raises(UserError, match=told):
+            resume(line, typed)
+    assert resume("--warmup 2 --epochs 3", "--epochs 5").epochs == 5
+
+
 def test_device_and_threads_may_change(resume: Callable) -> None:
     flags = resume("--device cuda --threads 8", "--device cpu --threads 2")
     assert (flags.device, flags.threads) == ("cpu", 2)
@@ -427,6 +453,7 @@ def test_both_scripts_have_the_same_hyper_parameters_and_epochs_is_none_of_them(
         "momentum": 0.0,
         "weight_decay": 0.0,
         "clip_grad_norm": 0.0,
+        **{"nesterov": "no", "schedule": "constant", "warmup": 0.0, "label_smoothing": 0.0},
         "precision": "fp32",
         "seed": 0,
     }
