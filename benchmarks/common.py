@@ -95,7 +95,7 @@ def our_loop(
 
     def train(steps: int) -> None:
         few = images.first(steps * batch_size)
-        order = EpochOrder.draw(len(few.train), generator, augment=False).to(device)
+        order = EpochOrder.draw(len(few.train), generator).to(device)
         train_epoch(trained, optimizer, few, order, flags, show=lambda count, totals: None)
 
     return Loop(train, lambda: evaluate(trained, images, precision))

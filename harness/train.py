@@ -26,7 +26,7 @@ from harness.data import EpochOrder, ImageSet, hold_out, test_batches, train_bat
 from harness.device import autocast, choose_device, choose_threads, compiled, keep_freed_memory, warn_of_slow_bf16
 from harness.errors import EXIT_DIVERGED, UserError
 from harness.files import is_outdated, make_folder, write_atomically
-from harness.flags import hparams, recorded_flags, snapshot_epochs
+from harness.flags import augmentations, hparams, recorded_flags, snapshot_epochs
 from harness.metrics import EpochMetrics, aligned, best_epoch, best_values, metrics_csv
 from harness.optimizers import learning_rates, make_optimizer, quick_steps, state_template
 from harness.progress import ProgressBar, clock
@@ -56,7 +56,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     if a loss became NaN or infinite. Raises UserError if the checkpoint to resume does not fit. Of several ranks each
     comes here and computes on its share of every batch; what they write and print is the main rank's.
     """
-    flags, ranks = run.flags, run.ranks
+    flags, ranks, augment = run.flags, run.ranks, augmentations(run.flags.augment)
     device = ranks.own_device(choose_device(flags.device))
     keep_freed_memory()
     run.lock_stack.callback(torch.set_num_threads, torch.get_num_threads())  # a notebook goes on with its own
@@ -68,6 +68,8 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     if flags.dry_run:
         images, flags.epochs = images.first(2 * flags.batch_size), 1
     images = images.to(device)
+    if flags.augment is not True and augment.keys() & {"mirror", "alternate"}:  # asked for by its name: digits, too
+        images = replace(images, mirrored=True)
     dataset = {"name": images.name, "checksum": images.checksum}
     if run.recorded and run.recorded.get("dataset") != dataset:
         raise UserError(f"cannot resume {run.path}: it was trained on {run.recorded.get('dataset')}, this is {dataset}")
@@ -102,12 +104,11 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     publish(run, state, images)
     _print_head(run, images, state, device)
 
-    augment = getattr(flags, "augment", False)  # a flag of the CNN's
     shares = ranks.shares(len(images.train), flags.batch_size)
     own_images = sum(share.count for share in shares)
     wall_before, started = run.config["wall_seconds"], time.perf_counter()
     for epoch in range(state.epoch + 1, flags.epochs + 1):
-        order = EpochOrder.draw(len(images.train), state.generator, augment=augment).to(device)
+        order = EpochOrder.draw(len(images.train), state.generator, augment, seed=flags.seed, epoch=epoch).to(device)
         rates = learning_rates(flags, epoch, len(shares))
         epoch_started = time.perf_counter()
         with ProgressBar(_epoch_title(epoch, flags.epochs), own_images) as progress:

@@ -171,7 +171,7 @@ def test_host_reads_nothing_from_the_device_before_an_epoch_ends(
     meta = torch.device("meta")
     model = linear_model().to(meta)
     optimizer = torch.optim.Adam(model.parameters())
-    order = EpochOrder.draw(5, torch.Generator(), augment=False).to(meta)
+    order = EpochOrder.draw(5, torch.Generator()).to(meta)
     shown = []
     with pytest.raises(NotImplementedError, match="no data"):  # by the end's reading of loss and accuracy
         train_epoch(model, optimizer, five_images.to(meta), order, flags(), lambda count, totals: shown.append(count))
@@ -394,26 +394,35 @@ def test_same_flags_give_the_same_bits_and_another_seed_gives_others(run_main: C
 
 @pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
 @pytest.mark.parametrize(
-    ("script", "argv", "augmented"),
+    ("script", "argv", "kinds", "mirrored"),
     [
-        ("rnn_mnist", SHORT, False),
-        ("cnn_cifar10", ("--data", "synthetic"), False),
-        ("cnn_cifar10", ("--data", "synthetic", "--augment"), True),
+        ("rnn_mnist", SHORT, [], False),
+        ("rnn_mnist", (*SHORT, "--augment"), ["mirror", "shift"], False),  # a mirrored 2 is no 2
+        ("rnn_mnist", (*SHORT, "--augment", "rotate,shift:2"), ["shift", "rotate"], False),
+        ("rnn_mnist", (*SHORT, "--augment", "alternate"), ["mirror"], True),  # but whoever asks for it gets it
+        ("cnn_cifar10", ("--data", "synthetic"), [], True),
+        ("cnn_cifar10", ("--data", "synthetic", "--augment"), ["mirror", "shift"], True),
     ],
 )
 def test_images_are_augmented_if_asked_and_only_then(
-    script: str, argv: tuple, augmented: bool, run_main: Callable, in_project: Path, monkeypatch: pytest.MonkeyPatch
+    script: str,
+    argv: tuple,
+    kinds: list[str],
+    mirrored: bool,
+    run_main: Callable,
+    in_project: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    orders = []
+    seen = []
     real = harness.train.train_epoch
 
     def train_epoch(model: nn.Module, optimizer: object, images: ImageSet, order: EpochOrder, *rest: object) -> tuple:
-        orders.append(order)
+        seen.append((list(order.choices), images.mirrored))
         return real(model, optimizer, images, order, *rest)
 
     monkeypatch.setattr(harness.train, "train_epoch", train_epoch)
     assert run_main(script, *argv, "--dry-run")[0] == 0
-    assert [order.flips is not None for order in orders] == [augmented]
+    assert seen == [(kinds, mirrored)]
 
 
 @pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
