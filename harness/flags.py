@@ -182,6 +182,8 @@ GROUPS: dict[str, dict[str, Flag]] = {
                         alternate,shift:2 (docs/recipes.md); alone it means shift and, but for digits, mirror""",
                         False, may_stand_alone=True, type=augmentation, in_name="{}", added_later=True,
                         label="augmentation"),
+        "test_time_augmentation": Flag("after the last epoch, measure the accuracy of the mean answer to an image and "
+                                       "its shifted and mirrored views, too", False, in_name="tta", added_later=True),
     },
     "optimization": {
         "optimizer": Flag("PyTorch's, other settings as there", {CNN: "adagrad", RNN: "adam"}, choices=_OPTIMIZERS,
@@ -203,6 +205,9 @@ GROUPS: dict[str, dict[str, Flag]] = {
                        type=non_negative_float, in_name="warmup{}", added_later=True, label="epochs of warmup"),
         "label_smoothing": Flag(f"share of each target that all classes get, in train/loss only; {_OFF}", 0.0,
                                 type=below_one_float, in_name="smooth{}", added_later=True),
+        "average_weights": Flag(f"keep an exponential average of the weights, with this decay a step, and evaluate it "
+                                f"beside them; {_OFF}", 0.0, type=below_one_float, in_name="average{}",
+                                added_later=True, label="decay of the averaged weights"),
         "seed": Flag("of the first weights, of the images' order and of what --validation holds out", 0,
                      type=seed_number, in_name="s{}", always=True, set_by_report=True),
     },
