@@ -33,6 +33,8 @@ SHARED_DEFAULTS = {
     "data_dir": Path("data"),
     "mirror": None,
     "augment": False,
+    "test_time_augmentation": False,
+    "average_weights": 0.0,
     "momentum": 0.0,
     "weight_decay": 0.0,
     "clip_grad_norm": 0.0,
@@ -143,8 +145,9 @@ NAMES = [
     ),
     (
         "rnn_mnist",
-        "--optimizer sgd --momentum .9 --nesterov --schedule triangle --warmup 1.5 --label-smoothing 0.1",
-        "gru-h128-sgd-lr0.001-e10-momentum0.9-nesterov-triangle-warmup1.5-smooth0.1-s0",
+        "--optimizer sgd --momentum .9 --nesterov --schedule triangle --warmup 1.5 --label-smoothing 0.1 "
+        "--average-weights 0.99 --test-time-augmentation",
+        "gru-h128-sgd-lr0.001-e10-tta-momentum0.9-nesterov-triangle-warmup1.5-smooth0.1-average0.99-s0",
     ),
     (
         "cnn_cifar10",
@@ -172,6 +175,7 @@ def test_any_change_of_a_result_flag_makes_another_name(script: str, read_flags:
     changes += ["--optimizer sgd --momentum .5", "--optimizer sgd --momentum .5 --nesterov", ""]
     changes += ["--augment", "--augment mirror", "--augment shift", "--augment shift:2", "--augment rotate,cutout:2"]
     changes += ["--schedule cosine", "--schedule triangle", "--warmup 0.5", "--label-smoothing .5"]
+    changes += ["--average-weights 0.5", "--test-time-augmentation"]
     own = {
         "cnn_cifar10": ["--data mnist", "--channels rgb", "--fc-activation relu"],
         "rnn_mnist": ["--cell rnn", "--cell lstm", "--hidden-size 1"],
@@ -476,6 +480,7 @@ def test_both_scripts_have_the_same_hyper_parameters_and_epochs_is_none_of_them(
         "weight_decay": 0.0,
         "clip_grad_norm": 0.0,
         **{"augment": "no", "nesterov": "no", "schedule": "constant", "warmup": 0.0, "label_smoothing": 0.0},
+        **{"test_time_augmentation": "no", "average_weights": 0.0},
         "precision": "fp32",
         "seed": 0,
     }

@@ -23,12 +23,14 @@ import pytest
 import torch
 from conftest import PROJECT
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import harness.train
 import rnn_mnist
+from harness.augmentation import views
 from harness.data import EpochOrder, ImageSet, Split
 from harness.device import _product_seconds
-from harness.metrics import EpochMetrics, aligned, best_values
+from harness.metrics import COLUMNS, EpochMetrics, aligned, best_values
 from harness.optimizers import OPTIMIZERS, learning_rates, make_optimizer, quick_steps, scheduled, state_template
 from harness.progress import ProgressBar
 from harness.ranks import ALONE
@@ -309,6 +311,42 @@ def test_each_step_of_an_epoch_has_its_own_rate(five_images: ImageSet) -> None:
     assert all(equal(*(model.state_dict() for model in models)))
 
 
+def test_average_of_the_weights_equals_a_plain_loop_after_each_step(five_images: ImageSet) -> None:
+    """And so does that of batch normalization's running mean; its count of batches is rounded to whole ones."""
+    model = nn.Sequential(nn.BatchNorm2d(1), linear_model())
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.75), use_buffers=True)
+    settings, seen = flags(batch_size=2, lr=0.5), []
+
+    def show(*_: object) -> None:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    order = EpochOrder(torch.arange(5))
+    for _ in range(2):
+        optimizer = make_optimizer(settings, model, CPU)
+        train_epoch(model, optimizer, five_images, order, settings, show, ALONE, (), average)
+    assert len(seen) == 6
+    expected = seen[0]
+    for later in seen[1:]:
+        expected = {name: 0.75 * value + 0.25 * later[name] for name, value in expected.items()}
+    for name, value in average.module.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name])
+            assert not torch.allclose(value, seen[-1][name])
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_augmented_evaluation_is_that_of_the_mean_logits_of_all_views(five_images: ImageSet, mirrored: bool) -> None:
+    images, model = replace(five_images, mirrored=mirrored), linear_model()
+    total = torch.zeros(7, CLASSES)
+    for weight, view in views(images.test.images, mirrored=mirrored):
+        total += weight * model((view / 255 - 0.4) / 0.2)
+    expected = (total.argmax(dim=1) == images.test.labels).double().mean().item()
+    loss, accuracy = evaluate(model, images, "fp32", augmented=True)
+    assert accuracy == pytest.approx(expected)
+    assert loss == pytest.approx(nn.functional.cross_entropy(total, images.test.labels).item(), rel=1e-5)
+    assert loss != pytest.approx(evaluate(model, images, "fp32")[0], rel=1e-3)
+
+
 def test_evaluation_equals_numpy_and_ignores_its_batch_size(
     five_images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -555,8 +593,9 @@ def test_run_prints_an_aligned_line_an_epoch_and_a_table_that_its_metrics_bear_o
 def test_address_of_the_curves_shows_them_and_no_other_tag() -> None:
     query = parse_qs(urlsplit(f"http://localhost:6006/{CURVES}").query)
     others = (*BEST_TAGS, EPOCHS_TAG, CONFUSION_TAG, MISTAKES_TAG, FILTERS_TAG, "visualize/deconvnet_conv2")
-    shown = [tag for tag in (*EPOCH_TAGS, *others) if re.search(query["tagFilter"][0], tag)]
-    assert shown == [*EPOCH_TAGS] and query["smoothing"] == ["0"]
+    curves = [tag for tag in COLUMNS.values() if "/" in tag]
+    shown = [tag for tag in (*curves, *others) if re.search(query["tagFilter"][0], tag)]
+    assert shown == curves and shown[:4] == [*EPOCH_TAGS] and query["smoothing"] == ["0"]
 
 
 @pytest.mark.usefixtures("quick_figures", "tiny_synthetic")
