@@ -422,6 +422,19 @@ def test_list_has_a_column_for_each_setting_that_differs_where_a_name_does_not_s
     ]
 
 
+def test_list_shows_averaged_weights_and_test_time_augmentation_where_a_run_has_them(run_main):
+    make_run("gru-h128-adam-lr0.001-e2-bf16-s0")
+    own = make_run("gru-h128-adam-lr0.001-e2-average0.9-bf16-s0", average_weights=0.9)
+    more = "1,0.5,0.25,0.5,0.5,1.5,0.625,\n2,0.5,0.1,0.5,0.5,1.0,0.75,0.8\n"
+    (own / "metrics.csv").write_text(HEADER.rstrip() + ",average/accuracy,tta/accuracy\n" + more)
+    assert listed(run_main)[0][-4:] == [
+        " " * 78 + "test/accuracy      test/loss",
+        "run                                          status   epoch    best   last  average     tta    best   last",
+        "gru-h128-adam-lr0.001-e2-average0.9-bf16-s0  complete   2/2  0.5000 0.5000   0.7500  0.8000  0.5000 0.5000",
+        "gru-h128-adam-lr0.001-e2-bf16-s0             complete   2/2  0.7500 0.7500        –       –  0.2500 0.2500",
+    ]
+
+
 def test_list_leaves_out_what_is_damaged_with_a_note_and_shows_the_rest(run_main):
     for number, (name, content) in enumerate(
         (("config.json", "{"), ("config.json", "[" * 200_000), ("metrics.csv", "x"), ("config.json", None))
