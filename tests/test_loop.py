@@ -30,6 +30,7 @@ import rnn_mnist
 from harness.augmentation import views
 from harness.data import EpochOrder, ImageSet, Split
 from harness.device import _product_seconds
+from harness.flags import augmentations
 from harness.metrics import COLUMNS, EpochMetrics, aligned, best_values
 from harness.optimizers import OPTIMIZERS, learning_rates, make_optimizer, quick_steps, scheduled, state_template
 from harness.progress import ProgressBar
@@ -173,10 +174,13 @@ def test_host_reads_nothing_from_the_device_before_an_epoch_ends(
     meta = torch.device("meta")
     model = linear_model().to(meta)
     optimizer = torch.optim.Adam(model.parameters())
-    order = EpochOrder.draw(5, torch.Generator()).to(meta)
-    shown = []
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    sizes = augmentations("mirror,shift:1,reflect:1,cutout:1,rotate,scale,shear")
+    order = EpochOrder.draw(5, torch.Generator(), sizes).to(meta)
+    images, settings, shown = replace(five_images.to(meta), mirrored=True), flags(label_smoothing=0.1), []
+    rates = learning_rates(flags(schedule="cosine"), 1, 3)
     with pytest.raises(NotImplementedError, match="no data"):  # by the end's reading of loss and accuracy
-        train_epoch(model, optimizer, five_images.to(meta), order, flags(), lambda count, totals: shown.append(count))
+        train_epoch(model, optimizer, images, order, settings, lambda n, _: shown.append(n), ALONE, rates, average)
     assert shown == [2, 2, 1]
 
 
