@@ -1,4 +1,4 @@
-"""The optimizers: one entry each in OPTIMIZERS is all that the project knows of them. And the schedule of the rate.
+"""The optimizers: one entry each in OPTIMIZERS is all that the project knows of them; and the schedule.
 
 The flags take their choices from the entries and the report its names, so this file imports PyTorch only once an
 optimizer is made. Read on in train.py, which makes one and steps with it.

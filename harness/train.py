@@ -88,6 +88,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     if flags.average_weights:
         average = get_ema_multi_avg_fn(flags.average_weights)
         state.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        state.average.module.to(device)  # joins the weights of a copied recurrent layer, as CUDA's kernels want them
     if run.checkpoint:
         restore(state, run.checkpoint, state_template(flags, model), run.path / "last.pt")
         # What a kill left out is made good first, with the number of epochs that the run had then: the kill may have
@@ -118,9 +119,8 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
         rates = learning_rates(flags, epoch, len(shares))
         epoch_started = time.perf_counter()
         with ProgressBar(_epoch_title(epoch, flags.epochs), own_images) as progress:
-            shown = progress.update
             train_metrics = train_epoch(
-                trained, state.optimizer, images, order, flags, shown, ranks, rates, state.average
+                trained, state.optimizer, images, order, flags, progress.update, ranks, rates, state.average
             )
         measured = measure(state, images, flags, ranks, last=epoch == flags.epochs)
         seconds = round(time.perf_counter() - epoch_started, 3)
