@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from models.convolution import Convolution
+
 MAPS = (32, 64, 64, 256, 256, 256, 256)  # of each convolution
 POOLED = (2, 4, 6)  # the convolutions behind which each side is halved
 BIAS_GAIN = 8.0  # the normalizations' biases learn by its square, 64, times the learning rate: by the chain rule, twice
@@ -41,11 +43,11 @@ class VGG(nn.Module):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for number, (inputs, maps) in enumerate(zip((channels, *MAPS), MAPS, strict=False), start=1):
             # The first one pads nothing: sides of 30, 15, 7 and 3 take a fifth less work than 32, 16, 8 and 4.
-            layers[f"conv{number}"] = nn.Conv2d(inputs, maps, 3, padding=int(number > 1), bias=False)
+            layers[f"conv{number}"] = Convolution(inputs, maps, padding=int(number > 1))
             if number in POOLED:
                 layers[f"pool{number}"] = nn.MaxPool2d(2)
             layers[f"norm{number}"] = BatchNorm(maps)
-            layers[f"relu{number}"] = nn.ReLU()
+            layers[f"relu{number}"] = nn.ReLU(inplace=True)
         layers["pool"] = nn.MaxPool2d((image_size - 2) // 2 ** len(POOLED))
         self.features = nn.Sequential(layers)
         self.classifier = nn.Sequential(OrderedDict(flatten=nn.Flatten(), fc=nn.Linear(MAPS[-1], classes)))
@@ -76,10 +78,11 @@ class VGG(nn.Module):
         layers = dict(plain.features.named_children())
         chain: OrderedDict[str, nn.Module] = OrderedDict()
         for number in range(1, len(MAPS) + 1):
-            convolution, norm = layers[f"conv{number}"], layers[f"norm{number}"]
+            trained, norm = layers[f"conv{number}"], layers[f"norm{number}"]
+            layers[f"conv{number}"] = convolution = nn.Conv2d(*trained.weight.shape[1::-1], 3, padding=trained.padding)
             statistics = norm.running_mean, norm.running_var, norm.eps
             convolution.weight, convolution.bias = fuse_conv_bn_weights(
-                convolution.weight, None, *statistics, None, BIAS_GAIN * norm.bias
+                trained.weight, None, *statistics, None, BIAS_GAIN * norm.bias
             )
             names = (f"conv{number}", f"relu{number}", f"pool{number}")
             chain |= {name: layers[name] for name in names if name in layers}
