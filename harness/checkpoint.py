@@ -74,11 +74,17 @@ def _average_of(state: State) -> dict:
 
 
 def save_snapshot(path: Path, config: dict, state: State) -> None:
-    """Write the weights and biases of the convolutions."""
-    convolutions = {name for name, module in state.model.named_modules() if isinstance(module, nn.Conv2d)}
-    weights = {n: value for n, value in state.model.state_dict().items() if n.rpartition(".")[0] in convolutions}
+    """Write the weights and biases of the convolutions, into which normalizations are folded."""
+    model = folded(state.model)
+    convolutions = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    weights = {n: value for n, value in model.state_dict().items() if n.rpartition(".")[0] in convolutions}
     make_folder(path.parent)
     _save(path, config, {"weights": weights, "epoch": state.epoch})
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """The model as a plain chain of layers to look into: the same one, unless it has a `folded` form of its own."""
+    return model.folded() if hasattr(model, "folded") else model
 
 
 def _save(path: Path, config: dict, content: dict) -> None:
@@ -205,7 +211,7 @@ def is_best_of(path: Path, epoch: EpochMetrics) -> bool:
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its weights, in evaluation mode on the CPU, and what is known of its training."""
+    """A network with its weights, `folded`, in evaluation mode on the CPU, and what is known of its training."""
 
     path: Path
     model: nn.Module
@@ -246,9 +252,10 @@ def load_trained(path: Path, build_model: Callable[[dict], nn.Module]) -> Traine
     except ValueError as error:
         raise UserError(f"{path} cannot be rebuilt: {error}") from error
     model.load_state_dict(weights)
+    model = folded(model.eval())
     if not all(value.isfinite().all() for value in model.state_dict().values()):
         raise UserError(f"{path} holds weights that are not finite, of a run that diverged; there is nothing to see")
-    return Trained(path, model.eval(), config["model"], dataset["name"], str(dataset.get("checksum")), epoch)
+    return Trained(path, model, config["model"], dataset["name"], str(dataset.get("checksum")), epoch)
 
 
 def load_snapshots(trained: Trained) -> dict[int, dict[str, Tensor]]:

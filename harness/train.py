@@ -30,6 +30,7 @@ from harness.device import autocast, choose_device, choose_threads, compiled, ke
 from harness.errors import EXIT_DIVERGED, UserError
 from harness.files import is_outdated, make_folder, write_atomically
 from harness.flags import augmentations, hparams, recorded_flags, snapshot_epochs
+from harness.flops import flops_per_image
 from harness.metrics import EpochMetrics, aligned, best_epoch, best_values, metrics_csv
 from harness.optimizers import learning_rates, make_optimizer, quick_steps, state_template
 from harness.progress import ProgressBar, clock
@@ -106,11 +107,13 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     if flags.compile:
         trained = compiled(trained, device)
     run.begin(model=description, dataset=dataset, device=str(device))
+    run.config["flops_per_image"] = flops_per_image(model, images.normalize(images.test.images[:1]))
     if state.epoch and ranks.main:
         save_last(run.path, run.config, state)  # --epochs may have grown: last.pt must say so before config.json does
     publish(run, state, images)
     _print_head(run, images, state, device)
 
+    dropout = getattr(flags, "dropout", 0.0)  # a flag of the recurrent networks'
     shares = ranks.shares(len(images.train), flags.batch_size)
     own_images = sum(share.count for share in shares)
     wall_before, started = run.config["wall_seconds"], time.perf_counter()
@@ -118,10 +121,16 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
         order = EpochOrder.draw(len(images.train), state.generator, augment, seed=flags.seed, epoch=epoch).to(device)
         rates = learning_rates(flags, epoch, len(shares))
         epoch_started = time.perf_counter()
-        with ProgressBar(_epoch_title(epoch, flags.epochs), own_images) as progress:
+        bar = ProgressBar(_epoch_title(epoch, flags.epochs), own_images)
+        with bar as progress, torch.random.fork_rng([], enabled=dropout > 0):
+            if dropout:  # draws from PyTorch's own generator: seeded each epoch, so that last.pt need not hold it
+                torch.manual_seed(int(torch.randint(2**60, (), generator=state.generator)) + ranks.rank)
             train_metrics = train_epoch(
                 trained, state.optimizer, images, order, flags, progress.update, ranks, rates, state.average
             )
+        ranks.share_buffers(model)  # the running statistics of batch normalization
+        if state.average:
+            ranks.share_buffers(state.average.module)
         measured = measure(state, images, flags, ranks, last=epoch == flags.epochs)
         seconds = round(time.perf_counter() - epoch_started, 3)
 
@@ -364,6 +373,8 @@ def _print_head(run: RunFolder, images: ImageSet, state: State, device: torch.de
         f"{threads} thread{'s' * (threads != 1)}" + f" on each of {ranks} ranks" * (ranks > 1)
     )
     print(f"{images.name} ({len(images.train):,} train{held_out} and {len(images.test):,} test images)")
+    flops = run.config["flops_per_image"] * len(images.train) * run.flags.epochs
+    print(f"{run.flags.epochs} epoch{'s' * (run.flags.epochs != 1)} of training take {flops / 1e15:.2g} PFLOP")
     if not run.flags.dry_run:
         continuing = f", continuing after epoch {state.epoch}" if state.epoch else ""
         print(f"run folder: {run.path}{continuing}")

@@ -56,10 +56,11 @@ SHARED_DEFAULTS = {
 DEFAULTS = {
     "cnn_cifar10": SHARED_DEFAULTS
     | {"data": "cifar10", "optimizer": "adagrad", "lr": 0.01, "epochs": 20, "batch_size": 256}
-    | {"channels": "gray", "fc_activation": "tanh", "snapshot_epochs": "1,2,5,10,20,50,100"},
+    | {"model": "lenet5", "channels": "gray", "fc_activation": "tanh"}
+    | {"snapshot_epochs": "1,2,5,10,20,50,100"},
     "rnn_mnist": SHARED_DEFAULTS
     | {"data": "mnist", "optimizer": "adam", "lr": 0.001, "epochs": 10, "batch_size": 64}
-    | {"cell": "gru", "hidden_size": 128},
+    | {"cell": "gru", "hidden_size": 128, "layers": 1, "bidirectional": False, "dropout": 0.0},
 }
 SCRIPTS = list(DEFAULTS)
 
@@ -487,10 +488,12 @@ def test_both_scripts_have_the_same_hyper_parameters_and_epochs_is_none_of_them(
     assert cnn == shared | {
         **{"experiment": "cnn_cifar10", "data": "cifar10", "optimizer": "adagrad", "lr": 0.01, "batch_size": 256},
         **{"channels": "gray", "fc_activation": "tanh", "cell": "-", "hidden_size": "-"},
+        **{"model": "lenet5", "layers": "-", "bidirectional": "-", "dropout": "-"},
     }
     assert rnn == shared | {
         **{"experiment": "rnn_mnist", "data": "mnist", "optimizer": "adam", "lr": 0.001, "batch_size": 64},
         **{"channels": "-", "fc_activation": "-", "cell": "gru", "hidden_size": "128"},
+        **{"model": "-", "layers": "1", "bidirectional": "no", "dropout": "0.0"},
     }
 
 

@@ -130,7 +130,7 @@ EVERYTHING = (
     [
         ("rnn_mnist", TINY),
         ("rnn_mnist", (*TINY, "--cell", "lstm", "--precision", "bf16")),
-        ("cnn_cifar10", (*CNN, "--channels", "rgb", "--precision", "bf16")),
+        ("cnn_cifar10", (*CNN, "--model", "vgg", "--channels", "rgb")),
     ],
 )
 def test_a_run_with_all_that_a_recipe_may_use_resumes_exactly(monkeypatch, run_main, script, own):
