@@ -123,15 +123,16 @@ def svg(figure: Figure) -> bytes:
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=metadata)
     drawing = buffer.getvalue().decode()
-    # Smaller: two decimals in place of six, one in paths without curves; no names of groups, no turns by nothing, no
-    # line breaks; short names of what is referred to.
-    places = r' (?:d|x|y|transform)="(?!matrix)[^"]*"'
-    drawing = re.sub(places, lambda part: re.sub(r"(\.\d\d)\d+", r"\1", part[0]), drawing)
-    drawing = re.sub(r' d="M[^C"]*"', lambda part: re.sub(r"(\.\d)\d", r"\1", part[0]), drawing)
-    drawing = re.sub(r' transform="rotate\(-0 [^"]*"|<g id="[\w.]+"/>|(?<=>)\s+(?=<)|\s*\n', "", drawing)
+    # Smaller: one decimal in place of six, two in curves; no names of groups, no groups of nothing else, no turns by
+    # nothing, no line breaks; short names of what is referred to.
+    places = r' (?:d|x|y|transform)="(?!matrix|[^"]*C)[^"]*"'
+    drawing = re.sub(places, lambda part: re.sub(r"(\.\d)\d+", r"\1", part[0]), drawing)
+    drawing = re.sub(r' d="[^"]*C[^"]*"', lambda part: re.sub(r"(\.\d\d)\d+", r"\1", part[0]), drawing)
+    drawing = re.sub(r' transform="rotate\(-0 [^"]*"|(?<=>)\s+(?=<)|\s*\n', "", drawing)
     drawing = drawing[drawing.index("<svg") :].replace("font-family: 'DejaVu Sans'; ", "")
     drawing = re.sub(r'(?<=base64,)[^"]*', lambda content: _smaller_png(content[0]), drawing)
-    drawing = re.sub(r'<g id="[\w.]+">', "<g>", drawing)
+    for _ in range(4):  # from within
+        drawing = re.sub(r'<g id="[\w.]+"(?:/>|>((?:(?!</?g\b).)*)</g>)', r"\1", drawing)
     numbers: dict[str, int] = defaultdict(lambda: len(numbers))
     drawing = re.sub(r'((?:#|id=")[mp])([0-9a-f]{10})', lambda part: f"{part[1]}{numbers[part[2]]}", drawing)
     # A class for each style, whose rule stands once in the style sheet, and again with its colors for a dark ground.
@@ -178,14 +179,6 @@ def signed_tile(values: np.ndarray) -> np.ndarray:
     """Signed values (channels, height, width) as a tile: 0 is mid-gray, the largest absolute value white or black."""
     limit = 2 * np.abs(values).max() or 1.0
     return opaque_tile((0.5 + values / limit).clip(0, 1))
-
-
-def framed(tile: np.ndarray, color: tuple) -> np.ndarray:
-    """The tile within a line of one pixel of `color` (RGBA)."""
-    height, width, _ = tile.shape
-    frame = np.full((height + 2, width + 2, 4), color, dtype=np.float32)
-    frame[1:-1, 1:-1] = tile
-    return frame
 
 
 def padded(tile: np.ndarray, size: tuple[int, int], *, top: bool, left: bool) -> np.ndarray:

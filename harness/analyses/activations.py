@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
@@ -83,7 +83,7 @@ def draw(layers: Sequence[LayerStatistics], title: str) -> Drawing:
         if counts.any():
             right.stairs(counts / np.log2(edges[1:] / edges[:-1]), edges, fill=True, color=TRAIN)
             right.set(xscale="log", yscale="log", xlabel="activation above zero", ylabel="how many per factor of 2")
-            right.xaxis.set_major_formatter("{x:g}")
+            right.xaxis.set(major_locator=LogLocator(numticks=5), major_formatter="{x:g}")
             right.yaxis.set_major_formatter(EngFormatter(sep=""))
         else:  # the whole layer is dead
             right.set_axis_off()

@@ -6,14 +6,15 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import INK, Drawing, add_title, both, for_tiles, framed, image_tile, mosaic
+from harness.pictures import INK, Drawing, add_title, both, for_tiles, image_tile, mosaic
 from interpret.invariance import Invariance, invariance, transform
 
 NEEDS = ("images",)
+GAP = 6  # pixels between the examples
 AVERAGED = 200  # random images that the curves' mean is over
 COLORS = [colormaps["tab10"](index) for index in range(10)]  # of the images shown
 UNITS = {"translation": "pixels down", "scale": "factor", "rotation": "degrees anticlockwise"}
@@ -44,8 +45,8 @@ def analyze(subject: Subject) -> Findings:
         results.append(invariance(subject.model, inputs, labels, kind, list(amounts), fill=gray))
         moved = [transform(inputs[: len(shown)], kind, amount, fill=gray) for amount in moves]
         pixels = [subject.images.pixels(images).cpu().numpy() for images in moved]
-        tiles = [framed(image_tile(images[row]), COLORS[row]) for row in range(len(shown)) for images in pixels]
-        examples.append(mosaic(tiles, len(moves), zoom=2, gap=3))
+        tiles = [image_tile(images[row]) for row in range(len(shown)) for images in pixels]
+        examples.append(mosaic(tiles, len(moves), zoom=2, gap=GAP, margin=GAP))
     names = [subject.images.classes[label] for label in labels[: len(shown)].tolist()]
     title = f"Invariance: {subject.source}"
     captions, asked = subject.captions(shown.tolist()), f"p({subject.asked_class})"
@@ -106,6 +107,10 @@ def draw(
     for (picture, *plots), result, example in zip(grid, results, examples, strict=True):
         picture.imshow(example, interpolation="none")
         for_tiles(picture)
+        height = (len(example) - GAP) / shown
+        for row in range(shown):  # a frame in the color of its line
+            frame = (GAP / 2, GAP / 2 + row * height), example.shape[1] - GAP, height
+            picture.add_patch(Rectangle(*frame, fill=False, edgecolor=COLORS[row], linewidth=1.2))
         for axes, values in zip(plots, curves(result), strict=True):
             if not np.isfinite(values).any():
                 axes.text(0.5, 0.5, "not active", transform=axes.transAxes, ha="center")
