@@ -131,8 +131,9 @@ def svg(figure: Figure) -> bytes:
     drawing = re.sub(r' transform="rotate\(-0 [^"]*"|(?<=>)\s+(?=<)|\s*\n', "", drawing)
     drawing = drawing[drawing.index("<svg") :].replace("font-family: 'DejaVu Sans'; ", "")
     drawing = re.sub(r'(?<=base64,)[^"]*', lambda content: _smaller_png(content[0]), drawing)
+    drawing = re.sub(r'<g id="[\w.]+"', "<g", drawing)
     for _ in range(4):  # from within
-        drawing = re.sub(r'<g id="[\w.]+"(?:/>|>((?:(?!</?g\b).)*)</g>)', r"\1", drawing)
+        drawing = re.sub(r"<g/>|<g>((?:(?!</?g\b).)*)</g>", r"\1", drawing)
     numbers: dict[str, int] = defaultdict(lambda: len(numbers))
     drawing = re.sub(r'((?:#|id=")[mp])([0-9a-f]{10})', lambda part: f"{part[1]}{numbers[part[2]]}", drawing)
     # A class for each style, whose rule stands once in the style sheet, and again with its colors for a dark ground.
