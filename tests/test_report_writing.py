@@ -113,7 +113,8 @@ def test_the_answer_comes_first_and_the_method_last(write, quick_charts, tmp_pat
 
 def test_tables_hold_the_mean_the_deviation_and_the_interval_of_the_runs(write, quick_charts, tmp_path):
     results = small_grid(tmp_path / "runs")
-    readme, _ = write(results)
+    readme, page = write(results)
+    assert '<td data-head="test accuracy" style="text-align: right;">' in page  # wide: on a phone it is a list
     values = np.array([max(epoch.test_accuracy for epoch in each.history) for each in results[0].complete])
     mean, sd = values.mean(), values.std(ddof=1)
     reach = 4.302653 * sd * np.sqrt(4 / 3)  # t(2; 0.975)
