@@ -74,7 +74,7 @@ class Subject:
     @property
     def background(self) -> float:
         """A black pixel, as the network takes it."""
-        return -self.images.mean / self.images.std
+        return float(self.images.normalize(torch.zeros(1, dtype=torch.uint8)))
 
     @property
     def source(self) -> str:
