@@ -22,8 +22,7 @@ TEXT = """\
 state some rows before the end, as a multiple of that at the end. A line that falls is a gradient that vanishes: the \
 answer hardly depends on a small change of the state so long ago, and training has little to learn from there. The \
 line is the median of {counted} test images, the band eight in ten of them. Untrained is the same network with the \
-first values of seed 0. {cell}Rows at the end that hold no ink matter here, too: a state that must last through them \
-is one to be kept."""
+first values of seed 0. {cell}Black rows at the end count, too: what was read must last through them."""
 CELL = "An LSTM carries its memory in the cell state, which changes only by what forget and input gate let through. "
 
 
@@ -72,6 +71,7 @@ def draw(lines: Mapping[str, Mapping[str, Tensor]], title: str) -> Drawing:
         axes.axhline(1, color=FAINT, linewidth=0.8)
         axes.set(yscale="log", xlabel="rows before the end", xlim=(0, len(median) - 1))
         axes.set_title(state)
+        axes.yaxis.set_major_formatter("{x:g}")
     grid[0, 0].set_ylabel("norm of the gradient,\nrelative to the last row")
     grid[0, 0].legend()
     return both(figure)
