@@ -399,7 +399,7 @@ def test_the_commands_of_a_folder_that_begins_with_a_dash_can_be_typed(write, qu
 
 def test_the_cnn_on_mnist_is_compared_at_equal_epochs(write, quick_charts, monkeypatch, tmp_path):
     drawn, panels = [], {}
-    monkeypatch.setattr(charts, "lines_chart", lambda *arguments: drawn.append(arguments[-1]) or b"<svg/>")
+    monkeypatch.setattr(charts, "lines_chart", lambda *arguments: drawn.append(arguments[3]) or b"<svg/>")
     monkeypatch.setattr(charts, "dot_chart", lambda title, lines, *_: panels.update({title: lines}) or b"<svg/>")
     folder = tmp_path / "runs"
     results = [row_runs(cell_row(cell), (0, 1), folder) for cell in ("rnn", "lstm", "gru")]
@@ -428,7 +428,7 @@ def test_the_cnn_on_mnist_is_compared_at_equal_epochs(write, quick_charts, monke
         1,
         1,
     ]
-    assert [(label, counts[0], counts[-1], shares[13]) for label, counts, shares in drawn[-1]] == [
+    assert [(label, counts[0], counts[-1], shares[13]) for label, counts, shares in drawn[-2]] == [
         ("CNN", 1, 28, 0.5),
         ("GRU, h128", 1, 28, 0.45),
     ]
@@ -592,7 +592,11 @@ def test_stability_follows_the_numbers_whichever_way_they_go(write, quick_charts
     smooth = {"rnn": "LSTM", "lstm": "RNN"}[rough]
     assert f"{smooth} is the most stable and {rough.upper()} the least" in text
     assert f"for LSTM {verdict}" in text
-    assert f"{rough.upper()} − {smooth}: +0.2900" in text  # 0.301 - 0.011
+    sign, answer = ("−", "yes") if rough == "rnn" else ("+", "no")
+    assert (
+        f"| LSTM − RNN | worst drop | {answer} | {sign}0.2900 | {sign}0.2900 … {sign}0.2900 |" in text
+    )  # 0.301 - 0.011
+    assert "| LSTM − RNN | share of runs that fail | cannot tell | +0.00 |" in text
     assert "cannot tell that from chance" not in text
 
     results[0].runs[2] = dataclasses.replace(results[0].runs[2], status="diverged")
@@ -622,7 +626,8 @@ def test_stability_that_chance_explains_is_called_that(write, quick_charts):
     text = write(results)[0]
     assert "LSTM is the most stable and RNN the least" in text and "these seeds cannot tell that from chance" in text
     assert "for LSTM it is neither confirmed nor refuted ? (our means point its way)" in text
-    assert "RNN − LSTM: +0.0100" in text and "not to be told from chance with these seeds" in text
+    # 0.02, -0.03 and -0.02: mean -0.01, s = 0.02646; t(2) · s / √3 = 0.06572.
+    assert "| LSTM − RNN | worst drop | cannot tell | −0.0100 | −0.0757 … +0.0557 |" in text
 
 
 def test_one_seed_gives_no_interval_and_no_verdict_on_stability(write, quick_charts):

@@ -80,11 +80,13 @@ def dot_chart(title: str, lines: Sequence[Dots], xlabel: str, scale: str, legend
 
 
 @in_style
-def lines_chart(title: str, xlabel: str, ylabel: str, lines: Sequence[tuple[str, Sequence, Sequence]]) -> bytes:
-    """Lines (label, x, y), each named at its end, y from 0 to 1."""
+def lines_chart(
+    title: str, xlabel: str, ylabel: str, lines: Sequence[tuple[str, Sequence, Sequence]], top: float = 1
+) -> bytes:
+    """Lines (label, x, y), each named at its end, y from 0 to `top`."""
     figure, axes = _panel(title, 2.6, right=0.95)
-    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.02))
-    ends = spread_out([y[-1] for _, _, y in lines], 0.07)
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.02 * top))
+    ends = spread_out([y[-1] for _, _, y in lines], 0.07 * top)
     for index, ((label, x, y), place) in enumerate(zip(lines, ends, strict=True)):
         color = SERIES[index % len(SERIES)]
         axes.plot(x, y, ms=3, lw=1.2, color=color, marker=_MARKERS[index % 6])

@@ -12,7 +12,7 @@ from harness.report import charts, results
 from harness.report.charts import Curve, Dots
 from harness.report.conclusions import CellDrop, Network, compare
 from harness.report.results import bests, over_epochs, setting
-from harness.report.statistics import Sample
+from harness.report.statistics import Sample, interval_width
 
 PANELS = 8  # of one comparison
 LINES = 6  # in one panel: SERIES has as many colors
@@ -158,6 +158,17 @@ def first_rows(networks: Sequence[Network]) -> Figure:
     lines = [(each.label, *each.first_rows) for each in networks if each.first_rows]
     title = "From the first k rows of each image"
     return Figure(title, charts.lines_chart(title, "rows seen, k", "test accuracy", lines))
+
+
+def interval_widths() -> Figure:
+    """How the intervals become narrower with the number of seeds, whatever the row."""
+    seeds = range(3, 21)
+    lines = [
+        ("one more run", seeds, [interval_width(n) for n in seeds]),
+        ("the mean", seeds, [interval_width(n, of_mean=True) for n in seeds]),
+    ]
+    title = "Width of the 95 % intervals"
+    return Figure(title, charts.lines_chart(title, "seeds", "standard deviations", lines, 10))
 
 
 def costs(networks: Sequence[Network]) -> dict[str, Figure]:
