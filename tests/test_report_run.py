@@ -25,7 +25,7 @@ import torch
 from conftest import PROJECT
 
 import report
-from harness.analyses import ANALYSES
+from harness.analyses import OF_CNN
 from harness.analyses.findings import Findings, Picture, write_findings
 from harness.checkpoint import load_checkpoint
 from harness.cli import command_line, program, run_script
@@ -246,7 +246,7 @@ def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_of_its_bes
         assert (code, err) == (0, "")
         return drawn
 
-    assert report_again(stop="invariance") == list(ANALYSES)
+    assert report_again(stop="invariance") == list(OF_CNN)
     run = folders[0]
     assert "e2-" in run.name  # most epochs first, as the report chooses what it shows
     assert report_again() == ["invariance", "occlusion", "correspondence"]
@@ -264,7 +264,7 @@ def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_of_its_bes
 
     torch.save(best | {"epoch": 3 - epoch}, run / "best.pt")  # another epoch is the best now
     shutil.rmtree(run / "snapshots")
-    assert report_again() == [name for name in ANALYSES if name != "evolution"]
+    assert report_again() == [name for name in OF_CNN if name != "evolution"]
     assert report_again() == []
     torch.save(best | {"epoch": torch.tensor([1, 2])}, run / "best.pt")
     assert run_main("report", *FLAGS)[::2] == (

@@ -23,7 +23,7 @@ import interpret.evolution
 import interpret.invariance
 import interpret.occlusion
 import visualize
-from harness.analyses import ANALYSES, correspondence, deconvnet, draw_analyses, evolution, invariance, read_analyses
+from harness.analyses import OF_CNN, correspondence, deconvnet, draw_analyses, evolution, invariance, read_analyses
 from harness.analyses.base import load_test_images, read_picture
 from harness.analyses.findings import Findings, Picture, Table, write_findings, write_page
 from harness.checkpoint import load_checkpoint, load_snapshots, load_trained
@@ -73,7 +73,7 @@ def drawn(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Drawing(np.zeros((height, width, 3), dtype=np.uint8), b"<svg/>")
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in set(ANALYSES) - set(RENDERED):
+        for name in set(OF_CNN) - set(RENDERED):
             patch.setattr(f"harness.analyses.{name}.both", blank)
         assert visualize.main([str(trained_run / "best.pt"), "--out", str(folder), "--images", "2"]) == 0
     return folder
@@ -83,7 +83,7 @@ def drawn(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blank figures for all but `drawn`, which is made before: Matplotlib takes longer than the analyses."""
     blank = Drawing(np.zeros((30, 40, 3), dtype=np.uint8), b"<svg/>")
-    for name in ANALYSES:
+    for name in OF_CNN:
         monkeypatch.setattr(f"harness.analyses.{name}.draw", lambda *_: blank)
 
 
@@ -114,7 +114,7 @@ def _whole(checkpoint: Path):
 
 def test_every_analysis_writes_its_figures_and_tables(drawn: Path):
     written = {path.name for path in drawn.iterdir()}
-    for name in ANALYSES:
+    for name in OF_CNN:
         assert {f"{name}.csv", f"{name}.md", f"{name}.json"} <= written
         figures = [each for each in written if re.fullmatch(rf"{name}(_conv[12])?\.png", each)]
         assert len(figures) == (2 if name in ("filters", "deconvnet", "evolution") else 1)
@@ -130,7 +130,7 @@ def test_page_shows_every_figure_and_names_only_files_that_exist(drawn: Path):
     page = (drawn / "index.html").read_text()
     named = set(re.findall(r'(?:src|href)="([^"#]+)"', page))
     assert named == {path.name for path in drawn.iterdir() if path.suffix != ".json"} - {"index.html"}
-    assert re.findall(r'<section id="(\w+)">', page) == list(ANALYSES)
+    assert re.findall(r'<section id="(\w+)">', page) == list(OF_CNN)
     assert "prefers-color-scheme" in page and "http" not in page
 
 
@@ -387,6 +387,7 @@ def test_tensorboard_waits_for_no_training(run: Path, run_main: Callable):
     ("argv", "sentence"),
     [
         (("--only", "filter"), "'filter' is none of filters, activations"),
+        (("--only", "gates"), "of a CNN there is filters, activations"),
         (("--maps", "64"), "conv2 has the maps 0 to 63, and no 64"),
         (("--maps", "conv1:32"), "conv1 has the maps 0 to 31, and no 32"),
         (("--maps", "conv1:-1"), "and no -1"),
@@ -412,17 +413,6 @@ def test_images_that_do_not_fit_are_refused(run: Path, run_main: Callable, monke
     monkeypatch.setattr("harness.data.draw_shapes", lambda: draw_shapes(size=20))
     code, _, err = run_main("visualize", run / "best.pt", "--only", "activations")
     assert code == 2 and "choose another --data" in err and not drawn_into(run)
-
-
-def test_recurrent_network_is_told_what_is_needed_with_and_without_its_checkpoint(tiny_sets, tmp_path, run_main):
-    run = _train("rnn_mnist", tmp_path, "--hidden-size", "8", "--epochs", "1")
-    sentence = "holds a recurrent network, and visualize.py looks into convolutions: give it a run of cnn_cifar10.py"
-    for path in (run, run / "best.pt"):
-        code, _, err = run_main("visualize", path)
-        assert code == 2 and f"{run / 'best.pt'} {sentence}" in err and err.count("\n") == 1
-    (run / "best.pt").unlink()  # as in a committed run
-    code, _, err = run_main("visualize", run)
-    assert code == 2 and f"{run} {sentence}" in err and err.count("\n") == 1
 
 
 def test_run_folder_stands_for_its_best_checkpoint(run: Path, run_main: Callable):
@@ -513,7 +503,10 @@ def test_own_pictures_that_cannot_be_shown_are_one_sentence(run: Path, pictures:
         ([run / "text.png"], "text.png is no picture that can be read"),
         ([pictures[0], run / "cut.png"], "cut.png is no picture that can be read"),
         ([run / "none.png"], "cannot read"),
-        ([pictures[0], "--only", "filters"], "and not filters"),
+        (
+            [pictures[0], "--only", "filters"],
+            "there is deconvnet, invariance, occlusion to show, and not filters",
+        ),
         ([pictures[0]] * 11, "10 pictures at a time"),
     ):
         code, _, err = run_main("visualize", run, "--image", *given)
@@ -559,7 +552,7 @@ def test_run_without_snapshots(run: Path, run_main: Callable, monkeypatch):
     shutil.rmtree(run / "snapshots")
     code, _, err = run_main("visualize", run / "best.pt", "--only", "evolution")
     assert code == 2 and "no snapshots" in err and not drawn_into(run)
-    monkeypatch.setattr("harness.analyses.ANALYSES", ("filters", "evolution"))
+    monkeypatch.setattr("harness.analyses.OF_CNN", ("filters", "evolution"))
     code, out, err = run_main("visualize", run / "best.pt", "--images", "1")
     assert (code, err) == (0, "") and "note: evolution left out" in out
     assert not list((run / "figures").glob("evolution*"))
@@ -662,7 +655,7 @@ def test_page_escapes_what_it_is_given(tmp_path: Path):
 
 def test_records_say_what_they_are_of_and_what_there_is_to_see(trained_run: Path, drawn: Path):
     records = read_analyses(drawn)
-    assert list(records) == list(ANALYSES)
+    assert list(records) == list(OF_CNN)
     content = load_checkpoint(trained_run / "best.pt")
     for name, record in records.items():
         assert record["epoch"] == content["epoch"] and record["checkpoint"] == str(trained_run / "best.pt")
