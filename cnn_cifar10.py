@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parse_flags(make_parser(), argv)
     if flags.channels == "rgb" and IMAGE_SETS[DATA[flags.data]].channels == 1:
         flags.parser.error(f"--channels rgb needs color images, and {titles()[flags.data]} has none")
+    if flags.model != "lenet5" and "fc_activation" in flags.given:
+        flags.parser.error("--fc-activation is a flag of --model lenet5")
 
     # Only now: PyTorch takes seconds to import, and --help and wrong flags are answered before.
     say_loading()
@@ -43,12 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         channels, image_size = images.train.images.shape[1:3]  # (images, channels, rows, pixels)
         description = {
-            "name": "LeNet5",
+            "name": {"lenet5": "LeNet5", "vgg": "VGG"}[flags.model],
             "channels": channels,
             "image_size": image_size,
             "classes": len(images.classes),
-            "fc_activation": flags.fc_activation,
         }
+        if flags.model == "lenet5":
+            description["fc_activation"] = flags.fc_activation
         return train(run, images, description, build_model)
 
 

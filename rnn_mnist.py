@@ -15,7 +15,7 @@ from harness.image_sets import sets_for
 DATA = sets_for("rnn_mnist")  # what --data takes, the default first, and the image set that it means
 EXAMPLES = (
     "python rnn_mnist.py --data synthetic --epochs 2  # to try it, in seconds",
-    "python rnn_mnist.py --cell lstm --hidden-size 64 --lr 0.01",
+    "python rnn_mnist.py --cell lstm --bidirectional --hidden-size 64 --lr 0.01",
     "python rnn_mnist.py --resume  # go on after any stop",
 )
 
@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "input_size": images.train.images.shape[3],  # the pixels of a row: (images, channels, rows, pixels)
             "hidden_size": flags.hidden_size,
             "classes": len(images.classes),
+            "layers": flags.layers,
+            "bidirectional": flags.bidirectional,
+            "dropout": flags.dropout,
         }
         return train(run, images, description, build_model)
 

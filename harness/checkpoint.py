@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from harness.data import ImageSet
 from harness.errors import OutOfMemory, UserError, is_out_of_memory
@@ -38,6 +39,7 @@ class State:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     generator: torch.Generator  # of the images' order and augmentation, on the CPU
+    average: AveragedModel | None = None  # of --average-weights
     history: list[EpochMetrics] = field(default_factory=list)
     wall_times: list[float] = field(default_factory=list)  # when each epoch ended, in seconds since 1970
 
@@ -57,21 +59,32 @@ def save_last(folder: Path, config: dict, state: State) -> None:
         "history": [list(row) for row in state.history],
         "wall_times": state.wall_times,
     }
-    _save(folder / "last.pt", config, content)
+    _save(folder / "last.pt", config, content | _average_of(state))
 
 
 def save_best(folder: Path, config: dict, state: State) -> None:
     """Write best.pt: the model as it is, with the metrics of its epoch."""
     content = {"model": state.model.state_dict(), "epoch": state.epoch, "metrics": state.history[-1].measured}
-    _save(folder / "best.pt", config, content)
+    _save(folder / "best.pt", config, content | _average_of(state))
+
+
+def _average_of(state: State) -> dict:
+    """What a checkpoint has beside the model if its weights are averaged: the same network with the averaged ones."""
+    return {"average": state.average.module.state_dict()} if state.average else {}
 
 
 def save_snapshot(path: Path, config: dict, state: State) -> None:
-    """Write the weights and biases of the convolutions."""
-    convolutions = {name for name, module in state.model.named_modules() if isinstance(module, nn.Conv2d)}
-    weights = {n: value for n, value in state.model.state_dict().items() if n.rpartition(".")[0] in convolutions}
+    """Write the weights and biases of the convolutions, into which normalizations are folded."""
+    model = folded(state.model)
+    convolutions = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    weights = {n: value for n, value in model.state_dict().items() if n.rpartition(".")[0] in convolutions}
     make_folder(path.parent)
     _save(path, config, {"weights": weights, "epoch": state.epoch})
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """The model as a plain chain of layers to look into: the same one, unless it has a `folded` form of its own."""
+    return model.folded() if hasattr(model, "folded") else model
 
 
 def _save(path: Path, config: dict, content: dict) -> None:
@@ -87,12 +100,16 @@ def restore(state: State, saved: dict, template: dict, path: Path) -> None:
     """
     states = saved["optimizer"].get("state")
     try:
-        if not (_alike(saved["model"], state.model.state_dict()) and _alike(states, template)):
+        own = {"model": state.model.state_dict()} | _average_of(state)
+        if not (_alike({name: saved.get(name) for name in own}, own) and _alike(states, template)):
             raise ValueError("other names, shapes or types")
         state.generator.set_state(saved["generator"])
     except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(f"{path} belongs to another network or optimizer than its flags say") from error
     state.model.load_state_dict(saved["model"])
+    if state.average:
+        state.average.module.load_state_dict(saved["average"])
+        state.average.n_averaged += 1  # an exponential average only asks whether this is its first step
     # Fused optimizers write by position, past the end of a tensor with a stranger's strides: copy them to fresh ones.
     fresh = {
         number: {name: torch.empty_like(like, device="cpu").copy_(states[number][name]) for name, like in each.items()}
@@ -194,7 +211,7 @@ def is_best_of(path: Path, epoch: EpochMetrics) -> bool:
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its weights, in evaluation mode on the CPU, and what is known of its training."""
+    """A network with its weights, `folded`, in evaluation mode on the CPU, and what is known of its training."""
 
     path: Path
     model: nn.Module
@@ -235,9 +252,10 @@ def load_trained(path: Path, build_model: Callable[[dict], nn.Module]) -> Traine
     except ValueError as error:
         raise UserError(f"{path} cannot be rebuilt: {error}") from error
     model.load_state_dict(weights)
+    model = folded(model.eval())
     if not all(value.isfinite().all() for value in model.state_dict().values()):
         raise UserError(f"{path} holds weights that are not finite, of a run that diverged; there is nothing to see")
-    return Trained(path, model.eval(), config["model"], dataset["name"], str(dataset.get("checksum")), epoch)
+    return Trained(path, model, config["model"], dataset["name"], str(dataset.get("checksum")), epoch)
 
 
 def load_snapshots(trained: Trained) -> dict[int, dict[str, Tensor]]:

@@ -103,6 +103,14 @@ class Ranks:
 
         return DistributedDataParallel(model)
 
+    def share_buffers(self, model: "nn.Module") -> None:
+        """Set what a model holds beside its parameters to the main rank's, which saves it."""
+        if self.count > 1:
+            import torch.distributed
+
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
     def broadcast(self, value: Any) -> Any:
         """The main rank's value (anything that can be pickled), on every rank."""
         if self.count == 1:

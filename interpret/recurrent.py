@@ -95,12 +95,12 @@ def gate_statistics(model: nn.Module, images: Tensor) -> dict[str, GateStatistic
         for part in images.split(BATCH):
             for row, step in enumerate(read(model, part)):
                 for name, gate in step.gates.items():
-                    seen = torch.stack([gate, gate**2, (gate < CLOSED).float(), (gate > OPEN).float()]).sum(dim=1)
+                    seen = torch.stack([gate, gate**2, (gate < CLOSED).float(), (gate > OPEN).float()]).sum(dim=1).cpu()
                     zeros = seen.new_zeros(4, images.shape[2], gate.shape[1], dtype=torch.float64)
                     sums.setdefault(name, zeros)[:, row] += seen
     found = {}
     for name, each in sums.items():
-        means = (each / len(images)).cpu()
+        means = each / len(images)
         mean, square, closed, opened = means.mean(dim=2)  # (rows,) each
         std = (square - mean**2).clamp(min=0).sqrt()
         found[name] = GateStatistics(mean, std, closed, opened, *means[2:].mean(dim=1))

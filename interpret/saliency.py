@@ -22,7 +22,7 @@ def gradient_times_input(model: nn.Module, images: Tensor, labels: Tensor, backg
     for batch, label in zip(images.split(BATCH), labels.split(BATCH), strict=True):
         inputs = batch.detach().clone().requires_grad_()
         # cuDNN's recurrent layers have no backward pass in evaluation mode; PyTorch's own have.
-        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+        with evaluating(model), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
             logits = model(inputs).gather(1, label[:, None]).sum()
             (gradient,) = torch.autograd.grad(logits, inputs)
         parts.append(gradient * (batch - background))

@@ -11,12 +11,13 @@ from torch import nn
 
 from models.lenet import LeNet5
 from models.recurrent import RecurrentClassifier
+from models.vgg import VGG
 
 MAX_PARAMETERS = 200_000_000  # 800 MB in fp32; the report's largest network has 4.3 million
 
 # By the name in a run's config. Each class has SIZES: its keyword arguments, each with the range (smallest, largest) or
-# the choices that are allowed.
-NETWORKS: dict[str, type[nn.Module]] = {"LeNet5": LeNet5, "RecurrentClassifier": RecurrentClassifier}
+# the choices that are allowed. It may have DEFAULTS, of those that older configs lack.
+NETWORKS: dict[str, type[nn.Module]] = {"LeNet5": LeNet5, "VGG": VGG, "RecurrentClassifier": RecurrentClassifier}
 
 
 def build_model(config: dict, *, seed: int | None = None) -> nn.Module:
@@ -33,6 +34,7 @@ def build_model(config: dict, *, seed: int | None = None) -> nn.Module:
     name = sizes.pop("name", None)
     if not isinstance(name, str) or name not in NETWORKS:
         raise ValueError(f"model name {name!r} is none of {', '.join(NETWORKS)}")
+    sizes = getattr(NETWORKS[name], "DEFAULTS", {}) | sizes
     _check_sizes(name, sizes, NETWORKS[name].SIZES)
     with torch.device("meta"):  # shapes only: nothing is allocated until the parameter count is known
         model = NETWORKS[name](**sizes)
@@ -50,16 +52,22 @@ def initialize(model: nn.Module, generator: torch.Generator) -> None:
 
     As PyTorch does: Conv2d and Linear U(-1/√fan_in, 1/√fan_in), which `kaiming_uniform_(a=√5)` comes to; LSTM and GRU
     U(-1/√hidden_size, 1/√hidden_size). But the plain RNN as Keras does: weights of the input by Glorot & Bengio (2010),
-    of the hidden state orthogonal (Saxe et al. 2014), biases zero; docs/original-settings.md says why.
+    of the hidden state orthogonal (Saxe et al. 2014), biases zero; docs/original-settings.md says why. Batch
+    normalization starts with mean 0 and variance 1, and changes nothing. A network's own `start` has the last word.
     """
     for module in model.modules():
-        if isinstance(module, nn.RNN):
-            nn.init.xavier_uniform_(module.weight_ih_l0, generator=generator)
-            nn.init.orthogonal_(module.weight_hh_l0, generator=generator)
-            nn.init.zeros_(module.bias_ih_l0)
-            nn.init.zeros_(module.bias_hh_l0)
-            continue
         own = list(module.parameters(recurse=False))
+        if isinstance(module, nn.RNN):
+            for name, parameter in module.named_parameters():
+                if name.startswith("bias"):
+                    nn.init.zeros_(parameter)
+                else:
+                    draw = nn.init.xavier_uniform_ if "_ih_" in name else nn.init.orthogonal_
+                    draw(parameter, generator=generator)
+            continue
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+            continue
         if isinstance(module, nn.Conv2d | nn.Linear):
             bound = 1 / math.sqrt(module.weight[0].numel())  # fan_in
         elif isinstance(module, nn.RNNBase):
@@ -68,16 +76,20 @@ def initialize(model: nn.Module, generator: torch.Generator) -> None:
             raise NotImplementedError(f"initialize does not say how a {type(module).__name__}'s first values are drawn")
         for parameter in own:
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    if start := getattr(model, "start", None):
+        start()
 
 
 def _check_sizes(name: str, sizes: dict, allowed: dict[str, tuple]) -> None:
     if set(sizes) != set(allowed):
         raise ValueError(f"{name} takes {', '.join(allowed)}; the config has {', '.join(map(str, sizes)) or 'nothing'}")
     for key, value in sizes.items():
-        if isinstance(allowed[key][0], str):  # choices
-            if value not in allowed[key]:
-                raise ValueError(f"{name} {key} {value!r} is none of {', '.join(allowed[key])}")
+        kind = type(allowed[key][0])  # type: a bool or a tensor is no number here
+        if kind in (str, bool):  # choices
+            if type(value) is not kind or value not in allowed[key]:
+                raise ValueError(f"{name} {key} {value!r} is none of {', '.join(map(str, allowed[key]))}")
             continue
         smallest, largest = allowed[key]
-        if type(value) is not int or not smallest <= value <= largest:  # type: a bool or a tensor is no int here
-            raise ValueError(f"{name} {key} {value!r} is not a whole number from {smallest} to {largest:,}")
+        if type(value) is not kind or not smallest <= value <= largest:
+            number = "whole number" if kind is int else "number"
+            raise ValueError(f"{name} {key} {value!r} is not a {number} from {smallest} to {largest:,}")

@@ -130,8 +130,8 @@ def test_seed_alone_decides_the_first_weights(config: dict) -> None:
 
 
 def test_layer_without_rule_for_its_first_weights_is_no_network_of_unset_memory() -> None:
-    with pytest.raises(NotImplementedError, match="BatchNorm2d"):
-        initialize(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)), torch.Generator())
+    with pytest.raises(NotImplementedError, match="GroupNorm"):
+        initialize(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.GroupNorm(1, 2)), torch.Generator())
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ REFUSED = {
     "no config": (None, "no `model` entry"),
     "no model": ({"flags": {}}, "no `model` entry"),
     "model no dict": ({"model": "LeNet5"}, "no `model` entry"),
-    "unknown network": (lenet(name="os.system"), "'os.system' is none of LeNet5, RecurrentClassifier"),
+    "unknown network": (lenet(name="os.system"), "'os.system' is none of LeNet5, VGG, RecurrentClassifier"),
     "name no text": (lenet(name=["LeNet5"]), "is none of"),
     "missing size": ({"model": {"name": "LeNet5", "channels": 1}}, "LeNet5 takes channels, image_size"),
     "unknown size": (lenet(depth=3), "depth"),

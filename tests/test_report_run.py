@@ -34,6 +34,7 @@ from harness.files import is_locked, lock_folder
 from harness.grid.local import Ended, Job, ThisMachine, command, failure_of
 from harness.grid.runs import _note
 from harness.image_sets import CNN, RNN
+from harness.pictures import Drawing
 
 SMALL_SCRIPT = f"""
 import sys, time
@@ -199,7 +200,7 @@ def test_killed_report_continues_and_finishes_nothing_twice(run_main, written, i
 def fake_findings(folder: Path, names: list[str], epoch: int, dataset: dict) -> None:
     """What draw_analyses leaves, of one dot an analysis."""
     for name in names:
-        dot = Picture(name, np.zeros((1, 1, 3), dtype=np.uint8), name)
+        dot = Picture(name, Drawing(np.zeros((1, 1, 3), dtype=np.uint8), b"<svg/>"), name)
         write_findings(folder, name, Findings(name, "", [dot], []), {"epoch": epoch, "dataset": dataset})
 
 

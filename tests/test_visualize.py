@@ -29,6 +29,7 @@ from harness.analyses.findings import Findings, Picture, Table, write_findings, 
 from harness.checkpoint import load_checkpoint, load_snapshots, load_trained
 from harness.errors import UserError
 from harness.files import lock_folder
+from harness.pictures import DPI, Drawing
 from harness.tensorboard import read_events
 from models import build_model
 
@@ -67,13 +68,13 @@ def drawn(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything, drawn once."""
     folder = tmp_path_factory.mktemp("drawn") / "figures"
 
-    def blank(figure: Figure) -> np.ndarray:
-        width, height = figure.canvas.get_width_height()
-        return np.zeros((height, width, 3), dtype=np.uint8)
+    def blank(figure: Figure) -> Drawing:
+        width, height = (round(inches * DPI) for inches in figure.get_size_inches())
+        return Drawing(np.zeros((height, width, 3), dtype=np.uint8), b"<svg/>")
 
     with pytest.MonkeyPatch.context() as patch:
         for name in set(OF_CNN) - set(RENDERED):
-            patch.setattr(f"harness.analyses.{name}.render", blank)
+            patch.setattr(f"harness.analyses.{name}.both", blank)
         assert visualize.main([str(trained_run / "best.pt"), "--out", str(folder), "--images", "2"]) == 0
     return folder
 
@@ -81,8 +82,9 @@ def drawn(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blank figures for all but `drawn`, which is made before: Matplotlib takes longer than the analyses."""
+    blank = Drawing(np.zeros((30, 40, 3), dtype=np.uint8), b"<svg/>")
     for name in OF_CNN:
-        monkeypatch.setattr(f"harness.analyses.{name}.draw", lambda *_: np.zeros((30, 40, 3), dtype=np.uint8))
+        monkeypatch.setattr(f"harness.analyses.{name}.draw", lambda *_: blank)
 
 
 def _train(script: str, runs: Path, *argv: str) -> Path:
@@ -120,6 +122,7 @@ def test_every_analysis_writes_its_figures_and_tables(drawn: Path):
             pixels = np.asarray(Image.open(drawn / figure))
             assert pixels.shape[2] == 3 and 800 < pixels.shape[1] <= 1760  # twice the 880 of a README
             assert name not in RENDERED or pixels.std() > 10
+            assert (drawn / figure).with_suffix(".svg").read_bytes().startswith(b"<svg")
     assert not [name for name in written if name.startswith(".")]
 
 
@@ -459,7 +462,7 @@ def test_own_picture_is_prepared_as_the_training_images_were(pictures: list[Path
 
 def test_own_pictures_get_their_most_probable_classes_and_three_analyses(run, pictures, run_main, monkeypatch):
     titles = []
-    monkeypatch.setattr("harness.analyses.invariance.draw", lambda *given: titles.append(given) or PIXELS)
+    monkeypatch.setattr("harness.analyses.invariance.draw", lambda *given: titles.append(given) or DRAWING)
     code, out, err = run_main("visualize", run, "--image", *pictures)
     assert (code, err) == (0, "")
     model, _, images = _whole(run / "best.pt")
@@ -627,19 +630,20 @@ def test_help_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True, capture_output=True, timeout=20)
 
 
-PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+DRAWING = Drawing(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8), b"<svg/>")
 OF_MNIST = {"name": "mnist", "checksum": "5"}
 
 
 def test_page_escapes_what_it_is_given(tmp_path: Path):
     table = Table("t", "a <b> title", ("name", "value"), [("<i>", 0.25), ("a|b", None)])
-    findings = Findings("<h>", "1 < 2", [Picture("p", PIXELS, 'a "quoted" picture')], [table])
+    findings = Findings("<h>", "1 < 2", [Picture("p", DRAWING, 'a "quoted" picture')], [table])
     write_findings(tmp_path, "filters", findings, {"epoch": 1, "dataset": OF_MNIST, "command": "<c>"})
     write_page(tmp_path, read_analyses(tmp_path).values(), "<t>")
     page = (tmp_path / "index.html").read_text()
     for raw in ("<b>", "<i>", "<t>", "<h><", "<c>", '"quoted"'):
         assert raw not in page
-    assert "1 &lt; 2" in page and '<td class="text">a|b</td><td></td>' in page and "<td>0.2500</td>" in page
+    assert "1 &lt; 2" in page and ">0.2500</td>" in page
+    assert '<td class="text" data-head="name">a|b</td><td data-head="value"></td>' in page
     assert (tmp_path / "t.md").read_text().splitlines()[2:] == [
         "| name | value |",
         "| --- | ---: |",
@@ -688,7 +692,7 @@ def test_of_other_images_the_record_says_both_sets(run: Path, run_main: Callable
 
 def one_record(folder: Path) -> dict:
     table = Table("filters", "title", ("map", "norm"), [(0, float("nan")), (1, 2.0)])
-    findings = Findings("Filters", "text", [Picture("filters_conv1", PIXELS, "title")], [table])
+    findings = Findings("Filters", "text", [Picture("filters_conv1", DRAWING, "title")], [table])
     write_findings(folder, "filters", findings, {"epoch": 3, "dataset": OF_MNIST})
     return read_analyses(folder)["filters"]
 
@@ -703,7 +707,7 @@ def test_record_is_strict_json(tmp_path: Path):
     assert record["tables"][0]["rows"] == [[0, None], [1, 2.0]]
 
 
-@pytest.mark.parametrize("file", ["filters.json", "filters.csv", "filters_conv1.png"])
+@pytest.mark.parametrize("file", ["filters.json", "filters.csv", "filters_conv1.png", "filters_conv1.svg"])
 def test_analysis_without_one_of_its_files_is_passed_over(tmp_path: Path, file: str):
     one_record(tmp_path)
     (tmp_path / file).unlink()

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
 from harness.analyses import OF_RECURRENT, read_analyses
 from harness.analyses.base import lacks
+from harness.pictures import Drawing
 
 TESTED = 60  # synthetic test images
 RENDERED = "gates"  # to pixels; Matplotlib takes longer for the others than their computation
@@ -42,12 +42,9 @@ def runs(tiny_sets, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
 
 @pytest.fixture(autouse=True)
 def quick_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def blank(figure: Figure) -> np.ndarray:
-        width, height = figure.canvas.get_width_height()
-        return np.zeros((height, width, 3), dtype=np.uint8)
-
+    blank = Drawing(np.zeros((30, 40, 3), dtype=np.uint8), b"<svg/>")
     for name in {*OF_RECURRENT} - {RENDERED}:
-        monkeypatch.setattr(f"harness.analyses.{name}.render", blank)
+        monkeypatch.setattr(f"harness.analyses.{name}.both", lambda _: blank)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

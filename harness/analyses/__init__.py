@@ -2,8 +2,8 @@
 
 An analysis is a module with `NEEDS`, what it needs of "images", "snapshots", "steps" (of a recurrent network with one
 layer in one direction) and "gates" (of an LSTM or GRU), and `analyze(subject)`, which selects, computes by interpret/,
-draws, and returns its Findings: figures, tables, and how to read them. `draw_analyses` runs them, in Matplotlib's own
-style, and writes what they found; `read_analyses` reads it again. base.py has the Subject, findings.py the files.
+draws, and returns its Findings: figures, tables, and how to read them. `draw_analyses` runs them, and writes what they
+found; `read_analyses` reads it again. base.py has the Subject, findings.py the files.
 """
 
 import sys
@@ -53,7 +53,7 @@ def draw_analyses(
     from harness.analyses import base, findings
     from harness.checkpoint import load_snapshots, load_trained
     from harness.files import check_writable, lock_folder, make_folder, read_file
-    from harness.pictures import in_plain_style
+    from harness.pictures import in_style
     from harness.run import FIGURES_PAGE
     from harness.tensorboard import add_images, find_events
 
@@ -112,7 +112,7 @@ def draw_analyses(
             bar.set_description(name)
             started = time.perf_counter()
             try:
-                found = in_plain_style(module.analyze)(subject)
+                found = in_style(module.analyze)(subject)
                 findings.write_findings(folder, name, found, provenance)
                 findings.write_page(folder, read_analyses(folder).values(), title)  # all that are in the folder
             except Interrupted as interruption:
@@ -127,7 +127,7 @@ def draw_analyses(
     if tensorboard:
         with lock_folder(run):
             group = "visualize/own_" if own else "visualize/"
-            add_images(run, {f"{group}{picture.name}": picture.pixels for picture in pictures}, trained.epoch)
+            add_images(run, {f"{group}{picture.name}": picture.drawing.pixels for picture in pictures}, trained.epoch)
     return pictures
 
 

@@ -74,7 +74,7 @@ class Subject:
     @property
     def background(self) -> float:
         """A black pixel, as the network takes it."""
-        return -self.images.mean / self.images.std
+        return float(self.images.normalize(torch.zeros(1, dtype=torch.uint8)))
 
     @property
     def source(self) -> str:
@@ -148,7 +148,7 @@ def lacks(layer: nn.RNNBase) -> dict[str, str]:
     """Of the needs of analyses those that this recurrent layer does not meet, and why."""
     unmet = {}
     if layer.num_layers > 1 or layer.bidirectional:
-        unmet["steps"] = "which can follow one layer in one direction, and this network has more"
+        unmet["steps"] = "the network has more than one layer or direction"
     if isinstance(layer, nn.RNN):
         unmet["gates"] = "a plain RNN has no gates"
     return unmet

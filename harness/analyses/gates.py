@@ -7,11 +7,10 @@ from matplotlib.figure import Figure
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, render
+from harness.pictures import FAINT, TEST, TRAIN, Drawing, add_title, both
 from interpret.recurrent import CLOSED, OPEN, GateStatistics, gate_statistics
 
 NEEDS = ("images", "steps", "gates")
-COLOR, ABOVE = "#4269d0", "#e4572e"
 
 TEXT = """\
 {found} Karpathy et al. (2015, arXiv 1506.02078), "gate activation statistics": a gate multiplies what it lets \
@@ -53,29 +52,25 @@ def analyze(subject: Subject) -> Findings:
     return Findings("Gates", text, [Picture("gates", draw(gates, title), title)], [by_row, by_unit])
 
 
-def draw(gates: Mapping[str, GateStatistics], title: str) -> np.ndarray:
+def draw(gates: Mapping[str, GateStatistics], title: str) -> Drawing:
     """A column a gate: mean and deviation over the rows, saturated shares over the rows, and those of each unit."""
-    figure = Figure(figsize=(8, 6.6), dpi=DPI, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure = Figure(figsize=(8, 6.6), layout="constrained")
+    add_title(figure, title)
     grid = figure.subplots(3, len(gates), squeeze=False)
     for (over, saturated, units), (name, gate) in zip(grid.T, gates.items(), strict=True):
         rows = np.arange(1, len(gate.mean) + 1)
         mean, std = gate.mean.numpy(), gate.std.numpy()
-        over.fill_between(rows, mean - std, mean + std, color=COLOR, alpha=0.2, linewidth=0)
-        over.plot(rows, mean, color=COLOR)
-        over.set_title(f"{name} gate", fontsize=9.5)
-        saturated.plot(rows, gate.open.numpy(), color=ABOVE, label=f"above {OPEN}")
-        saturated.plot(rows, gate.closed.numpy(), color=COLOR, linestyle="--", label=f"below {CLOSED}")
+        over.fill_between(rows, mean - std, mean + std, color=TRAIN, alpha=0.2, linewidth=0)
+        over.plot(rows, mean, color=TRAIN)
+        over.set_title(f"{name} gate")
+        saturated.plot(rows, gate.open.numpy(), color=TEST, label=f"above {OPEN}")
+        saturated.plot(rows, gate.closed.numpy(), color=TRAIN, linestyle="--", label=f"below {CLOSED}")
         for axes in (over, saturated):
             axes.set(xlim=(1, len(rows)), ylim=(0, 1), xlabel="row")
-        units.plot([0, 1], [1, 0], color="#bdbdbd", linewidth=0.8)  # no unit can be above
-        units.plot(gate.unit_open.numpy(), gate.unit_closed.numpy(), "o", color=COLOR, markersize=3.5, alpha=0.5)
+        units.plot([0, 1], [1, 0], color=FAINT, linewidth=0.8)  # no unit can be above
+        units.plot(gate.unit_open.numpy(), gate.unit_closed.numpy(), "o", color=TRAIN, markersize=3.5, alpha=0.5)
         units.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=f"share above {OPEN}")
-        for axes in (over, saturated, units):
-            axes.grid(alpha=0.3)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.tick_params(labelsize=8)
     for axes, label in zip(grid[:, 0], ("how open", "share saturated", f"share below {CLOSED}"), strict=True):
         axes.set_ylabel(label)
-    grid[1, 0].legend(frameon=False, fontsize=8)
-    return render(figure)
+    grid[1, 0].legend()
+    return both(figure)

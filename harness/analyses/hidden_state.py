@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, render
+from harness.pictures import Drawing, add_title, both, for_tiles
 from interpret.recurrent import final_from, hidden_states
 
 NEEDS = ("images", "steps")
@@ -48,17 +48,17 @@ def analyze(subject: Subject) -> Findings:
     return Findings("Hidden state", TEXT.format(found=found), [picture], [table])
 
 
-def draw(tiles: Sequence[np.ndarray], states: Sequence[np.ndarray], captions: Sequence[str], title: str) -> np.ndarray:
+def draw(tiles: Sequence[np.ndarray], states: Sequence[np.ndarray], captions: Sequence[str], title: str) -> Drawing:
     """Each image (height, width) beside its `states` (rows, hidden), row by row."""
-    figure = Figure(figsize=(8, 1.3 * len(tiles) + 1), dpi=DPI, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure = Figure(figsize=(8, 1.3 * len(tiles) + 1), layout="constrained")
+    add_title(figure, title)
     grid = figure.subplots(len(tiles), 2, squeeze=False, width_ratios=(1, 5.4))
     for (picture, heat), tile, values, caption in zip(grid, tiles, states, captions, strict=True):
-        picture.imshow(tile, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        picture.set_ylabel(caption, fontsize=9)
-        shown = heat.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", aspect="auto")
-        for axes in (picture, heat):
-            axes.set(xticks=[], yticks=[])
-    heat.set_xlabel(f"the {values.shape[1]} units, in the order in which they switch", fontsize=9)
+        picture.imshow(tile, cmap="gray", vmin=0, vmax=255, interpolation="none")
+        picture.set_ylabel(caption)
+        shown = heat.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none", aspect="auto")
+        for_tiles(picture)
+        for_tiles(heat)
+    heat.set_xlabel(f"the {values.shape[1]} units, in the order in which they switch")
     figure.colorbar(shown, ax=grid[:, 1], location="bottom", shrink=0.5, aspect=30, label="hidden state")
-    return render(figure)
+    return both(figure)

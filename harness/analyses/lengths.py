@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
@@ -11,14 +10,14 @@ from torch import Tensor
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, render
+from harness.pictures import FAINT, TEST, THIRD, TRAIN, Drawing, add_title, both
 from interpret.chain import evaluating
 
 NEEDS = ("images",)
 COUNTED = 2000  # random test images
 LENGTHS = range(20, 41, 2)
 KINDS = ("scaled", "black rows at the top", "black rows at the bottom")
-COLORS = ("#4269d0", "#e4572e", "#00875a")
+COLORS = (TRAIN, TEST, THIRD)
 
 TEXT = """\
 {found} The network takes one step a row, and so images of any number of rows, whose width is the one it was trained \
@@ -61,20 +60,18 @@ def resized(images: Tensor, rows: int, kind: str, background: float) -> Tensor:
 def _accuracy(subject: Subject, images: Tensor, labels: Tensor) -> float:
     with evaluating(subject.model):
         answers = torch.cat([subject.model(batch).argmax(dim=1) for batch in images.split(500)])
-    return float((answers == labels).double().mean())
+    return int((answers == labels).sum()) / len(labels)
 
 
-def draw(accuracy: Mapping[str, Mapping[int, float]], trained: int, title: str) -> np.ndarray:
-    figure = Figure(figsize=(8, 3.4), dpi=DPI, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+def draw(accuracy: Mapping[str, Mapping[int, float]], trained: int, title: str) -> Drawing:
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    add_title(figure, title)
     axes = figure.subplots()
-    axes.axvline(trained, color="#bdbdbd", linewidth=1)
+    axes.axvline(trained, color=FAINT, linewidth=1)
     for (kind, values), color, marker in zip(accuracy.items(), COLORS, "osv", strict=True):
         axes.plot([*values], [*values.values()], marker=marker, color=color, markersize=4, label=kind)
     axes.set(xlabel="rows of the image", ylabel="test accuracy", ylim=(0, 1.02))
     axes.set_xticks(LENGTHS[::2])
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8.5)
-    return render(figure)
+    axes.legend()
+    return both(figure)

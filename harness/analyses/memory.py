@@ -9,21 +9,20 @@ from torch import Tensor
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, render
+from harness.pictures import FAINT, TEST, TRAIN, Drawing, add_title, both
 from interpret.recurrent import gradient_norms
 
 NEEDS = ("images", "steps")
 COUNTED = 500  # random test images
 QUANTILES = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-COLORS = {"trained": "#4269d0", "untrained": "#e4572e"}
+COLORS = {"trained": TRAIN, "untrained": TEST}
 
 TEXT = """\
 {found} Pascanu et al. (2013, arXiv 1211.5063): the norm of the gradient of the largest logit with respect to the \
 state some rows before the end, as a multiple of that at the end. A line that falls is a gradient that vanishes: the \
 answer hardly depends on a small change of the state so long ago, and training has little to learn from there. The \
 line is the median of {counted} test images, the band eight in ten of them. Untrained is the same network with the \
-first values of seed 0. {cell}Rows at the end that hold no ink matter here, too: a state that must last through them \
-is one to be kept."""
+first values of seed 0. {cell}Black rows at the end count, too: what was read must last through them."""
 CELL = "An LSTM carries its memory in the cell state, which changes only by what forget and input gate let through. "
 
 
@@ -57,10 +56,10 @@ def analyze(subject: Subject) -> Findings:
     return Findings("Memory", text, [Picture("memory", draw(lines, title), title)], [table])
 
 
-def draw(lines: Mapping[str, Mapping[str, Tensor]], title: str) -> np.ndarray:
+def draw(lines: Mapping[str, Mapping[str, Tensor]], title: str) -> Drawing:
     """A plot a state: over the rows before the end the quantiles of each network's gradient, on a log scale."""
-    figure = Figure(figsize=(8, 3.4), dpi=DPI, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    add_title(figure, title)
     grid = figure.subplots(1, len(lines), squeeze=False, sharey=True)
     for axes, (state, of_networks) in zip(grid[0], lines.items(), strict=True):
         for network, line in of_networks.items():
@@ -69,12 +68,10 @@ def draw(lines: Mapping[str, Mapping[str, Tensor]], title: str) -> np.ndarray:
             style = "-" if network == "trained" else "--"
             axes.fill_between(before, low, high, color=COLORS[network], alpha=0.2, linewidth=0)
             axes.plot(before, median, style, color=COLORS[network], label=network)
-        axes.axhline(1, color="#bdbdbd", linewidth=0.8)
+        axes.axhline(1, color=FAINT, linewidth=0.8)
         axes.set(yscale="log", xlabel="rows before the end", xlim=(0, len(median) - 1))
-        axes.set_title(state, fontsize=9.5)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
+        axes.set_title(state)
+        axes.yaxis.set_major_formatter("{x:g}")
     grid[0, 0].set_ylabel("norm of the gradient,\nrelative to the last row")
-    grid[0, 0].legend(frameon=False, fontsize=8.5)
-    return render(figure)
+    grid[0, 0].legend()
+    return both(figure)

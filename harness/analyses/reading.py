@@ -9,11 +9,10 @@ from torch import Tensor
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, render
+from harness.pictures import TEST, TRAIN, Drawing, add_title, both, for_tiles
 from interpret.recurrent import final_from, probabilities_by_row
 
 NEEDS = ("images", "steps")
-COLOR, FINAL = "#4269d0", "#e4572e"
 ACROSS = 5  # images side by side
 
 TEXT = """\
@@ -62,12 +61,12 @@ def draw(
     classes: Sequence[str],
     accuracy: Sequence[float] | None,
     title: str,
-) -> np.ndarray:
+) -> Drawing:
     """Each image (height, width) beside its `probabilities` (rows, images, classes), row by row; below the accuracy."""
     lines, (height, width) = -(-len(tiles) // ACROSS), tiles[0].shape
     heights = [(1.3 + 0.15 * (accuracy is None)) * lines + 0.1, *[2.2] * (accuracy is not None)]
-    figure = Figure(figsize=(8, sum(heights) + 0.3), dpi=DPI, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure = Figure(figsize=(8, sum(heights) + 0.3), layout="constrained")
+    add_title(figure, title)
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     grid = parts[0].subplots(lines, 2 * ACROSS, squeeze=False, width_ratios=(1, 0.75) * ACROSS)
     for axes in grid.flat:
@@ -75,21 +74,22 @@ def draw(
     few = len(classes) <= 10 and max(map(len, classes)) == 1  # else there is no room for their names
     for number, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
         picture, heat = grid.flat[2 * number : 2 * number + 2]
-        picture.imshow(tile, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        picture.set_title(caption.replace(": ", "\n"), fontsize=8.5, loc="left", pad=3)  # an own picture's name
+        for_tiles(picture)
+        for_tiles(heat)
+        picture.imshow(tile, cmap="gray", vmin=0, vmax=255, interpolation="none")
+        picture.set_title(caption.replace(": ", "\n"), loc="left", pad=3)  # an own picture's name
+        picture.set_axis_on()
         heat.set_axis_on()
         values = probabilities[:, number].numpy()
-        heat.imshow(values, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
-        heat.axhline(settled[number] - 1.5, color=FINAL, linewidth=1.2)
+        heat.imshow(values, cmap="Blues", vmin=0, vmax=1, interpolation="none", aspect="auto")
+        heat.axhline(settled[number] - 1.5, color=TEST, linewidth=1.2)
         heat.set_box_aspect(height / width / 0.75)  # as high as the image
-        heat.set_xticks(range(len(classes)) if few else [], classes if few else [], fontsize=7)
-        heat.set_yticks([])
-        heat.tick_params(length=0, pad=1)
+        if few:
+            heat.set_xticks(range(len(classes)), classes)
+        heat.tick_params(pad=1, labelsize=7)
     if accuracy:
         axes = parts[1].subplots()
-        axes.plot(range(1, len(accuracy) + 1), accuracy, "o-", color=COLOR, markersize=3)
+        axes.plot(range(1, len(accuracy) + 1), accuracy, "o-", color=TRAIN, markersize=3)
         axes.set(xlabel="rows read", ylabel="test accuracy", ylim=(0, 1.02), xlim=(0.5, len(accuracy) + 0.5))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    return render(figure)
+    return both(figure)

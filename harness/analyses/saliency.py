@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, render
+from harness.pictures import FAINT, TEST, TRAIN, Drawing, add_title, both, for_tiles
 from interpret.saliency import covered_rows, covered_squares, gradient_times_input
 
 NEEDS = ("images",)
@@ -83,35 +83,35 @@ def draw(
     captions: Sequence[str],
     size: int,
     title: str,
-) -> np.ndarray:
+) -> Drawing:
     """A row an image: the image, gradient times input, and the logit lost under each square and each row."""
     count, (height, width) = len(tiles), tiles[0].shape
-    figure = Figure(figsize=(8, 1.75 * count + 0.9), dpi=DPI, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure = Figure(figsize=(8, 1.75 * count + 0.9), layout="constrained")
+    add_title(figure, title)
     grid = figure.subplots(count, 4, squeeze=False)
     down, across = by_square.shape[1:]
     centers = (size / 2, across - 1 + size / 2, down - 1 + size / 2, size / 2)
     rows = np.arange(height) + 0.5
     for number, (picture, *maps, bars) in enumerate(grid):
-        picture.imshow(tiles[number], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        picture.set(xticks=[], yticks=[])
-        picture.set_ylabel(captions[number], fontsize=9)
+        picture.imshow(tiles[number], cmap="gray", vmin=0, vmax=255, interpolation="none")
+        for_tiles(picture)
+        picture.set_ylabel(captions[number])
         for axes, values, extent in zip(maps, (by_pixel, by_square), ((0, width, height, 0), centers), strict=True):
             limit = float(values[number].abs().max()) or 1.0
-            signed = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
+            signed = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "none"}
             axes.imshow(values[number].numpy(), extent=extent, **signed)
-            axes.contour(rows, rows, tiles[number], levels=[127], colors="#59636e", linewidths=0.6)
-            axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0), facecolor="#f7f7f7")  # zero's color
-        bars.barh(rows, by_row[number].numpy(), height=1, color="#97bbf5", label="row covered")
-        bars.plot(by_pixel[number].sum(dim=1).numpy(), rows, color="#e4572e", linewidth=1.2, label="gradient × input")
-        bars.axvline(0, color="#59636e", linewidth=0.6)
+            axes.contour(rows, rows, tiles[number], levels=[127], colors=FAINT, linewidths=0.6)
+            for_tiles(axes)
+            axes.set(xlim=(0, width), ylim=(height, 0), facecolor="#f7f7f7")  # zero's color
+        bars.barh(rows, by_row[number].numpy(), height=1, color=TRAIN, alpha=0.45, label="row covered")
+        bars.plot(by_pixel[number].sum(dim=1).numpy(), rows, color=TEST, linewidth=1.2, label="gradient × input")
+        bars.axvline(0, color=FAINT, linewidth=0.6)
         bars.set(ylim=(height, 0), yticks=[])
         bars.set_box_aspect(height / width)
-        bars.spines[["top", "right", "left"]].set_visible(False)
-        bars.tick_params(labelsize=8)
+        bars.spines["left"].set_visible(False)
     headings = ("image", "gradient × input", "lost: square covered", "lost: row covered")
     for axes, heading in zip(grid[0], headings, strict=True):
-        axes.set_title(heading, fontsize=9)
+        axes.set_title(heading)
     lines = grid[0, 3].get_legend_handles_labels()
-    figure.legend(*lines, loc="outside lower right", ncols=2, frameon=False, fontsize=8.5)
-    return render(figure)
+    figure.legend(*lines, loc="outside lower right", ncols=2)
+    return both(figure)
