@@ -55,5 +55,5 @@ def test_probe_takes_the_penalty_that_does_best_on_the_last_fifth():
     features = F.one_hot(labels, 3) + 0.3 * torch.randn(400, 3, generator=drawn)
     classifier = probe(features, labels, 3)
     right = (classifier(features[-80:]).argmax(dim=1) == labels[-80:]).float().mean()
-    each = [softmax_regression(features[:320], labels[:320], 3, penalty=p) for p in (1e-3, 1e-4, 1e-5)]
+    each = [softmax_regression(features[:320], labels[:320], 3, penalty=p) for p in (1e-3, 1e-4)]
     assert right == max((c(features[-80:]).argmax(dim=1) == labels[-80:]).float().mean() for c in each) > 0.8

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from harness.checkpoint import Trained
+from harness.checkpoint import Trained, folded
 from harness.cli import command_line
 from harness.data import ImageSet, Split, load_images
 from harness.device import choose_device, choose_threads
@@ -69,7 +69,7 @@ class Subject:
     def untrained(self) -> nn.Module:
         """The same network before any training, as `--seed 0` draws it."""
         model = self.build_model({"model": self.trained.description}, seed=0)
-        return model.to(self.inputs.device).eval()
+        return folded(model.to(self.inputs.device).eval())
 
     @property
     def background(self) -> float:

@@ -1,4 +1,6 @@
-"""How much of the class the features after each layer tell a linear classifier (the paper's section 5.3 and table 7)."""
+"""What a linear classifier reads off the features after each layer (the paper's section 5.3 and table 7)."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,17 +10,17 @@ from scipy.stats import binomtest
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, render
-from interpret.probe import LARGEST_SIDE, PENALTIES, layer_features, probe
+from harness.pictures import TEST, TRAIN, Drawing, add_title, both
+from interpret.probe import LARGEST_SIDE, layer_features, probe
 
 NEEDS = ("images",)
-LEARNED_FROM, TESTED_ON = 4000, 2000  # at most so many random images of each split
-COLORS = {"trained": "#4269d0", "untrained": "#e4572e"}
+LEARNED_FROM, TESTED_ON = 3000, 2000  # at most so many random images of each split
+COLORS = {"trained": TRAIN, "untrained": TEST}
 
 TEXT = """\
 {found} The paper's table 7: a linear classifier learns from the features after each layer, once of the trained \
 network and once of the same one before any training (the first values of seed 0). What it gets right is what the \
-layer has made easy to read. Each is a softmax regression on {learned:,} training images, with that of {penalties} \
+layer has made easy to read. Each is a softmax regression on {learned:,} training images, with that of two \
 penalties that does best on a fifth of them, tested on {tested:,} test images; maps of more than {side} x {side} are \
 averaged down to that. The bars are 95 % intervals (Wilson's), for the choice of the test images alone."""
 
@@ -40,7 +42,7 @@ def analyze(subject: Subject) -> Findings:
         f"A linear classifier is right on {share['trained'][first]} of the test images from the pixels alone, and on "
         f"{share['trained'][last]} from what {last} makes of them; untrained, {last} gives {share['untrained'][last]}."
     )
-    counts = {"learned": learned, "tested": tested, "penalties": len(PENALTIES), "side": LARGEST_SIDE}
+    counts = {"learned": learned, "tested": tested, "side": LARGEST_SIDE}
     text = TEXT.format(found=found, **counts)
     return Findings("Depth", text, [Picture("depth", draw(rows, title), title)], [Table("depth", title, header, rows)])
 
@@ -72,22 +74,18 @@ def interval(right: int, tested: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def draw(rows: list[tuple], title: str) -> np.ndarray:
+def draw(rows: Sequence[tuple], title: str) -> Drawing:
     """Of each network a line over the layers, with the intervals; `rows` are the table's."""
-    figure = Figure(figsize=(8, 3.4), dpi=DPI, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    add_title(figure, title)
     axes = figure.subplots()
     for network, color in COLORS.items():
-        layers, _, _, accuracies, lows, highs = map(
-            np.array, zip(*(row for row in rows if row[1] == network), strict=True)
-        )
+        own = [row for row in rows if row[1] == network]
+        layers, _, _, accuracies, lows, highs = map(np.array, zip(*own, strict=True))
         reach = np.stack([accuracies - lows, highs - accuracies])
         style = "o-" if network == "trained" else "o--"
         axes.errorbar(layers, accuracies, reach, fmt=style, color=color, markersize=4, capsize=3, label=network)
     axes.set(xlabel="features after", ylabel="accuracy of a linear classifier", ylim=(0, None))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    axes.legend(frameon=False, fontsize=8.5)
-    return render(figure)
+    axes.legend()
+    return both(figure)
