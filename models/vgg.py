@@ -79,13 +79,14 @@ class VGG(nn.Module):
         chain: OrderedDict[str, nn.Module] = OrderedDict()
         for number in range(1, len(MAPS) + 1):
             trained, norm = layers[f"conv{number}"], layers[f"norm{number}"]
-            layers[f"conv{number}"] = convolution = nn.Conv2d(*trained.weight.shape[1::-1], 3, padding=trained.padding)
+            with torch.device("meta"):  # its own weights would be drawn in vain
+                convolution = nn.Conv2d(*trained.weight.shape[1::-1], 3, padding=trained.padding)
             statistics = norm.running_mean, norm.running_var, norm.eps
             convolution.weight, convolution.bias = fuse_conv_bn_weights(
                 trained.weight, None, *statistics, None, BIAS_GAIN * norm.bias
             )
-            names = (f"conv{number}", f"relu{number}", f"pool{number}")
-            chain |= {name: layers[name] for name in names if name in layers}
+            after = (f"relu{number}", f"pool{number}")
+            chain |= {f"conv{number}": convolution} | {name: layers[name] for name in after if name in layers}
         plain.features = nn.Sequential(chain | {"pool": layers["pool"]})
         return plain
 

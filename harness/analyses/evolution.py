@@ -31,11 +31,12 @@ def analyze(subject: Subject) -> Findings:
         epochs = [epochs[round(stage * last / (STAGES - 1))] for stage in range(STAGES)]
     snapshots = {epoch: subject.snapshots[epoch] for epoch in epochs}
     source = subject.trained.source(subject.images, all_epochs=True)
+    chosen = {layer: subject.chosen_maps(name, MAPS_SHOWN) for name, layer in subject.layers.items()}
+    stages = evolution(subject.model, subject.inputs, chosen, snapshots)
     pictures, rows = [], []
     for convolution, layer in subject.layers.items():
-        maps = subject.chosen_maps(convolution, MAPS_SHOWN)
-        stages = evolution(subject.model, subject.inputs, layer, maps, snapshots).values()
-        found = Activations(*map(torch.cat, zip(*stages, strict=True)))  # by epoch, and within it by map
+        maps = chosen[layer]
+        found = Activations(*map(torch.cat, zip(*stages[layer].values(), strict=True)))  # by epoch, then by map
         projected, patches = activation_tiles(subject, layer, found)
         each = [slice(index, None, len(maps)) for index in range(len(maps))]
         entries = [(f"map {n}", projected[here], patches[here]) for n, here in zip(maps, each, strict=True)]
