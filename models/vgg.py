@@ -20,6 +20,7 @@ MAPS = (32, 64, 64, 256, 256, 256, 256)  # of each convolution
 POOLED = (2, 4, 6)  # the convolutions behind which each side is halved
 BIAS_GAIN = 8.0  # the normalizations' biases learn by its square, 64, times the learning rate: by the chain rule, twice
 LOGIT_SCALE = 1 / 9  # maxima over the last maps are large
+MOMENTUM = 0.4  # share of a step in the running statistics: few epochs change them quickly
 
 
 class VGG(nn.Module):
@@ -95,7 +96,7 @@ class BatchNorm(nn.BatchNorm2d):
     """Batch normalization (Ioffe & Szegedy 2015) with a bias and no factor, and a bias that learns more quickly."""
 
     def __init__(self, maps: int) -> None:
-        super().__init__(maps)
+        super().__init__(maps, momentum=MOMENTUM)
         self.weight = None
 
     def reset_parameters(self) -> None:
