@@ -190,7 +190,7 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
 
     They are lacking if they are not of the model in best.pt, shown the images that it was trained on.
     """
-    from harness.analyses import ANALYSES, draw_analyses, read_analyses
+    from harness.analyses import OF_CNN, draw_analyses, read_analyses
     from harness.checkpoint import load_trained
     from harness.report.inside import rank
     from models import build_model
@@ -205,7 +205,7 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
         whole = {name for name, record in drawn if (record["epoch"], record["dataset"]) == current}
         if not any((run.path / "snapshots").glob("epoch-*.pt")):
             whole.add("evolution")  # which cannot be drawn
-        if lacking := [name for name in ANALYSES if name not in whole]:
+        if lacking := [name for name in OF_CNN if name not in whole]:
             print(f"looking inside {run.path}", flush=True)
             device = flags.device if flags.engine == "local" else "auto"
             draw_analyses(run.path / "best.pt", build_model, names=lacking, data_dir=flags.data_dir, device=device)

@@ -1,13 +1,15 @@
-"""Look inside a trained CNN: its filters and activations, and every analysis of Zeiler & Fergus (arXiv 1311.2901).
+"""Look inside a trained network.
 
-Writes figures, tables and an index.html that shows them all to figures/ in the run's folder; see the README.
+Of a CNN: its filters and activations, and every analysis of Zeiler & Fergus (arXiv 1311.2901). Of a recurrent network:
+its answer, hidden state and gates after each row, how far back gradients reach, and which pixels count. Writes
+figures, tables and an index.html that shows them all to figures/ in the run's folder; see the README.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from harness.analyses import ANALYSES, OF_OWN_PICTURES, draw_analyses
+from harness.analyses import ANALYSES, OF_CNN, OF_OWN_PICTURES, OF_RECURRENT, draw_analyses
 from harness.cli import command_line, program, run_script, say_loading, typed_path
 from harness.flags import Parser, add_flags, map_numbers, path, whole_number
 from harness.image_sets import CNN, sets_for
@@ -15,6 +17,7 @@ from harness.ranks import refuse_ranks
 
 EXAMPLES = (
     "python visualize.py runs/cnn_cifar10/adagrad-lr0.01-e20-s0",
+    "python visualize.py runs/rnn_mnist/gru-h128-adam-lr0.001-e10-s0",
     "python visualize.py demo/cnn_synthetic/* --tensorboard",
     "python visualize.py best.pt --only deconvnet,evolution --maps conv2:3,17",
 )
@@ -43,15 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__, examples=EXAMPLES)
-    run = "folder of a run of cnn_cifar10.py (its best.pt is shown), or one of its checkpoints"
+    run = "folder of a run (its best.pt is shown), or one of its checkpoints"
     parser.add_argument("checkpoint", metavar="run", type=path, help=run)
     group = parser.add_argument_group("what to look at")
     add = group.add_argument
-    some = f"some of {','.join(ANALYSES)} (default: all)"
+    some = f"some of {', '.join(OF_CNN)}; of a recurrent network of {', '.join(OF_RECURRENT)} (default: all)"
     add("--only", dest="names", metavar="NAME,NAME", type=names_of_analyses, help=some)
     own = f"pictures of your own, 1 to 10, instead of test images: {', '.join(OF_OWN_PICTURES)}"
     add("--image", dest="own", nargs="+", metavar="FILE", type=path, help=own)
-    images = "test images in invariance and occlusion, 1 to 10"
+    images = "test images shown one by one, 1 to 10"
     add("--images", dest="shown_count", metavar="IMAGES", type=whole_number(1, 10), default=5, help=images)
     maps = "maps in deconvnet and evolution, of the last convolution or of LAYER (default: the strongest)"
     add("--maps", nargs="+", type=map_numbers, metavar="[LAYER:]N,N", help=maps)

@@ -81,8 +81,10 @@ def our_loop(
         optimizer=network.optimizer,
         lr=network.lr,
         momentum=0.0,
+        nesterov=False,
         weight_decay=0.0,
         clip_grad_norm=0.0,
+        label_smoothing=0.0,
         batch_size=batch_size,
         precision=precision,
     )
@@ -93,7 +95,7 @@ def our_loop(
 
     def train(steps: int) -> None:
         few = images.first(steps * batch_size)
-        order = EpochOrder.draw(len(few.train), generator, augment=False).to(device)
+        order = EpochOrder.draw(len(few.train), generator).to(device)
         train_epoch(trained, optimizer, few, order, flags, show=lambda count, totals: None)
 
     return Loop(train, lambda: evaluate(trained, images, precision))

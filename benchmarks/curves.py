@@ -19,15 +19,15 @@ from harness.cli import run_script
 from harness.errors import UserError
 from harness.files import write_atomically
 from harness.metrics import EpochMetrics, read_metrics
-from harness.pictures import in_plain_style, png_bytes, render
+from harness.pictures import in_style, png_bytes, render
 
 TRAIN_COLOR, TEST_COLOR = "#4269d0", "#e4572e"
 
 
-@in_plain_style
+@in_style
 def curves_figure(runs: Sequence[tuple[str, Sequence[EpochMetrics]]]) -> np.ndarray:
     """Loss and accuracy over epochs, a column a run: `runs` holds (title, history)."""
-    figure = Figure(figsize=(4.6 * len(runs), 5.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(4.6 * len(runs), 5.6), layout="constrained")
     grid = figure.subplots(2, len(runs), squeeze=False, sharex="col")
     for (upper, lower), (title, history) in zip(grid.T, runs, strict=True):
         for axes, metric, label in ((upper, "loss", "cross-entropy"), (lower, "accuracy", "accuracy")):
@@ -35,13 +35,11 @@ def curves_figure(runs: Sequence[tuple[str, Sequence[EpochMetrics]]]) -> np.ndar
                 values = [getattr(row, f"{split}_{metric}") for row in history]
                 axes.plot([row.epoch for row in history], values, color=color, label=split, marker=".")
             axes.set_ylabel(label)
-            axes.grid(alpha=0.3)
-            axes.spines[["top", "right"]].set_visible(False)
-        upper.set_title(title, fontsize=11, parse_math=False)  # a run may be named "$^$"
-        upper.legend(frameon=False)
+        upper.set_title(title)
+        upper.legend()
         lower.set_xlabel("epoch")
         lower.xaxis.get_major_locator().set_params(integer=True)
-    return render(figure)
+    return render(figure, dpi=110)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

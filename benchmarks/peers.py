@@ -221,7 +221,7 @@ def prepare_ours(network: Network, arguments: argparse.Namespace, precision: str
 
     def make_batches() -> None:
         few = images.first(steps * BATCH_SIZE)
-        _exhaust(train_batches(few, EpochOrder.draw(len(few.train), generator, augment=False), BATCH_SIZE))
+        _exhaust(train_batches(few, EpochOrder.draw(len(few.train), generator), BATCH_SIZE))
 
     def measure() -> Timing:
         training, data = time_of(lambda: loop.train(steps)), time_of(make_batches)

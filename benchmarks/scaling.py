@@ -324,7 +324,7 @@ def _short(value: float) -> str:
 def draw(seconds: Seconds) -> bytes:
     """The panels as SVG in the report's style, light and dark. Vertical bars go from the smallest to the largest."""
     cores = _cores(seconds)
-    figure = Figure(figsize=(8.6, 6.2), dpi=charts.DPI)
+    figure = Figure(figsize=(8.6, 6.2))
     figure.text(0.01, 0.965, f"An epoch's training pass on {count_of(cores, 'core')}", fontsize=9.5, weight="bold")
     for place, panel in zip(PLACES, panels(cores), strict=True):
         axes = figure.add_axes(place)

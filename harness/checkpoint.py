@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from harness.data import ImageSet
 from harness.errors import OutOfMemory, UserError, is_out_of_memory
@@ -38,6 +39,7 @@ class State:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     generator: torch.Generator  # of the images' order and augmentation, on the CPU
+    average: AveragedModel | None = None  # of --average-weights
     history: list[EpochMetrics] = field(default_factory=list)
     wall_times: list[float] = field(default_factory=list)  # when each epoch ended, in seconds since 1970
 
@@ -57,13 +59,18 @@ def save_last(folder: Path, config: dict, state: State) -> None:
         "history": [list(row) for row in state.history],
         "wall_times": state.wall_times,
     }
-    _save(folder / "last.pt", config, content)
+    _save(folder / "last.pt", config, content | _average_of(state))
 
 
 def save_best(folder: Path, config: dict, state: State) -> None:
     """Write best.pt: the model as it is, with the metrics of its epoch."""
     content = {"model": state.model.state_dict(), "epoch": state.epoch, "metrics": state.history[-1].measured}
-    _save(folder / "best.pt", config, content)
+    _save(folder / "best.pt", config, content | _average_of(state))
+
+
+def _average_of(state: State) -> dict:
+    """What a checkpoint has beside the model if its weights are averaged: the same network with the averaged ones."""
+    return {"average": state.average.module.state_dict()} if state.average else {}
 
 
 def save_snapshot(path: Path, config: dict, state: State) -> None:
@@ -93,12 +100,16 @@ def restore(state: State, saved: dict, template: dict, path: Path) -> None:
     """
     states = saved["optimizer"].get("state")
     try:
-        if not (_alike(saved["model"], state.model.state_dict()) and _alike(states, template)):
+        own = {"model": state.model.state_dict()} | _average_of(state)
+        if not (_alike({name: saved.get(name) for name in own}, own) and _alike(states, template)):
             raise ValueError("other names, shapes or types")
         state.generator.set_state(saved["generator"])
     except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(f"{path} belongs to another network or optimizer than its flags say") from error
     state.model.load_state_dict(saved["model"])
+    if state.average:
+        state.average.module.load_state_dict(saved["average"])
+        state.average.n_averaged += 1  # an exponential average only asks whether this is its first step
     # Fused optimizers write by position, past the end of a tensor with a stranger's strides: copy them to fresh ones.
     fresh = {
         number: {name: torch.empty_like(like, device="cpu").copy_(states[number][name]) for name, like in each.items()}

@@ -2,16 +2,16 @@
 
 `load_images` is what scripts call. The files lie as torchvision lays them out; the bytes of each are checked against
 the published MD5 before anything is unpickled or parsed. A batch is a slice of the permuted set, normalized (and, if
-asked, flipped and shifted) by whole-batch tensor operations on the training device: these sets are small, so there are
-no worker processes and no per-image Python. Read next: the table of sets in image_sets.py, or train.py.
+asked, augmented) by whole-batch tensor operations on the training device: these sets are small, so there are no worker
+processes and no per-image Python. Read next: the table of sets in image_sets.py, augmentation.py, or train.py.
 """
 
 import gzip
 import hashlib
 import pickle
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.augmentation import alternating, augment, draw
 from harness.download import fetch
 from harness.errors import UserError
 from harness.files import read_file
 from harness.image_sets import IMAGE_SETS, ImageSetEntry, published_checksum
 from harness.ranks import ALONE, Ranks
 from harness.synthetic import draw_digits, draw_shapes
-
-MAX_SHIFT = 4  # pixels, of --augment
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ class ImageSet:
     """A train and a test split with what is needed to use them; `hold_out` makes a validation split of the first.
 
     `checksum` is an MD5 over the published file checksums (of a synthetic set: over its pixels and labels), so that
-    two runs with the same checksum saw the same data. `mean` and `std` refer to pixels in [0, 1]. Augmentation mirrors
-    images only if they are to be `mirrored`.
+    two runs with the same checksum saw the same data. `mean` and `std` refer to pixels in [0, 1]. Images are mirrored
+    only if they are to be `mirrored`.
     """
 
     name: str
@@ -97,29 +96,40 @@ class ImageSet:
 class EpochOrder:
     """One epoch's random choices, drawn at its start on the CPU: the same on every device, and cheap to copy there.
 
-    `indices` (n,) is the order of the images; with augmentation `flips` (n,) is bool and `shifts` (n, 2) holds the
-    row and column offset into the image padded by MAX_SHIFT, both by position in the epoch. `flips` counts only for
-    sets that are to be mirrored.
+    `indices` (n,) is the order of the images; `choices` are those of the augmentation, by kind, each by position in the
+    epoch, and `sizes` how much each kind may change. Mirroring counts only for sets that are to be mirrored.
     """
 
     indices: Tensor
-    flips: Tensor | None = None
-    shifts: Tensor | None = None
+    choices: dict[str, Tensor] = field(default_factory=dict)
+    sizes: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def draw(cls, count: int, generator: torch.Generator, *, augment: bool) -> "EpochOrder":
+    def draw(
+        cls,
+        count: int,
+        generator: torch.Generator,
+        sizes: Mapping[str, float] | None = None,
+        *,
+        seed: int = 0,
+        epoch: int = 1,
+    ) -> "EpochOrder":
+        """`sizes` are the kinds of augmentation and their sizes; seed and epoch count for alternate mirroring only."""
         # The order comes first, so that it is the same with and without augmentation.
-        indices = torch.randperm(count, generator=generator)
-        if not augment:
-            return cls(indices)
-        flips = torch.rand(count, generator=generator) < 0.5
-        shifts = torch.randint(0, 2 * MAX_SHIFT + 1, (count, 2), generator=generator)
-        return cls(indices, flips, shifts)
+        indices, sizes = torch.randperm(count, generator=generator), sizes or {}
+        choices = draw(count, generator, sizes)
+        if "alternate" in sizes:
+            choices["mirror"] = alternating(indices, seed, epoch)
+        return cls(indices, choices, sizes)
 
     def to(self, device: torch.device) -> "EpochOrder":
         cuda = device.type == "cuda"  # copied from pinned memory, without making the host wait
-        drawn = [values for values in (self.indices, self.flips, self.shifts) if values is not None]
-        return EpochOrder(*((v.pin_memory() if cuda else v).to(device, non_blocking=cuda) for v in drawn))
+
+        def copy(values: Tensor) -> Tensor:
+            return (values.pin_memory() if cuda else values).to(device, non_blocking=cuda)
+
+        choices = {kind: copy(values) for kind, values in self.choices.items()}
+        return EpochOrder(copy(self.indices), choices, self.sizes)
 
 
 def train_batches(
@@ -134,8 +144,10 @@ def train_batches(
     for share in ranks.shares(len(split), batch_size):
         chosen = order.indices[share.here]
         pixels = split.images.index_select(0, chosen)  # whole images; indexing would copy pixel by pixel
-        if order.flips is not None:
-            pixels = augment(pixels, order.flips[share.here] & images.mirrored, order.shifts[share.here])
+        choices = {kind: values[share.here] for kind, values in order.choices.items()}
+        if not images.mirrored:
+            choices.pop("mirror", None)
+        pixels = augment(pixels, choices, order.sizes, blank=round(255 * images.mean))
         yield images.normalize(pixels), split.labels.index_select(0, chosen)
 
 
@@ -143,23 +155,6 @@ def test_batches(images: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Te
     """Yield (inputs, labels), shaped as in train_batches, over the test split in its own order."""
     for pixels, labels in zip(images.test.images.split(batch_size), images.test.labels.split(batch_size), strict=True):
         yield images.normalize(pixels), labels
-
-
-def augment(pixels: Tensor, flips: Tensor, shifts: Tensor) -> Tensor:
-    """Mirror the flagged images and shift each by up to MAX_SHIFT pixels, black coming in at the border.
-
-    `pixels` (batch, channels, height, width) uint8; `flips` (batch,) bool; `shifts` (batch, 2) int64 in
-    [0, 2·MAX_SHIFT], MAX_SHIFT meaning no shift. The usual CIFAR-10 augmentation, as He et al. (2016), section 4.2.
-    """
-    batch, _, height, width = pixels.shape
-    pixels = torch.where(flips[:, None, None, None], pixels.flip(3), pixels)
-    padded = F.pad(pixels, (MAX_SHIFT,) * 4)  # (batch, channels, height + 2·MAX_SHIFT, width + 2·MAX_SHIFT)
-    # Which row and column of the padded image each row and column of the result is taken from.
-    rows = shifts[:, :1] + torch.arange(height, device=pixels.device)  # (batch, height)
-    columns = shifts[:, 1:] + torch.arange(width, device=pixels.device)  # (batch, width)
-    image = torch.arange(batch, device=pixels.device)[:, None, None]
-    # Indexing by (batch, height, width) puts the channels last; they go back to second place.
-    return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def load_images(name: str, *, data_dir: Path, channels: str = "gray", mirror: str | None = None) -> ImageSet:

@@ -31,6 +31,7 @@ class Flag:
 
     help: str
     default: object = None  # False makes it a switch; a dict has it for each script that has the flag
+    may_stand_alone: bool = False  # a switch that may also be given a value, of this type
     type: Callable[[str], object] | None = None
     choices: Sequence[str] | Mapping[str, str] = ()  # a mapping says what the report calls each
     # A flag that changes the result stands in the run's name, in this form; "" says that it changes nothing.
@@ -114,6 +115,39 @@ _EPOCHS = re.compile(r"(0*[1-9]\d{0,8}(,0*[1-9]\d{0,8})*)?")
 epoch_list = checked(str, "list", "{} is not a list of epochs such as 1,2,5", _EPOCHS.fullmatch)  # kept as text
 
 
+# What --augment may do to a training image: the usual size of each kind, if it has one, and that size's type.
+AUGMENTATIONS: dict[str, tuple | None] = {
+    "mirror": None,
+    "alternate": None,
+    "shift": (4, whole_number(1, 27)),
+    "reflect": (4, whole_number(1, 27)),
+    "cutout": (12, positive_int),
+    "rotate": (12.0, positive_float),
+    "scale": (0.12, below_one_float),
+    "shear": (0.2, positive_float),
+}
+
+
+def augmentations(value: str | bool) -> dict[str, float]:
+    """The kinds in a value of --augment, in the table's order, each with its size, or 0 if it has none."""
+    given = {}
+    for word in value.casefold().split(",") if isinstance(value, str) else ["mirror", "shift"] * value:
+        kind, colon, size = word.partition(":")
+        if kind not in AUGMENTATIONS or (colon and not AUGMENTATIONS[kind]):
+            meant = did_you_mean(word, AUGMENTATIONS)
+            raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(AUGMENTATIONS)}{meant}")
+        usual, type_of_size = AUGMENTATIONS[kind] or (0, None)
+        given[kind] = type_of_size(size) if colon else usual
+    return {kind: given[kind] for kind in AUGMENTATIONS if kind in given}
+
+
+def augmentation(text: str) -> str:
+    """A value of --augment as everybody writes it: the kinds in the table's order, sizes only where not the usual."""
+    usual = {kind: size[0] for kind, size in AUGMENTATIONS.items() if size}
+    sizes = augmentations(text).items()
+    return ",".join(f"{kind}:{_short_number(size)}" * (size != usual.get(kind, 0)) or kind for kind, size in sizes)
+
+
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 _CELLS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
@@ -150,9 +184,15 @@ GROUPS: dict[str, dict[str, Flag]] = {
                          in_name="{}", short="{}"),
         "fc_activation": Flag("activation between LeNet5's linear layers", {CNN: "tanh"}, choices=("tanh", "relu"),
                               in_name="{}", label="activation between the linear layers"),
-        "augment": Flag("shift the training images at random, and mirror them (not digits)", {CNN: False},
-                        in_name="augment", label="augmentation"),
         "snapshot_epochs": Flag("keep these epochs' filters", {CNN: "1,2,5,10,20,50,100"}, type=epoch_list),
+    },
+    "augmentation": {
+        "augment": Flag(f"""change the training images at random: {', '.join(AUGMENTATIONS)}, as a list such as
+                        alternate,shift:2 (docs/recipes.md); alone it means shift and, but for digits, mirror""",
+                        False, may_stand_alone=True, type=augmentation, in_name="{}", added_later=True,
+                        label="augmentation"),
+        "test_time_augmentation": Flag("after the last epoch, measure the accuracy of the mean answer to an image and "
+                                       "its shifted and mirrored views, too", False, in_name="tta", added_later=True),
     },
     "optimization": {
         "optimizer": Flag("PyTorch's, other settings as there", {CNN: "adagrad", RNN: "adam"}, choices=_OPTIMIZERS,
@@ -163,9 +203,20 @@ GROUPS: dict[str, dict[str, Flag]] = {
                        in_name="e{}", always=True, may_change=True, short="{} epochs"),
         "batch_size": Flag("images a step", {CNN: 256, RNN: 64}, type=positive_int, in_name="b{}"),
         "momentum": Flag(f"momentum of sgd; {_OFF}", 0.0, type=below_one_float, in_name="momentum{}"),
+        "nesterov": Flag("Nesterov's momentum", False, in_name="nesterov", added_later=True),
         "weight_decay": Flag(f"weight decay; {_OFF}", 0.0, type=non_negative_float, in_name="wd{}"),
         "clip_grad_norm": Flag(f"largest gradient norm; {_OFF}", 0.0, type=non_negative_float,
                                in_name="clip{}", label="largest gradient norm"),
+        "schedule": Flag("of the learning rate, step by step; cosine falls to 0; triangle rises, for the --warmup or a "
+                         "fifth of the steps, then falls to 0", "constant",
+                         choices=("constant", "cosine", "triangle"), in_name="{}", added_later=True),
+        "warmup": Flag(f"epochs, or parts of one, over which the learning rate rises from 0; {_OFF}", 0.0,
+                       type=non_negative_float, in_name="warmup{}", added_later=True, label="epochs of warmup"),
+        "label_smoothing": Flag(f"share of each target that all classes get, in train/loss only; {_OFF}", 0.0,
+                                type=below_one_float, in_name="smooth{}", added_later=True),
+        "average_weights": Flag(f"keep an exponential average of the weights, with this decay a step, and evaluate it "
+                                f"beside them; {_OFF}", 0.0, type=below_one_float, in_name="average{}",
+                                added_later=True, label="decay of the averaged weights"),
         "seed": Flag("of the first weights, of the images' order and of what --validation holds out", 0,
                      type=seed_number, in_name="s{}", always=True, set_by_report=True),
     },
@@ -268,6 +319,8 @@ def add_flags(group: argparse._ActionsContainer, *names: str, script: str = "", 
         default = flag.default[script] if isinstance(flag.default, dict) else flag.default
         kind = {"type": flag.type, "choices": tuple(flag.choices) or None}
         settings = {"action": "store_true"} if default is False else kind
+        if flag.may_stand_alone:
+            settings = {"nargs": "?", "const": True, "type": flag.type}
         group.add_argument(option(name), **{"help": flag.help, "default": default} | settings | changes)
 
 
@@ -299,6 +352,10 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     flags = parser.parse_args(argv)
     if flags.momentum and not OPTIMIZERS[flags.optimizer].momentum:
         parser.error("--momentum is a flag of --optimizer sgd")
+    if flags.nesterov and not flags.momentum:
+        parser.error("--nesterov needs --momentum")
+    if flags.warmup >= flags.epochs:
+        parser.error(f"--warmup {flags.warmup:g} leaves none of the {flags.epochs} --epochs after it")
     absent = object()  # parsing into a namespace that has every flag already shows which ones were typed
     typed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(flags), absent)))
     flags.given = frozenset(name for name, value in vars(typed).items() if value is not absent)
@@ -343,7 +400,11 @@ def run_name(flags: argparse.Namespace) -> str:
     """
     values, default = vars(flags), flags.parser.get_default
     named = (n for n in RESULT_FLAGS if n in values and (FLAGS[n].always or values[n] != default(n)))
-    return "-".join(FLAGS[name].in_name.format(_short_number(values[name])) for name in named)
+    # A switch is called by its own name; a list such as alternate,shift:2 by what every system takes: alternate+shift2.
+    texts = (
+        (n, n if values[n] is True else _short_number(values[n]).replace(",", "+").replace(":", "")) for n in named
+    )
+    return "-".join(FLAGS[name].in_name.format(text) for name, text in texts)
 
 
 def snapshot_epochs(flags: argparse.Namespace) -> frozenset[int]:
@@ -382,12 +443,18 @@ def resumed_flags(flags: argparse.Namespace, recorded: Mapping[str, object]) -> 
     `typed_record` does.
     """
     resumed = argparse.Namespace(**vars(flags))
-    for name, was in typed_record(recorded, flags.parser).items():
+    of_run = typed_record(recorded, flags.parser)
+    for name, was in of_run.items():
         typed = getattr(flags, name)
         if name not in flags.given:
             setattr(resumed, name, was)
         elif name == "epochs" and typed < was:
             raise UserError(f"--epochs {typed} is less than the recorded {was}; it may only grow")
+        elif name == "epochs" and typed > was and of_run["schedule"] != "constant":
+            raise UserError(
+                f"--epochs {typed} is more than the recorded {was}, over which the learning rate of --schedule "
+                f"{of_run['schedule']} falls to 0; train a new run"
+            )
         elif typed != was and not FLAGS[name].may_change:
             changeable = ", ".join(option(each) for each in FLAGS if FLAGS[each].may_change)
             raise UserError(f"{option(name)} {typed} differs from the recorded {was}; only {changeable} may change")
@@ -409,8 +476,10 @@ def parse_row_flags(parser: argparse.ArgumentParser, given: Mapping[str, object]
             own = [each for each in ROW_FLAGS if each in known]
             raise UserError(f"{name} is not a row's business; a row may set {', '.join(own)}")
         kind = type(known[name])
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise UserError(f"{name} must be {kinds[kind]}, not {value!r:.60}")
+        given_value = type(value) is str and FLAGS[name].may_stand_alone
+        if type(value) is not kind and not (kind is float and type(value) is int) and not given_value:
+            or_text = ", or text in quotes" * FLAGS[name].may_stand_alone
+            raise UserError(f"{name} must be {kinds[kind]}{or_text}, not {value!r:.60}")
     flags = parse_flags(parser, flag_words(given))
     return {name: getattr(flags, name) for name in given}
 

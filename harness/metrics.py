@@ -29,6 +29,16 @@ class EpochMetrics(NamedTuple):
     seconds: float
     validation_loss: float | None = None
     validation_accuracy: float | None = None
+    # Of the test images, by averaged weights (--average-weights) and by --test-time-augmentation, in the last epoch.
+    average_loss: float | None = None
+    average_accuracy: float | None = None
+    tta_accuracy: float | None = None
+    average_tta_accuracy: float | None = None
+    # The same of the images held out, so that a recipe can be chosen without a look at the test images.
+    validation_average_loss: float | None = None
+    validation_average_accuracy: float | None = None
+    validation_tta_accuracy: float | None = None
+    validation_average_tta_accuracy: float | None = None
 
     @property
     def finite(self) -> bool:
@@ -63,10 +73,8 @@ def best_epoch(history: Sequence[EpochMetrics]) -> EpochMetrics:
 def best_values(history: Sequence[EpochMetrics]) -> EpochMetrics:
     """The best of each metric over the epochs, each by itself: smallest loss, largest accuracy; seconds summed up."""
     best = {"epoch": len, "loss": min, "accuracy": max, "seconds": sum}
-    columns = zip(EpochMetrics._fields, zip(*history, strict=True), strict=True)
-    return EpochMetrics(
-        *(None if None in values else best[field.rpartition("_")[2]](values) for field, values in columns)
-    )
+    measured = {f: [getattr(row, f) for row in history if f in row.measured] for f in EpochMetrics._fields}
+    return EpochMetrics(**{f: best[f.rpartition("_")[2]](values) for f, values in measured.items() if values})
 
 
 def accuracy_at(history: Sequence[EpochMetrics], epoch: int) -> float:
@@ -81,10 +89,11 @@ def aligned(value: float, width: int, decimals: str = ".4f") -> str:
 
 
 def metrics_csv(history: Sequence[EpochMetrics]) -> bytes:
-    """metrics.csv: floats as Python prints them, so that they are read back to the bit."""
-    fields = [field for field in EpochMetrics._fields[6:] if history and all(field in row.measured for row in history)]
-    fields = [*EpochMetrics._fields[:6], *fields]
-    lines = [[COLUMNS[field] for field in fields], *([getattr(row, field) for field in fields] for row in history)]
+    """metrics.csv: floats as Python prints them, so that they are read back to the bit; empty what was not measured."""
+    more = [field for field in EpochMetrics._fields[6:] if any(field in row.measured for row in history)]
+    fields = [*EpochMetrics._fields[:6], *more]
+    rows = ([row.measured.get(field, "") for field in fields] for row in history)
+    lines = [[COLUMNS[field] for field in fields], *rows]
     return "".join(",".join(map(str, line)) + "\n" for line in lines).encode()
 
 
@@ -92,7 +101,8 @@ def read_metrics(file: Path) -> list[EpochMetrics]:
     """The epochs of a metrics.csv, from 1 on without a gap. UserError if it cannot be read or is something else."""
     try:
         header, *lines = (line.split(",") for line in read_file(file).decode().splitlines())
-        cells = [dict(zip(header, (int(epoch), *map(float, values)), strict=True)) for epoch, *values in lines]
+        numbers = ([int(epoch), *(float(value) if value else None for value in values)] for epoch, *values in lines)
+        cells = [dict(zip(header, row, strict=True)) for row in numbers]
         rows = [[row.get(column) for column in COLUMNS.values()] for row in cells]
         known = tuple(header[:6]) == METRICS_HEADER and {*header} <= {*COLUMNS.values()}
         if not known or not all(is_metrics(row, epoch) for epoch, row in enumerate(rows, start=1)):

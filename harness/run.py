@@ -68,7 +68,7 @@ class RunFolder:
         elif flags.resume:
             check_new_name(flags)
             print(f"{self.path} holds no run yet: starting at epoch 1")
-            if not flags.name:
+            if not flags.name and flags.schedule == "constant":  # any other ends with its run
                 _note_shorter_runs(self.path.parent, flags)
 
     def has_run(self) -> bool:

@@ -35,8 +35,8 @@ EPOCHS_TAG = "whole_run/epochs"
 CONFUSION_TAG, MISTAKES_TAG, FILTERS_TAG = "view/confusion_matrix", "view/worst_classified", "view/filters_conv1"
 FIRST_HPARAMS = ("cell", "data", "hidden_size", "lr", "optimizer")  # the columns that the HParams tab shows at first
 # The part of TensorBoard's address that shows exactly the curves, without smoothing, which bends short ones. Of our
-# tags only theirs begin with t (train, test) or va (validation); longer, the address would not fit 80 columns.
-CURVES = "?smoothing=0&tagFilter=%5Et%7C%5Eva#timeseries"
+# tags only theirs begin with t (train, test, tta), va (validation) or av (average). The printed line fills 80 columns.
+CURVES = "?smoothing=0&tagFilter=%5Et%7C%5Eva%7C%5Eav#timeseries"
 
 # Ends our file's name: beside it may lie files that a SummaryWriter of the user's wrote.
 SUFFIX = ".run"

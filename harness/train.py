@@ -7,11 +7,12 @@ checkpoint.py for what last.pt holds. Everything particular to an experiment sta
 
 import csv
 import io
+import itertools
 import math
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from statistics import fmean
 
@@ -19,17 +20,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from harness.augmentation import views
 from harness.checkpoint import State, is_best_of, restore, save_best, save_last, save_snapshot
 from harness.cli import command_line
 from harness.data import EpochOrder, ImageSet, hold_out, test_batches, train_batches
 from harness.device import autocast, choose_device, choose_threads, compiled, keep_freed_memory, warn_of_slow_bf16
 from harness.errors import EXIT_DIVERGED, UserError
 from harness.files import is_outdated, make_folder, write_atomically
-from harness.flags import hparams, recorded_flags, snapshot_epochs
+from harness.flags import augmentations, hparams, recorded_flags, snapshot_epochs
 from harness.flops import flops_per_image
 from harness.metrics import EpochMetrics, aligned, best_epoch, best_values, metrics_csv
-from harness.optimizers import make_optimizer, quick_steps, state_template
+from harness.optimizers import learning_rates, make_optimizer, quick_steps, state_template
 from harness.progress import ProgressBar, clock
 from harness.ranks import ALONE, Ranks
 from harness.run import RunFolder
@@ -57,7 +60,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     if a loss became NaN or infinite. Raises UserError if the checkpoint to resume does not fit. Of several ranks each
     comes here and computes on its share of every batch; what they write and print is the main rank's.
     """
-    flags, ranks = run.flags, run.ranks
+    flags, ranks, augment = run.flags, run.ranks, augmentations(run.flags.augment)
     device = ranks.own_device(choose_device(flags.device))
     keep_freed_memory()
     run.lock_stack.callback(torch.set_num_threads, torch.get_num_threads())  # a notebook goes on with its own
@@ -69,6 +72,8 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     if flags.dry_run:
         images, flags.epochs = images.first(2 * flags.batch_size), 1
     images = images.to(device)
+    if flags.augment is not True and augment.keys() & {"mirror", "alternate"}:  # asked for by its name: digits, too
+        images = replace(images, mirrored=True)
     dataset = {"name": images.name, "checksum": images.checksum}
     if run.recorded and run.recorded.get("dataset") != dataset:
         raise UserError(f"cannot resume {run.path}: it was trained on {run.recorded.get('dataset')}, this is {dataset}")
@@ -81,6 +86,10 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     model = model.to(device, memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(flags.seed)  # one more than the weights': neither disturbs the other
     state = State(model, make_optimizer(flags, model, device), generator)
+    if flags.average_weights:
+        average = get_ema_multi_avg_fn(flags.average_weights)
+        state.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        state.average.module.to(device)  # joins the weights of a copied recurrent layer, as CUDA's kernels want them
     if run.checkpoint:
         restore(state, run.checkpoint, state_template(flags, model), run.path / "last.pt")
         # What a kill left out is made good first, with the number of epochs that the run had then: the kill may have
@@ -104,27 +113,28 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     publish(run, state, images)
     _print_head(run, images, state, device)
 
-    augment = getattr(flags, "augment", False)  # a flag of the CNN's
-    dropout = getattr(flags, "dropout", 0.0)  # and one of the recurrent networks'
-    own_images = sum(share.count for share in ranks.shares(len(images.train), flags.batch_size))
+    dropout = getattr(flags, "dropout", 0.0)  # a flag of the recurrent networks'
+    shares = ranks.shares(len(images.train), flags.batch_size)
+    own_images = sum(share.count for share in shares)
     wall_before, started = run.config["wall_seconds"], time.perf_counter()
     for epoch in range(state.epoch + 1, flags.epochs + 1):
-        order = EpochOrder.draw(len(images.train), state.generator, augment=augment).to(device)
+        order = EpochOrder.draw(len(images.train), state.generator, augment, seed=flags.seed, epoch=epoch).to(device)
+        rates = learning_rates(flags, epoch, len(shares))
         epoch_started = time.perf_counter()
         bar = ProgressBar(_epoch_title(epoch, flags.epochs), own_images)
         with bar as progress, torch.random.fork_rng([], enabled=dropout > 0):
             if dropout:  # draws from PyTorch's own generator: seeded each epoch, so that last.pt need not hold it
                 torch.manual_seed(int(torch.randint(2**60, (), generator=state.generator)) + ranks.rank)
-            train_metrics = train_epoch(trained, state.optimizer, images, order, flags, progress.update, ranks)
+            train_metrics = train_epoch(
+                trained, state.optimizer, images, order, flags, progress.update, ranks, rates, state.average
+            )
         ranks.share_buffers(model)  # the running statistics of batch normalization
-        test_metrics = evaluate(model, images, flags.precision, ranks)
-        more = {}  # what only some flags measure
-        if images.validation:
-            held_out = evaluate(model, replace(images, test=images.validation), flags.precision, ranks)
-            more["validation_loss"], more["validation_accuracy"] = held_out
+        if state.average:
+            ranks.share_buffers(state.average.module)
+        measured = measure(state, images, flags, ranks, last=epoch == flags.epochs)
         seconds = round(time.perf_counter() - epoch_started, 3)
 
-        metrics = EpochMetrics(epoch, *train_metrics, *test_metrics, seconds, **more)
+        metrics = EpochMetrics(epoch, *train_metrics, seconds=seconds, **measured)
         state.history.append(metrics)
         state.wall_times.append(time.time())
         run.config["wall_seconds"] = round(wall_before + time.perf_counter() - started, 3)
@@ -148,8 +158,13 @@ def train_epoch(
     flags: Namespace,
     show: Callable[[int, Tensor], None],
     ranks: Ranks = ALONE,
+    rates: Iterable[float] = (),
+    average: AveragedModel | None = None,
 ) -> tuple[float, float]:
     """One pass over the train split; returns the mean loss a sample and the accuracy, each batch taken before its step.
+
+    Each step has its own of the learning `rates`, if they are given, and the `average` of the weights follows it. The
+    loss is the one trained on, label smoothing included.
 
     Both are summed up on the device and read once, at the end: within the epoch nobody waits for the device. `show` is
     called after each step with the number of images and the running (loss sum, correct count), still on the device.
@@ -158,19 +173,21 @@ def train_epoch(
     device = images.train.labels.device
     totals = torch.zeros(2, dtype=_exact_dtype(device), device=device)
     summed_loss, summed_correct = totals.unbind()  # views: adding to them changes the totals
-    parameters, steps = list(model.parameters()), quick_steps(optimizer)
+    parameters, steps = list(model.parameters()), quick_steps(optimizer, rates)
     computing = autocast(device, flags.precision)
     shares = ranks.shares(len(images.train), flags.batch_size)  # alone: the whole batches
     for share, (inputs, labels) in zip(shares, train_batches(images, order, flags.batch_size, ranks), strict=True):
         with computing:
             logits = model(inputs)
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=flags.label_smoothing)
         for parameter in parameters:
             parameter.grad = None
         share.backward(loss)
         if flags.clip_grad_norm:
             nn.utils.clip_grad_norm_(parameters, flags.clip_grad_norm)
         next(steps)  # optimizer.step()
+        if average:
+            average.update_parameters(model)
         with torch.no_grad():
             summed_loss += loss * share.count
             summed_correct += (logits.argmax(dim=1) == labels)[: share.count].sum()
@@ -179,13 +196,41 @@ def train_epoch(
     return loss_sum / len(images.train), correct / len(images.train)
 
 
+def measure(state: State, images: ImageSet, flags: Namespace, ranks: Ranks, *, last: bool) -> dict[str, float]:
+    """An epoch's metrics of the test split and of the validation split, if there is one, by field of EpochMetrics.
+
+    Those of the model and, if its weights are averaged, of their average; in the `last` epoch, if asked, also the
+    accuracy with test-time augmentation.
+    """
+    splits, networks, measured = {"": images}, {"": state.model}, {}
+    if images.validation:
+        splits["validation_"] = replace(images, test=images.validation)
+    if state.average:
+        networks["average_"] = state.average.module
+    for (split, part), (weights, network) in itertools.product(splits.items(), networks.items()):
+        field = split + weights or "test_"
+        loss, accuracy = evaluate(network, part, flags.precision, ranks)
+        measured |= {f"{field}loss": loss, f"{field}accuracy": accuracy}
+        if last and flags.test_time_augmentation:
+            _, accuracy = evaluate(network, part, flags.precision, ranks, augmented=True)
+            measured[f"{split}{weights}tta_accuracy"] = accuracy
+    return measured
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, images: ImageSet, precision: str, ranks: Ranks = ALONE) -> tuple[float, float]:
-    """Mean loss a sample and accuracy over the whole test split, in evaluation mode."""
+def evaluate(
+    model: nn.Module, images: ImageSet, precision: str, ranks: Ranks = ALONE, *, augmented: bool = False
+) -> tuple[float, float]:
+    """Mean loss a sample and accuracy over the whole test split, in evaluation mode.
+
+    If `augmented`, an image's logits are the mean of those of its views.
+    """
     share = ranks.share(0, len(images.test))  # a rank without any gets one image, which is not counted
-    part = replace(images, test=images.test.part(share.here))
-    logits = predict(model, part, precision)[: share.count]
-    labels = part.test.labels[: share.count]
+    test = images.test.part(share.here)
+    seen = views(test.images, mirrored=images.mirrored) if augmented else [(1, test.images)]
+    parts = ((weight, replace(images, test=replace(test, images=view))) for weight, view in seen)
+    logits = sum(weight * predict(model, part, precision) for weight, part in parts)[: share.count]
+    labels = test.labels[: share.count]
     losses = F.cross_entropy(logits, labels, reduction="none")
     totals = torch.stack([losses.sum(dtype=_exact_dtype(losses.device)), (logits.argmax(dim=1) == labels).sum()])
     loss_sum, correct = ranks.sum(totals).tolist()
@@ -334,9 +379,9 @@ def _print_head(run: RunFolder, images: ImageSet, state: State, device: torch.de
         continuing = f", continuing after epoch {state.epoch}" if state.epoch else ""
         print(f"run folder: {run.path}{continuing}")
     title = " " * len(_epoch_title(1, run.flags.epochs))
-    chosen_by, third = ("validation", f"{'validation':>18}  ") if images.validation else ("test", "    seconds")
-    print(f"\nloss and accuracy; * is the best {chosen_by} accuracy so far")
-    print(f"{title}{'train':>18}{'test':>18}{third}{'left':>10}", flush=True)
+    third = "validation" * bool(images.validation) or "average" * bool(state.average)  # there is no room for both
+    print(f"\nloss and accuracy; * is the best {'validation' if images.validation else 'test'} accuracy so far")
+    print(f"{title}{'train':>18}{'test':>18}{f'{third:>18}  ' if third else '    seconds'}{'left':>10}", flush=True)
 
 
 def _epoch_title(epoch: int, epochs: int) -> str:
@@ -347,8 +392,9 @@ def _print_epoch(history: list[EpochMetrics], epochs: int) -> None:
     last = history[-1]
     pairs = [last[1:3], last[3:5]]  # loss and accuracy
     seconds = f"  {aligned(last.seconds, 7, '.1f')}"
-    if last.validation_loss is not None:
-        pairs, seconds = [*pairs, last[6:8]], ""  # there is no room for both in 80 columns
+    third = last[6:8] if last.validation_loss is not None else last[8:10]  # of the validation split, or averaged
+    if None not in third:
+        pairs, seconds = [*pairs, third], ""  # there is no room for both in 80 columns
     best = "*" if best_epoch(history) is last else " "
     left = (epochs - last.epoch) * fmean(metrics.seconds for metrics in history[-3:])
     print(
@@ -375,22 +421,23 @@ def _print_end(run: RunFolder, state: State) -> int:
     if not state.history[-1].finite:
         print(f"{run.path} diverged in epoch {state.epoch}; there is nothing to continue", file=sys.stderr)
         return EXIT_DIVERGED
-    name = command_line([run.path.name])
-    print(f"{run.path} is complete; --name {name} with a larger --epochs and --resume trains on")
+    way_on = f"; --name {command_line([run.path.name])} with a larger --epochs and --resume trains on"
+    print(f"{run.path} is complete" + way_on * (run.flags.schedule == "constant"))
     _print_summary(run, state.history, run.recorded_seconds)
     return 0
 
 
 def _print_summary(run: RunFolder, history: list[EpochMetrics], wall_seconds: float) -> None:
     best, last = best_values(history), history[-1]
-    rows = {"Train": slice(1, 3), "Test": slice(3, 5)}  # loss and accuracy in an EpochMetrics
-    if last.validation_loss is not None:
-        rows["Validation"] = slice(6, 8)
-    width = max(map(len, rows))
+    # `average_tta` of average_tta_accuracy is "Test, average, tta".
+    names = [field.removesuffix("_accuracy") for field in last.measured if field.endswith("_accuracy")]
+    titles = {n: ("test_" * n.startswith(("average", "tta")) + n).replace("_", ", ").capitalize() for n in names}
+    width = max(map(len, titles.values()))
     print(f"\n{'':{width}}  {'best loss':>10}  {'best accuracy':>13}  {'last loss':>10}  {'last accuracy':>13}")
-    for name, own in rows.items():
-        columns = (f"  {aligned(loss, 10)}  {accuracy:13.4f}" for loss, accuracy in (best[own], last[own]))
-        print(f"{name:{width}}{''.join(columns)}")
+    for name, title in titles.items():
+        cells = ((row.measured.get(f"{name}_loss"), row.measured[f"{name}_accuracy"]) for row in (best, last))
+        columns = (f"  {'' if loss is None else aligned(loss, 10):>10}  {accuracy:13.4f}" for loss, accuracy in cells)
+        print(f"{title:{width}}{''.join(columns)}")
     print("(best over the epochs, each metric by itself)")
     chosen = best_epoch(history)
     how = f"validation accuracy; its test accuracy is {chosen.test_accuracy:.4f}"

@@ -1,5 +1,6 @@
 """The report's charts: their lines, bars, dots and words, and the SVG that they are written as."""
 
+import base64
 import dataclasses
 import io
 import re
@@ -10,7 +11,9 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
+from harness import pictures
 from harness.report import charts
 
 TWO_RUNS = charts.Curve("test", charts.TEST, ((0.5, 0.25), (0.3, 0.35)), reference=0.2)
@@ -137,8 +140,8 @@ def test_pictures_keep_their_text_and_have_colors_for_dark_ground():
     assert ">lr 0.00123456 $x$<" in svg  # not taken for a formula, its digits not cut
     light, dark = re.search(r"<style[^>]*>(.*)@media[^{]*{(.*)}</style>", svg).groups()
     rules, twins = (dict(re.findall(r"\.(c\d+){([^}]*)}", sheet)) for sheet in (light, dark))
-    colored = {name: re.sub("#[0-9a-f]{6}", "", style) for name, style in rules.items() if "#" in style}
-    assert {name: re.sub("#[0-9a-f]{6}", "", style) for name, style in twins.items()} == colored
+    colored = {name: re.findall("([a-z-]+):#", style) for name, style in rules.items() if "#" in style}
+    assert {name: re.findall("([a-z-]+):#[0-9a-f]{6}", style) for name, style in twins.items()} == colored
     assert not set(re.findall("#[0-9a-f]{6}", light)) & set(re.findall("#[0-9a-f]{6}", dark))
 
 
@@ -152,7 +155,7 @@ def test_svg_shows_all_that_matplotlib_drew():
         return texts, [float(number) for number in re.findall(r"-?\d+\.?\d*", " ".join(where))]
 
     file = io.BytesIO()
-    with matplotlib.rc_context(charts.STYLE):
+    with matplotlib.rc_context(pictures.STYLE):
         figure = Figure()
         axes = figure.subplots()
         axes.plot([0, 1, 2], [0.3, 0.12345678, 0.2], "o--", color=charts.TEST)
@@ -165,8 +168,25 @@ def test_svg_shows_all_that_matplotlib_drew():
     assert small_places == pytest.approx(places, abs=0.1) and len(places) > 30
     text = svg.decode()
     assert len(svg) < 0.7 * len(file.getvalue())
+    assert not svg.startswith(b"<?xml")  # it may stand within a page
     assert set(re.findall(r'(?:#|href="#)([mp]\d+)', text)) <= set(re.findall(r'id="(\w+)"', text))
     assert set(re.findall(r'class="(\w+)"', text)) == set(re.findall(r"\.(c\d+){", text))
+
+
+def test_svg_holds_an_images_own_pixels_at_its_place():
+    """However large it is shown; a gray one without colors."""
+    gray, red = np.full((2, 3, 4), 0.5), np.tile((1.0, 0, 0, 1), (4, 4, 1))
+    with matplotlib.rc_context(pictures.STYLE):
+        figure = Figure(figsize=(4, 2))
+        for axes, image in zip(figure.subplots(1, 2), (gray, red), strict=True):
+            axes.imshow(image, interpolation="none", extent=(0, 1, 0, 1))
+            axes.set(xlim=(0, 3), ylim=(0, 3))
+        text = pictures.svg(figure).decode()
+    found = [Image.open(io.BytesIO(base64.b64decode(each))) for each in re.findall(r"base64,([^\"]*)", text)]
+    assert [(image.size, image.mode) for image in found] == [((3, 2), "LA"), ((4, 4), "RGBA")]
+    width = 0.5 * 4 * 72 * 0.775 / 1.1 / 3  # of an axes, a third of it: Matplotlib's own margins
+    scales = [float(each) for each in re.findall(r"<image[^>]*matrix\(([\d.]+) ", text)]
+    assert scales == pytest.approx([width / 3, width / 4], rel=0.01)
 
 
 def test_every_chart_is_drawn_the_same_each_time_with_its_labels_in_it():

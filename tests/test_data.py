@@ -16,11 +16,9 @@ from PIL import Image
 
 from harness import data, image_sets
 from harness.data import (
-    MAX_SHIFT,
     EpochOrder,
     ImageSet,
     Split,
-    augment,
     hold_out,
     load_images,
     to_gray,
@@ -303,7 +301,7 @@ def test_a_script_with_a_corrupt_file_ends_with_one_sentence_and_code_2(
     assert err.count("\n") == 1
 
 
-# Gray, normalized, shuffled, augmented: whole batches against one image at a time.
+# Gray, normalized, shuffled: whole batches against one image at a time.
 
 
 def test_gray_equals_pillow_bit_for_bit() -> None:
@@ -355,18 +353,18 @@ def test_normalizing_leaves_the_set_as_it_is() -> None:
 
 def test_an_epoch_has_every_image_once_in_a_new_order() -> None:
     generator = torch.Generator().manual_seed(7)
-    first, second = (EpochOrder.draw(500, generator, augment=False).indices.numpy() for _ in range(2))
+    first, second = (EpochOrder.draw(500, generator).indices.numpy() for _ in range(2))
     for order in (first, second):
         np.testing.assert_array_equal(np.sort(order), np.arange(500))
         assert (order == np.arange(500)).mean() < 0.05
     assert (first == second).mean() < 0.05
-    again = EpochOrder.draw(500, torch.Generator().manual_seed(7), augment=False).indices.numpy()
+    again = EpochOrder.draw(500, torch.Generator().manual_seed(7)).indices.numpy()
     np.testing.assert_array_equal(again, first)
 
 
 def test_train_batches_follow_the_order_to_the_last_image() -> None:
     pixels = random_images(23, 1)
-    order = EpochOrder.draw(23, torch.Generator().manual_seed(0), augment=False)
+    order = EpochOrder.draw(23, torch.Generator().manual_seed(0))
     batches = list(train_batches(image_set(pixels), order, batch_size=8))
     assert [len(labels) for _, labels in batches] == [8, 8, 7]
     indices = order.indices.numpy()
@@ -383,65 +381,10 @@ def test_test_batches_keep_the_sets_own_order() -> None:
     np.testing.assert_allclose(inputs, (pixels / 255 - 0.25) / 0.5, rtol=0, atol=1e-6)
 
 
-def augmented_one_by_one(pixels: np.ndarray, flips: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Zero-pad by 4, mirror where flagged, cut out at the given row and column: one image at a time."""
-    results = []
-    for image, flip, (row, column) in zip(pixels, flips, shifts, strict=True):
-        _, height, width = image.shape
-        padded = np.pad(image[:, :, ::-1] if flip else image, ((0, 0), (4, 4), (4, 4)))
-        results.append(padded[:, row : row + height, column : column + width])
-    return np.stack(results)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_augmenting_a_batch_equals_augmenting_image_by_image(channels: int) -> None:
-    pixels = random_images(162, channels)
-    shifts = np.stack(np.divmod(np.arange(162) % 81, 9), axis=1)  # all 9 × 9, each
-    flips = np.arange(162) < 81  # once mirrored and once not
-    result = augment(torch.from_numpy(pixels), torch.from_numpy(flips), torch.from_numpy(shifts))
-    assert result.dtype == torch.uint8
-    np.testing.assert_array_equal(result.numpy(), augmented_one_by_one(pixels, flips, shifts))
-
-
-def test_augmented_batches_use_the_orders_draws_by_position() -> None:
-    pixels = random_images(11, 3)
-    order = EpochOrder.draw(11, torch.Generator().manual_seed(3), augment=True)
-    batches = list(train_batches(image_set(pixels), order, batch_size=4))
-    chosen = pixels[order.indices.numpy()]
-    expected = augmented_one_by_one(chosen, order.flips.numpy(), order.shifts.numpy())
-    inputs = np.concatenate([inputs.numpy() for inputs, _ in batches])
-    np.testing.assert_allclose(inputs, (expected / 255 - 0.25) / 0.5, rtol=0, atol=1e-6)
-
-
-def test_images_of_a_set_that_is_not_to_be_mirrored_are_only_shifted() -> None:
-    pixels = random_images(11, 1)
-    order = EpochOrder.draw(11, torch.Generator().manual_seed(3), augment=True)
-    [(inputs, _)] = train_batches(replace(image_set(pixels), mirrored=False), order, batch_size=11)
-    expected = augmented_one_by_one(pixels[order.indices.numpy()], np.zeros(11, dtype=bool), order.shifts.numpy())
-    np.testing.assert_allclose(inputs.numpy(), (expected / 255 - 0.25) / 0.5, rtol=0, atol=1e-6)
-
-
 def test_objects_are_mirrored_and_characters_are_not(data_dir: Path, tiny_synthetic: tuple) -> None:
     mirrored = {name: load_images(name, data_dir=data_dir).mirrored for name in IMAGE_SETS}
     characters = {"mnist", "kmnist", "synthetic-digits"}
     assert mirrored == {name: name not in characters for name in IMAGE_SETS}
-
-
-def test_flips_are_even_and_every_shift_is_as_likely() -> None:
-    order = EpochOrder.draw(81_000, torch.Generator().manual_seed(0), augment=True)
-    assert abs(order.flips.double().mean().item() - 0.5) < 0.01  # 5.7 standard deviations
-    rows, columns = order.shifts.T.numpy()
-    counts = np.bincount(rows * (2 * MAX_SHIFT + 1) + columns, minlength=81)
-    assert counts.shape == (81,)
-    assert np.abs(counts - 1000).max() < 180
-
-
-def test_without_augmentation_the_order_is_the_same_as_with_it() -> None:
-    plain, augmented = (
-        EpochOrder.draw(50, torch.Generator().manual_seed(5), augment=augment) for augment in (False, True)
-    )
-    assert torch.equal(plain.indices, augmented.indices)
-    assert plain.flips is None
 
 
 def test_a_cut_set_keeps_the_first_images_of_each_split() -> None:

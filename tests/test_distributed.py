@@ -33,6 +33,8 @@ from models import build_model
 SGD = ("--optimizer", "sgd", "--lr", "0.1", "--momentum", "0.9", "--clip-grad-norm", "0.5")
 # The CNN draws its images, the RNN reads them from files, which every rank does for itself.
 CNN = ("--data", "synthetic", "--batch-size", "19", "--augment", *SGD, "--device", "cpu")
+RECIPE = ("--nesterov", "--schedule", "triangle", "--label-smoothing", "0.1", "--average-weights", "0.5")
+RECIPE += ("--test-time-augmentation",)
 RNN = ("--hidden-size", "6", "--batch-size", "19", "--device", "cpu", "--epochs", "2")
 
 # The agent of PyTorch 2.6 may end before it has the exit codes of all ranks; that of 2.14 has been seen to tell all.
@@ -73,6 +75,10 @@ def assert_close_runs(run: Path, whole: Path) -> None:
         assert list(map(float, row)) == pytest.approx(list(map(float, row_whole)), abs=2e-5)
     weights, weights_whole = weights_of(run / "last.pt"), weights_of(whole / "last.pt")
     assert weights.keys() == weights_whole.keys()
+    if "average" in (last := torch.load(run / "last.pt", weights_only=True)):
+        weights = weights | {("average", name): value for name, value in last["average"].items()}
+        average_whole = torch.load(whole / "last.pt", weights_only=True)["average"]
+        weights_whole = weights_whole | {("average", name): value for name, value in average_whole.items()}
     for name, value in weights.items():
         torch.testing.assert_close(value, weights_whole[name], rtol=1e-4, atol=1e-5)
 
@@ -90,7 +96,7 @@ def said(err: str) -> list[str]:
 @needs_gloo
 @needs_fork
 def test_three_ranks_equal_one_process(run_main: Callable) -> None:
-    words = ("cnn_cifar10", *CNN, "--epochs", "1", "--validation", "19")
+    words = ("cnn_cifar10", *CNN, *RECIPE, "--epochs", "1", "--validation", "19")
     job = forked_torchrun(3, *words)
     assert (job.code, job.err) == (0, "")
     assert job.out.count("epoch 1/1 ") == 1
@@ -243,7 +249,7 @@ def test_every_image_counts_once_in_the_metrics(count: int, monkeypatch: pytest.
     images = ImageSet("five", "checksum", ("a", "b", "c"), 0.5, 0.25, right, right)
     loss = -logits.log_softmax(dim=1).max(dim=1).values.double().mean().item()
     order = EpochOrder(torch.tensor([3, 1, 4, 0, 2]))
-    flags = Namespace(batch_size=3, precision="fp32", clip_grad_norm=0.0)
+    flags = Namespace(batch_size=3, precision="fp32", clip_grad_norm=0.0, label_smoothing=0.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-30)  # the weights stay
 
     summed, seen = [], []

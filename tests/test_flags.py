@@ -32,9 +32,16 @@ SHARED_DEFAULTS = {
     "validation": 0,
     "data_dir": Path("data"),
     "mirror": None,
+    "augment": False,
+    "test_time_augmentation": False,
+    "average_weights": 0.0,
     "momentum": 0.0,
     "weight_decay": 0.0,
     "clip_grad_norm": 0.0,
+    "nesterov": False,
+    "schedule": "constant",
+    "warmup": 0.0,
+    "label_smoothing": 0.0,
     "seed": 0,
     "device": "auto",
     "precision": "fp32",
@@ -49,7 +56,7 @@ SHARED_DEFAULTS = {
 DEFAULTS = {
     "cnn_cifar10": SHARED_DEFAULTS
     | {"data": "cifar10", "optimizer": "adagrad", "lr": 0.01, "epochs": 20, "batch_size": 256}
-    | {"model": "lenet5", "channels": "gray", "fc_activation": "tanh", "augment": False}
+    | {"model": "lenet5", "channels": "gray", "fc_activation": "tanh"}
     | {"snapshot_epochs": "1,2,5,10,20,50,100"},
     "rnn_mnist": SHARED_DEFAULTS
     | {"data": "mnist", "optimizer": "adam", "lr": 0.001, "epochs": 10, "batch_size": 64}
@@ -83,7 +90,7 @@ def test_help_tells_every_flag_with_its_default(
             assert told.endswith("0, the default, is off")
         elif default not in (None, False):
             assert told.endswith(f"(default: {default})")
-    for group in ("data:", "model:", "optimization:", "machine:", "run folder:"):
+    for group in ("data:", "model:", "augmentation:", "optimization:", "machine:", "run folder:"):
         assert group in lines
 
 
@@ -137,6 +144,18 @@ NAMES = [
         "--cell lstm --hidden-size 64 --optimizer adamw --lr 1e-5 --epochs 3 --clip-grad-norm 1 --seed 2",
         "lstm-h64-adamw-lr1e-05-e3-clip1-s2",
     ),
+    (
+        "rnn_mnist",
+        "--optimizer sgd --momentum .9 --nesterov --schedule triangle --warmup 1.5 --label-smoothing 0.1 "
+        "--average-weights 0.99 --test-time-augmentation",
+        "gru-h128-sgd-lr0.001-e10-tta-momentum0.9-nesterov-triangle-warmup1.5-smooth0.1-average0.99-s0",
+    ),
+    (
+        "cnn_cifar10",
+        "--augment=shift:2,Alternate,cutout:12,rotate:5.5 --epochs 3",
+        "adagrad-lr0.01-e3-alternate+shift2+cutout+rotate5.5-s0",
+    ),
+    ("rnn_mnist", "--augment", "gru-h128-adam-lr0.001-e10-augment-s0"),
     ("rnn_mnist", "--lr 0.123456789", "gru-h128-adam-lr0.123456789-e10-s0"),  # no digit is lost
     ("cnn_cifar10", "--device cpu --threads 2 --data-dir x --runs-dir y --mirror z", "adagrad-lr0.01-e20-s0"),
     ("cnn_cifar10", "--snapshot-epochs 1 --lr 1e-2 --channels gray", "adagrad-lr0.01-e20-s0"),
@@ -154,9 +173,12 @@ def test_run_is_named_after_the_flags_that_change_its_result(
 def test_any_change_of_a_result_flag_makes_another_name(script: str, read_flags: Callable) -> None:
     changes = ["--data synthetic", "--optimizer adamw", "--lr 0.5", "--epochs 1", "--batch-size 1", "--seed 1"]
     changes += ["--weight-decay 1", "--clip-grad-norm 1", "--precision bf16", "--optimizer sgd"]
-    changes += ["--optimizer sgd --momentum .5", ""]
+    changes += ["--optimizer sgd --momentum .5", "--optimizer sgd --momentum .5 --nesterov", ""]
+    changes += ["--augment", "--augment mirror", "--augment shift", "--augment shift:2", "--augment rotate,cutout:2"]
+    changes += ["--schedule cosine", "--schedule triangle", "--warmup 0.5", "--label-smoothing .5"]
+    changes += ["--average-weights 0.5", "--test-time-augmentation"]
     own = {
-        "cnn_cifar10": ["--data mnist", "--channels rgb", "--fc-activation relu", "--augment"],
+        "cnn_cifar10": ["--data mnist", "--channels rgb", "--fc-activation relu"],
         "rnn_mnist": ["--cell rnn", "--cell lstm", "--hidden-size 1"],
     }
     lines = changes + own[script]
@@ -201,6 +223,21 @@ WRONG = [
     ("cnn_cifar10", "--lr inf", "--lr: inf is not"),
     ("cnn_cifar10", "--lr fast", "--lr: invalid number value: 'fast'"),
     ("cnn_cifar10", "--momentum 0.9", "--momentum is a flag of --optimizer sgd"),
+    ("cnn_cifar10", "--optimizer sgd --nesterov", "--nesterov needs --momentum"),
+    ("rnn_mnist", "--nesterov --momentum 0.9", "--momentum is a flag of --optimizer sgd"),
+    ("rnn_mnist", "--warmup 3 --epochs 3", "--warmup 3 leaves none of the 3 --epochs after it"),
+    ("rnn_mnist", "--label-smoothing 1", "--label-smoothing: 1 is not a number from 0 to below 1"),
+    ("rnn_mnist", "--schedule onecycle", "--schedule: invalid choice: 'onecycle'"),
+    (
+        "cnn_cifar10",
+        "--augment shft",
+        "--augment: 'shft' is none of mirror, alternate, shift, reflect, cutout, rotate, ",
+    ),
+    ("cnn_cifar10", "--augment mirror:3", "--augment: 'mirror:3' is none of mirror, "),
+    ("cnn_cifar10", "--augment shift,", "--augment: '' is none of mirror, "),
+    ("rnn_mnist", "--augment shift:2.5", "--augment: invalid augmentation value: 'shift:2.5'"),
+    ("rnn_mnist", "--augment shift:99", "--augment: 99 is not a whole number from 1 to 27"),
+    ("rnn_mnist", "--augment scale:1", "--augment: 1 is not a number from 0 to below 1"),
     ("cnn_cifar10", "--momentum 1 --optimizer sgd", "--momentum: 1 is not a number from 0 to below 1"),
     ("cnn_cifar10", "--weight-decay -1", "--weight-decay: -1 is not a number of at least 0"),
     ("cnn_cifar10", "--clip-grad-norm nan", "--clip-grad-norm: nan is not"),
@@ -334,6 +371,7 @@ def test_flags_not_typed_keep_their_recorded_values(resume: Callable) -> None:
 
 def test_typed_flag_equal_to_the_record_is_no_change(resume: Callable) -> None:
     assert resume("--lr 0.5 --augment", "--lr 5e-1 --augment").lr == 0.5
+    assert resume("--augment mirror,shift:3", "--augment shift:3,mirror").augment == "mirror,shift:3"
 
 
 @pytest.mark.parametrize(
@@ -343,6 +381,7 @@ def test_typed_flag_equal_to_the_record_is_no_change(resume: Callable) -> None:
         ("--lr 0.01", "--lr 0.01 differs from the recorded 0.5"),  # typed at its default is typed
         ("--batch-size 128", "--batch-size 128 differs from the recorded 256"),
         ("--augment", "--augment True differs from the recorded False"),
+        ("--augment mirror", "--augment mirror differs from the recorded False"),
         ("--precision bf16", "--precision bf16 differs"),
         ("--seed 1", "--seed 1 differs"),
         ("--snapshot-epochs 3", "--snapshot-epochs 3 differs"),
@@ -359,6 +398,17 @@ def test_epochs_may_grow_and_not_shrink(resume: Callable) -> None:
     assert resume("--epochs 3", "--epochs 3").epochs == 3
     with pytest.raises(UserError, match=r"--epochs 2 is less than the recorded 3; it may only grow"):
         resume("--epochs 3", "--epochs 2")
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "triangle"])
+def test_epochs_may_not_grow_where_the_schedule_ends_with_them(schedule: str, resume: Callable) -> None:
+    line = f"--schedule {schedule} --epochs 3"
+    assert resume(line, "--epochs 3").epochs == 3
+    told = f"--epochs 5 is more than the recorded 3, over which the learning rate of --schedule {schedule} falls to 0"
+    for typed in ("--epochs 5", f"--epochs 5 --schedule {schedule}"):
+        with pytest.raises(UserError, match=told):
+            resume(line, typed)
+    assert resume("--warmup 2 --epochs 3", "--epochs 5").epochs == 5
 
 
 def test_device_and_threads_may_change(resume: Callable) -> None:
@@ -394,8 +444,10 @@ def test_record_that_lacks_a_flag_is_refused_by_name(read_flags: Callable) -> No
 
 def test_run_of_before_a_flag_was_added_is_resumed_with_its_default(read_flags: Callable) -> None:
     record = recorded_flags(read_flags("rnn_mnist"))
-    del record["compile"]
-    assert resumed_flags(read_flags("rnn_mnist", "--resume"), record).compile is False
+    for name in ("compile", "augment", "schedule"):
+        del record[name]
+    resumed = resumed_flags(read_flags("rnn_mnist", "--resume"), record)
+    assert (resumed.compile, resumed.augment, resumed.schedule) == (False, False, "constant")
     with pytest.raises(UserError, match="--compile True differs from the recorded False"):
         resumed_flags(read_flags("rnn_mnist", "--resume", "--compile"), record)
 
@@ -428,17 +480,19 @@ def test_both_scripts_have_the_same_hyper_parameters_and_epochs_is_none_of_them(
         "momentum": 0.0,
         "weight_decay": 0.0,
         "clip_grad_norm": 0.0,
+        **{"augment": "no", "nesterov": "no", "schedule": "constant", "warmup": 0.0, "label_smoothing": 0.0},
+        **{"test_time_augmentation": "no", "average_weights": 0.0},
         "precision": "fp32",
         "seed": 0,
     }
     assert cnn == shared | {
         **{"experiment": "cnn_cifar10", "data": "cifar10", "optimizer": "adagrad", "lr": 0.01, "batch_size": 256},
-        **{"channels": "gray", "fc_activation": "tanh", "augment": "no", "cell": "-", "hidden_size": "-"},
+        **{"channels": "gray", "fc_activation": "tanh", "cell": "-", "hidden_size": "-"},
         **{"model": "lenet5", "layers": "-", "bidirectional": "-", "dropout": "-"},
     }
     assert rnn == shared | {
         **{"experiment": "rnn_mnist", "data": "mnist", "optimizer": "adam", "lr": 0.001, "batch_size": 64},
-        **{"channels": "-", "fc_activation": "-", "augment": "-", "cell": "gru", "hidden_size": "128"},
+        **{"channels": "-", "fc_activation": "-", "cell": "gru", "hidden_size": "128"},
         **{"model": "-", "layers": "1", "bidirectional": "no", "dropout": "0.0"},
     }
 
@@ -448,6 +502,7 @@ def test_rows_flags_are_read_by_the_scripts_own_parser(read_flags: Callable) -> 
     row = parse_row_flags(parser, {"lr": 1, "augment": True, "channels": "RGB", "epochs": 3})
     assert row == {"lr": 1.0, "augment": True, "channels": "rgb", "epochs": 3} and type(row["lr"]) is float
     assert parse_row_flags(parser, {"augment": False}) == {"augment": False}
+    assert parse_row_flags(parser, {"augment": "shift:4,alternate"}) == {"augment": "alternate,shift"}
 
 
 @pytest.mark.parametrize(
@@ -461,7 +516,7 @@ def test_rows_flags_are_read_by_the_scripts_own_parser(read_flags: Callable) -> 
         ({"lr": "0.1"}, "lr must be a number, not '0.1'"),
         ({"epochs": 2.0}, "epochs must be a whole number, not 2.0"),
         ({"epochs": True}, "epochs must be a whole number, not True"),
-        ({"augment": 1}, "augment must be true or false, not 1"),
+        ({"augment": 1}, "augment must be true or false, or text in quotes, not 1"),
         ({"channels": "x" * 100}, "argument --channels: invalid choice: 'xxx"),
         ({"lr": -1}, "argument --lr: -1 is not a number above 0"),
         ({"momentum": 0.9}, "--momentum is a flag of --optimizer sgd"),
@@ -475,6 +530,8 @@ def test_row_with_a_wrong_flag_or_value_is_refused_by_name(row: dict, told: str,
 
 
 def test_words_of_a_command_line_are_read_back_as_the_same_flags(read_flags: Callable) -> None:
+    kinds = {"augment": "mirror,shift:2"}
+    assert kinds.items() <= vars(read_flags("rnn_mnist", *flag_words(kinds))).items()
     given = {"optimizer": "sgd", "momentum": 0.5, "augment": True, "resume": False, "data_dir": Path("x y")}
     words = flag_words(given)
     assert words == ["--optimizer=sgd", "--momentum=0.5", "--augment", "--data-dir=x y"]

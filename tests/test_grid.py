@@ -11,8 +11,8 @@ from conftest import PROJECT
 
 from harness.errors import UserError
 from harness.files import lock_folder
-from harness.flags import recorded_flags
-from harness.grid.rows import Row, load_grid, parser_of, wanted_flags
+from harness.flags import RESULT_FLAGS, recorded_flags
+from harness.grid.rows import Row, experiment_of, load_grid, parser_of, wanted_flags
 from harness.grid.runs import Problem, RowRuns, _note, _read_runs, complete_runs, find_runs, problems_of
 from harness.image_sets import published_checksum
 from harness.report.inside import look_inside
@@ -52,20 +52,25 @@ def test_row_takes_what_it_leaves_out_from_the_script():
     (row,) = load(ROW + "flags = { lr = 1, epochs = 3 }")
     assert (row.title, row.printed, row.note) == ("a", {}, "")
     assert type(row.flags["lr"]) is float
-    assert wanted_flags(row, precision="bf16", data=None) == {
-        "cell": "gru",
-        "hidden_size": 128,
-        "optimizer": "adam",
-        "lr": 1.0,
-        "epochs": 3,
-        "batch_size": 64,
-        "momentum": 0.0,
-        "weight_decay": 0.0,
-        "clip_grad_norm": 0.0,
-        "data": "mnist",
-        "precision": "bf16",
-        "validation": 0,
-    }
+    wanted = wanted_flags(row, precision="bf16", data=None)
+    assert wanted.keys() == {*RESULT_FLAGS} & vars(parser_of("rnn_mnist").parse_args([])).keys() - {"seed"}
+    assert (
+        wanted.items()
+        >= {
+            "cell": "gru",
+            "hidden_size": 128,
+            "optimizer": "adam",
+            "lr": 1.0,
+            "epochs": 3,
+            "batch_size": 64,
+            "momentum": 0.0,
+            "weight_decay": 0.0,
+            "clip_grad_norm": 0.0,
+            "data": "mnist",
+            "precision": "bf16",
+            "validation": 0,
+        }.items()
+    )
     assert wanted_flags(row, precision="fp32", data="synthetic")["data"] == "synthetic"
     assert wanted_flags(row, precision="auto", data=None)["precision"] == "fp32"
     cnn = replace(row, script="cnn_cifar10", flags={})
@@ -83,6 +88,14 @@ def test_row_takes_what_it_leaves_out_from_the_script():
         ('[[row]]\nname = 7\nscript = "rnn_mnist"\nflags = {}', "row 1: name must be text in quotes, not 7"),
         (ROW.replace("rnn_mnist", "rnn") + "flags = {}", "row 'a': script must be one of cnn_cifar10, rnn_mnist, not"),
         (ROW + 'flags = {}\ntitle = "x\\ny"', "row 'a': title must be one line of text"),
+        (
+            ROW + "flags = {}\ndata = 'cifar10'",
+            "row 'a': data must be one of mnist, fashion-mnist, kmnist, synthetic, not",
+        ),
+        (
+            ROW.replace("rnn_mnist", "cnn_cifar10") + "flags = { channels = 'rgb' }\ndata = 'kmnist'",
+            "row 'a': channels rgb needs color images, and kmnist has none",
+        ),
         (ROW + "flags = { channels = 'rgb' }", "row 'a': rnn_mnist.py has no flag 'channels'"),
         (ROW + "flags = { batch-size = 3 }", "row 'a': rnn_mnist.py has no flag 'batch-size'"),
         (ROW + "flags = { lr = '0.1' }", "row 'a': lr must be a number, not '0.1'"),
@@ -94,7 +107,7 @@ def test_row_takes_what_it_leaves_out_from_the_script():
         (ROW + "flags = { momentum = 0.9 }", "row 'a': --momentum is a flag of --optimizer sgd"),
         (
             ROW.replace("rnn_mnist", "cnn_cifar10") + "flags = { augment = 1 }",
-            "row 'a': augment must be true or false, not 1",
+            "row 'a': augment must be true or false, or text in quotes, not 1",
         ),
         (ROW + "flags = {}\nprinted = { accuracy = 0.9 }", "row 'a': unknown key 'accuracy' in printed; it may have"),
         (ROW + "flags = {}\nprinted = { test_loss = nan }", "row 'a': printed test_loss must be a loss of at least 0"),
@@ -150,6 +163,14 @@ def test_second_row_of_a_name_is_refused(second):
     text = ROW + "flags = {}\n" + ROW.replace('"a"', f'"{second}"') + "flags = { lr = 0.5 }"
     with pytest.raises(UserError, match=f"^grid.toml, row '{second}': another row has the same name"):
         load(text)
+
+
+def test_row_may_name_its_images():
+    text = ROW + "flags = {}\n" + ROW.replace('"a"', '"b"') + "flags = {}\ndata = 'kmnist'"
+    own, other = load(text)
+    assert own.data is None and other.data == "kmnist"
+    flags = wanted_flags(other, precision="auto", data=None)
+    assert flags["data"] == "kmnist" and experiment_of(other, flags) == "rnn_kmnist"
 
 
 def test_second_row_of_a_setting_is_refused_even_where_it_spells_out_a_default():
@@ -398,6 +419,19 @@ def test_list_has_a_column_for_each_setting_that_differs_where_a_name_does_not_s
         "run                               cell  lr     status   epoch    best   last    best   last",
         "gru-h128-adam-lr0.001-e2-bf16-s0  gru   0.001  complete   2/2  0.7500 0.7500  0.2500 0.2500",
         "mine                              rnn   0.5    complete   2/2  0.7500 0.7500  0.2500 0.2500",
+    ]
+
+
+def test_list_shows_averaged_weights_and_test_time_augmentation_where_a_run_has_them(run_main):
+    make_run("gru-h128-adam-lr0.001-e2-bf16-s0")
+    own = make_run("gru-h128-adam-lr0.001-e2-average0.9-bf16-s0", average_weights=0.9)
+    more = "1,0.5,0.25,0.5,0.5,1.5,0.625,\n2,0.5,0.1,0.5,0.5,1.0,0.75,0.8\n"
+    (own / "metrics.csv").write_text(HEADER.rstrip() + ",average/accuracy,tta/accuracy\n" + more)
+    assert listed(run_main)[0][-4:] == [
+        " " * 78 + "test/accuracy      test/loss",
+        "run                                          status   epoch    best   last  average     tta    best   last",
+        "gru-h128-adam-lr0.001-e2-average0.9-bf16-s0  complete   2/2  0.5000 0.5000   0.7500  0.8000  0.5000 0.5000",
+        "gru-h128-adam-lr0.001-e2-bf16-s0             complete   2/2  0.7500 0.7500        –       –  0.2500 0.2500",
     ]
 
 

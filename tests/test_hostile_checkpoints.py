@@ -338,6 +338,25 @@ def test_moments_with_strides_of_their_own_are_numbers_all_the_same(last, run_ma
     assert all(torch.equal(strided[name], value) and value.isfinite().all() for name, value in plain.items())
 
 
+def test_averaged_weights_that_are_not_of_the_network_are_refused(last, run_main):
+    words = ("rnn_mnist", *TINY[:4], "--average-weights", "0.9", "--name", "averaged", "--epochs")
+    assert run_main(*words, "1")[0] == 0
+    averaged = last.parent.with_name("averaged") / "last.pt"
+    whole = averaged.read_bytes()
+    for edit in (
+        lambda content: content.pop("average"),
+        lambda content: content.update(average=[]),
+        lambda content: content["average"].popitem(),
+        lambda content: content["average"].update({"fc.bias": torch.zeros(1).expand(10**12)}),
+    ):
+        averaged.write_bytes(whole)
+        change(averaged, edit)
+        code, _, err = run_main(*words, "2", "--resume")
+        assert code == 2 and "belongs to another network or optimizer than its flags say" in err
+    averaged.write_bytes(whole)
+    assert run_main(*words, "2", "--resume")[0] == 0
+
+
 def test_checkpoint_of_another_network_is_refused(last, refused, run_main):
     assert run_main("rnn_mnist", *TINY[:4], "--epochs", "1", "--cell", "lstm", "--name", "other")[0] == 0
     other = torch.load(last.parent.with_name("other") / "last.pt", weights_only=True)

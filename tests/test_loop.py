@@ -14,6 +14,7 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -22,14 +23,18 @@ import pytest
 import torch
 from conftest import PROJECT
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import harness.train
 import rnn_mnist
+from harness.augmentation import views
 from harness.data import EpochOrder, ImageSet, Split
 from harness.device import _product_seconds
-from harness.metrics import EpochMetrics, aligned, best_values
-from harness.optimizers import OPTIMIZERS, make_optimizer, quick_steps, state_template
+from harness.flags import augmentations
+from harness.metrics import COLUMNS, EpochMetrics, aligned, best_values
+from harness.optimizers import OPTIMIZERS, learning_rates, make_optimizer, quick_steps, scheduled, state_template
 from harness.progress import ProgressBar
+from harness.ranks import ALONE
 from harness.tensorboard import BEST_TAGS, CONFUSION_TAG, CURVES, EPOCH_TAGS, EPOCHS_TAG, FILTERS_TAG, MISTAKES_TAG
 from harness.train import evaluate, train_epoch
 
@@ -39,7 +44,8 @@ SHORT = ("--data", "synthetic", "--hidden-size", 6, "--batch-size", 32)  # of rn
 
 def flags(**changes: object) -> Namespace:
     usual = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "clip_grad_norm": 0.0}
-    return Namespace(**usual | {"batch_size": 2, "precision": "fp32"} | changes)
+    later = {"nesterov": False, "schedule": "constant", "warmup": 0.0, "label_smoothing": 0.0, "epochs": 2}
+    return Namespace(**usual | later | {"batch_size": 2, "precision": "fp32"} | changes)
 
 
 # -- one epoch, in NumPy -----------------------------------------------------------------------------------------------
@@ -74,13 +80,16 @@ def normalized(split: Split) -> tuple[np.ndarray, np.ndarray]:
     return (split.images.numpy().reshape(len(split), -1) / 255 - 0.4) / 0.2, split.labels.numpy()
 
 
-def cross_entropy(parameters: np.ndarray, inputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+def cross_entropy(
+    parameters: np.ndarray, inputs: np.ndarray, labels: np.ndarray, smoothing: float = 0.0
+) -> tuple[np.ndarray, ...]:
     """Each image's loss, whether it is right, and the gradient of the mean loss; parameters (classes, pixels + 1)."""
     extended = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1)  # the last column meets the bias
     logits = extended @ parameters.T
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    losses = -np.log(shares[np.arange(len(labels)), labels])
-    gradient = (shares - np.eye(CLASSES)[labels]).T @ extended / len(labels)
+    targets = (1 - smoothing) * np.eye(CLASSES)[labels] + smoothing / CLASSES  # Szegedy et al. (2016), section 7
+    losses = -(targets * np.log(shares)).sum(axis=1)
+    gradient = (shares - targets).T @ extended / len(labels)
     return losses, logits.argmax(axis=1) == labels, gradient
 
 
@@ -94,7 +103,7 @@ def numpy_epoch(images: ImageSet, order: list[int], f: Namespace) -> tuple[float
     first, second = np.zeros_like(p), np.zeros_like(p)
     for step, start in enumerate(range(0, len(order), f.batch_size), start=1):
         chosen = order[start : start + f.batch_size]
-        batch_losses, batch_right, g = cross_entropy(p, inputs[chosen], labels[chosen])
+        batch_losses, batch_right, g = cross_entropy(p, inputs[chosen], labels[chosen], f.label_smoothing)
         losses, right = [*losses, *batch_losses], [*right, *batch_right]
         if f.clip_grad_norm:
             g = g * min(1.0, f.clip_grad_norm / np.sqrt((g**2).sum()))
@@ -104,7 +113,7 @@ def numpy_epoch(images: ImageSet, order: list[int], f: Namespace) -> tuple[float
             g = g + f.weight_decay * p
         if f.optimizer == "sgd":
             first = f.momentum * first + g
-            p = p - f.lr * first
+            p = p - f.lr * (g + f.momentum * first if f.nesterov else first)
         elif f.optimizer == "adagrad":
             second = second + g**2
             p = p - f.lr * g / (np.sqrt(second) + 1e-10)
@@ -120,6 +129,8 @@ SETTINGS = [
     {"weight_decay": 0.3},
     {"clip_grad_norm": 0.5},
     {"momentum": 0.5, "weight_decay": 0.2, "clip_grad_norm": 0.3, "batch_size": 1},
+    {"momentum": 0.5, "nesterov": True},
+    {"label_smoothing": 0.3},
     {"batch_size": 5},
     {"batch_size": 1000},
     {"optimizer": "adagrad"},
@@ -163,10 +174,13 @@ def test_host_reads_nothing_from_the_device_before_an_epoch_ends(
     meta = torch.device("meta")
     model = linear_model().to(meta)
     optimizer = torch.optim.Adam(model.parameters())
-    order = EpochOrder.draw(5, torch.Generator(), augment=False).to(meta)
-    shown = []
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    sizes = augmentations("mirror,shift:1,reflect:1,cutout:1,rotate,scale,shear")
+    order = EpochOrder.draw(5, torch.Generator(), sizes).to(meta)
+    images, settings, shown = replace(five_images.to(meta), mirrored=True), flags(label_smoothing=0.1), []
+    rates = learning_rates(flags(schedule="cosine"), 1, 3)
     with pytest.raises(NotImplementedError, match="no data"):  # by the end's reading of loss and accuracy
-        train_epoch(model, optimizer, five_images.to(meta), order, flags(), lambda count, totals: shown.append(count))
+        train_epoch(model, optimizer, images, order, settings, lambda n, _: shown.append(n), ALONE, rates, average)
     assert shown == [2, 2, 1]
 
 
@@ -213,21 +227,29 @@ def test_state_of_an_optimizer_looks_as_its_template_says(changes: dict) -> None
     assert looks[0] == {number: each for number, each in looks[1].items() if each}
 
 
-@pytest.mark.parametrize("changes", [{}, {"momentum": 0.9}, *({"optimizer": o} for o in ("adagrad", "adam", "adamw"))])
-def test_a_quick_step_is_the_optimizers_own_to_the_bit(changes: dict) -> None:
+SGDS = ({}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True})
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("changes", [*SGDS, *({"optimizer": o} for o in ("adagrad", "adam", "adamw"))])
+def test_a_quick_step_is_the_optimizers_own_to_the_bit(changes: dict, schedule: str) -> None:
     """Over two epochs of three steps, with weight decay; the states that a checkpoint holds are the same, too."""
-    settings = flags(weight_decay=0.1, **changes)
+    settings = flags(weight_decay=0.1, schedule=schedule, **changes)
     models = [linear_model(), linear_model()]
     quick, usual = (make_optimizer(settings, model, CPU) for model in models)
     draw = torch.Generator().manual_seed(3)
-    for _ in range(2):
-        steps = quick_steps(quick)
+    if schedule == "cosine":
+        pytorchs = torch.optim.lr_scheduler.LambdaLR(usual, lambda step: (1 + math.cos(math.pi * step / 6)) / 2)
+    for epoch in (1, 2):
+        steps = quick_steps(quick, learning_rates(settings, epoch, 3) if schedule == "cosine" else ())
         for step in range(3):
             for own, other in zip(*(model.parameters() for model in models), strict=True):
                 own.grad = torch.randn(own.shape, generator=draw)
                 other.grad = own.grad.clone()
             next(steps)
             usual.step()
+            if schedule == "cosine":
+                pytorchs.step()
             for own, other in zip(*(model.parameters() for model in models), strict=True):
                 assert torch.equal(own, other), f"step {step}"
     states, expected = quick.state_dict()["state"], usual.state_dict()["state"]
@@ -235,6 +257,98 @@ def test_a_quick_step_is_the_optimizers_own_to_the_bit(changes: dict) -> None:
     for number, state in expected.items():
         assert states[number].keys() == state.keys()
         assert all(value is None or torch.equal(states[number][name], value) for name, value in state.items())
+
+
+def pytorchs_rates(steps: int, scheduler: Callable) -> list[float]:
+    """The learning rates by one of PyTorch's schedulers, of an optimizer with the rate 1."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    scheduler, rates = scheduler(optimizer), []
+    for _ in range(steps):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_cosine_is_pytorchs_and_comes_after_the_warmup() -> None:
+    pytorchs = pytorchs_rates(12, lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12))
+    assert [scheduled(step, 12, "cosine") for step in range(12)] == pytest.approx(pytorchs)
+    with_warmup = [scheduled(step, 16, "cosine", warmup=4) for step in range(16)]
+    assert with_warmup == pytest.approx([0.25, 0.5, 0.75, 1.0, *pytorchs])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps", "warmup", "rates"),
+    [
+        ("constant", 3, 0, [1, 1, 1]),
+        ("constant", 4, 2, [0.5, 1, 1, 1]),
+        ("triangle", 10, 0, [0.5, 1, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),  # a fifth of them rises
+        ("triangle", 6, 4, [0.25, 0.5, 0.75, 1, 1, 0.5]),
+        ("triangle", 4, 1.5, [1 / 1.5, 1 - 0.0, 1 - 0.5 / 2.5, 1 - 1.5 / 2.5]),  # not a whole number of steps
+        ("cosine", 1, 0, [1]),
+        ("triangle", 2, 10, [0.1, 0.2]),  # a dry run is shorter than the warmup
+    ],
+)
+def test_schedule_equals_values_by_hand(schedule: str, steps: int, warmup: float, rates: list[float]) -> None:
+    assert [scheduled(step, steps, schedule, warmup) for step in range(steps)] == pytest.approx(rates)
+
+
+def test_schedule_runs_through_the_epochs_step_by_step() -> None:
+    settings = flags(schedule="triangle", warmup=0.5, epochs=3, lr=0.4)
+    rates = [rate for epoch in (1, 2, 3) for rate in learning_rates(settings, epoch, 4)]
+    assert rates == pytest.approx([0.4 * scheduled(step, 12, "triangle", 2) for step in range(12)])
+    assert learning_rates(flags(), 2, 3) == [0.1] * 3
+
+
+def test_each_step_of_an_epoch_has_its_own_rate(five_images: ImageSet) -> None:
+    """Plain SGD, so that an epoch of two rates is two epochs of one: batches of 3 and 2."""
+    models = [linear_model(), linear_model()]
+    settings = flags(batch_size=3)
+    order = EpochOrder(torch.arange(5))
+    optimizer = make_optimizer(settings, models[0], CPU)
+    train_epoch(models[0], optimizer, five_images, order, settings, lambda *_: None, ALONE, [0.25, 0.5])
+    for rate, here in ((0.25, slice(0, 3)), (0.5, slice(3, 5))):
+        images = replace(five_images, train=five_images.train.part(here))
+        settings = flags(batch_size=3, lr=rate)
+        order = EpochOrder(torch.arange(len(images.train)))
+        train_epoch(models[1], make_optimizer(settings, models[1], CPU), images, order, settings, lambda *_: None)
+    assert all(equal(*(model.state_dict() for model in models)))
+
+
+def test_average_of_the_weights_equals_a_plain_loop_after_each_step(five_images: ImageSet) -> None:
+    """And so does that of batch normalization's running mean; its count of batches is rounded to whole ones."""
+    model = nn.Sequential(nn.BatchNorm2d(1), linear_model())
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.75), use_buffers=True)
+    settings, seen = flags(batch_size=2, lr=0.5), []
+
+    def show(*_: object) -> None:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    order = EpochOrder(torch.arange(5))
+    for _ in range(2):
+        optimizer = make_optimizer(settings, model, CPU)
+        train_epoch(model, optimizer, five_images, order, settings, show, ALONE, (), average)
+    assert len(seen) == 6
+    expected = seen[0]
+    for later in seen[1:]:
+        expected = {name: 0.75 * value + 0.25 * later[name] for name, value in expected.items()}
+    for name, value in average.module.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name])
+            assert not torch.allclose(value, seen[-1][name])
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_augmented_evaluation_is_that_of_the_mean_logits_of_all_views(five_images: ImageSet, mirrored: bool) -> None:
+    images, model = replace(five_images, mirrored=mirrored), linear_model()
+    total = torch.zeros(7, CLASSES)
+    for weight, view in views(images.test.images, mirrored=mirrored):
+        total += weight * model((view / 255 - 0.4) / 0.2)
+    expected = (total.argmax(dim=1) == images.test.labels).double().mean().item()
+    loss, accuracy = evaluate(model, images, "fp32", augmented=True)
+    assert accuracy == pytest.approx(expected)
+    assert loss == pytest.approx(nn.functional.cross_entropy(total, images.test.labels).item(), rel=1e-5)
+    assert loss != pytest.approx(evaluate(model, images, "fp32")[0], rel=1e-3)
 
 
 def test_evaluation_equals_numpy_and_ignores_its_batch_size(
@@ -322,26 +436,35 @@ def test_same_flags_give_the_same_bits_and_another_seed_gives_others(run_main: C
 
 @pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
 @pytest.mark.parametrize(
-    ("script", "argv", "augmented"),
+    ("script", "argv", "kinds", "mirrored"),
     [
-        ("rnn_mnist", SHORT, False),
-        ("cnn_cifar10", ("--data", "synthetic"), False),
-        ("cnn_cifar10", ("--data", "synthetic", "--augment"), True),
+        ("rnn_mnist", SHORT, [], False),
+        ("rnn_mnist", (*SHORT, "--augment"), ["mirror", "shift"], False),  # a mirrored 2 is no 2
+        ("rnn_mnist", (*SHORT, "--augment", "rotate,shift:2"), ["shift", "rotate"], False),
+        ("rnn_mnist", (*SHORT, "--augment", "alternate"), ["mirror"], True),  # but whoever asks for it gets it
+        ("cnn_cifar10", ("--data", "synthetic"), [], True),
+        ("cnn_cifar10", ("--data", "synthetic", "--augment"), ["mirror", "shift"], True),
     ],
 )
 def test_images_are_augmented_if_asked_and_only_then(
-    script: str, argv: tuple, augmented: bool, run_main: Callable, in_project: Path, monkeypatch: pytest.MonkeyPatch
+    script: str,
+    argv: tuple,
+    kinds: list[str],
+    mirrored: bool,
+    run_main: Callable,
+    in_project: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    orders = []
+    seen = []
     real = harness.train.train_epoch
 
     def train_epoch(model: nn.Module, optimizer: object, images: ImageSet, order: EpochOrder, *rest: object) -> tuple:
-        orders.append(order)
+        seen.append((list(order.choices), images.mirrored))
         return real(model, optimizer, images, order, *rest)
 
     monkeypatch.setattr(harness.train, "train_epoch", train_epoch)
     assert run_main(script, *argv, "--dry-run")[0] == 0
-    assert [order.flips is not None for order in orders] == [augmented]
+    assert seen == [(kinds, mirrored)]
 
 
 @pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
@@ -474,8 +597,9 @@ def test_run_prints_an_aligned_line_an_epoch_and_a_table_that_its_metrics_bear_o
 def test_address_of_the_curves_shows_them_and_no_other_tag() -> None:
     query = parse_qs(urlsplit(f"http://localhost:6006/{CURVES}").query)
     others = (*BEST_TAGS, EPOCHS_TAG, CONFUSION_TAG, MISTAKES_TAG, FILTERS_TAG, "visualize/deconvnet_conv2")
-    shown = [tag for tag in (*EPOCH_TAGS, *others) if re.search(query["tagFilter"][0], tag)]
-    assert shown == [*EPOCH_TAGS] and query["smoothing"] == ["0"]
+    curves = [tag for tag in COLUMNS.values() if "/" in tag]
+    shown = [tag for tag in (*curves, *others) if re.search(query["tagFilter"][0], tag)]
+    assert shown == curves and shown[:4] == [*EPOCH_TAGS] and query["smoothing"] == ["0"]
 
 
 @pytest.mark.usefixtures("quick_figures", "tiny_synthetic")

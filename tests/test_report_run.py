@@ -25,7 +25,7 @@ import torch
 from conftest import PROJECT
 
 import report
-from harness.analyses import ANALYSES
+from harness.analyses import OF_CNN
 from harness.analyses.findings import Findings, Picture, write_findings
 from harness.checkpoint import load_checkpoint
 from harness.cli import command_line, program, run_script
@@ -34,6 +34,7 @@ from harness.files import is_locked, lock_folder
 from harness.grid.local import Ended, Job, ThisMachine, command, failure_of
 from harness.grid.runs import _note
 from harness.image_sets import CNN, RNN
+from harness.pictures import Drawing
 
 SMALL_SCRIPT = f"""
 import sys, time
@@ -199,7 +200,7 @@ def test_killed_report_continues_and_finishes_nothing_twice(run_main, written, i
 def fake_findings(folder: Path, names: list[str], epoch: int, dataset: dict) -> None:
     """What draw_analyses leaves, of one dot an analysis."""
     for name in names:
-        dot = Picture(name, np.zeros((1, 1, 3), dtype=np.uint8), name)
+        dot = Picture(name, Drawing(np.zeros((1, 1, 3), dtype=np.uint8), b"<svg/>"), name)
         write_findings(folder, name, Findings(name, "", [dot], []), {"epoch": epoch, "dataset": dataset})
 
 
@@ -245,7 +246,7 @@ def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_of_its_bes
         assert (code, err) == (0, "")
         return drawn
 
-    assert report_again(stop="invariance") == list(ANALYSES)
+    assert report_again(stop="invariance") == list(OF_CNN)
     run = folders[0]
     assert "e2-" in run.name  # most epochs first, as the report chooses what it shows
     assert report_again() == ["invariance", "occlusion", "correspondence"]
@@ -263,7 +264,7 @@ def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_of_its_bes
 
     torch.save(best | {"epoch": 3 - epoch}, run / "best.pt")  # another epoch is the best now
     shutil.rmtree(run / "snapshots")
-    assert report_again() == [name for name in ANALYSES if name != "evolution"]
+    assert report_again() == [name for name in OF_CNN if name != "evolution"]
     assert report_again() == []
     torch.save(best | {"epoch": torch.tensor([1, 2])}, run / "best.pt")
     assert run_main("report", *FLAGS)[::2] == (

@@ -7,14 +7,43 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_grids import cell_row, cnn_row, row_runs, run
+from report_grids import cell_row, cnn_row, row_runs, run, write_run
 from scipy import stats
 
 from harness.grid.runs import RowRuns
 from harness.metrics import EpochMetrics
-from harness.report.conclusions import Comparison, by_chance, compare, direction
-from harness.report.results import bests, lasts, learned, setting, tried_settings, worst_drop
-from harness.report.statistics import Sample, number, prediction_interval, span, weighted_sum
+from harness.report import write_report
+from harness.report.conclusions import (
+    Comparison,
+    by_chance,
+    by_maker,
+    compare,
+    direction,
+    named,
+    repeats,
+    same_bits,
+)
+from harness.report.results import (
+    bests,
+    distances,
+    duration,
+    lasts,
+    learned,
+    seconds_a_seed,
+    setting,
+    tried_settings,
+    worst_drop,
+)
+from harness.report.statistics import (
+    Sample,
+    difference_of_shares,
+    interval_width,
+    number,
+    prediction_interval,
+    share_interval,
+    span,
+    weighted_sum,
+)
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -232,3 +261,118 @@ def test_settings_are_those_of_the_runs_else_of_the_row_else_the_scripts_default
         ["hidden size", "128", ""],
         ["optimizer", "Adam", ""],
     ]
+
+
+# -- stability, power, and what made the runs --------------------------------------------------------------------------
+
+
+def test_a_detectable_difference_is_shown_four_times_in_five():
+    """2000 draws of ten seeds, moved by what is called detectable of a spread of 1 (standard error of 80 %: 0.9 %)."""
+    seeds, draws = tuple(range(10)), np.random.default_rng(0).normal(size=(2000, 10))
+    nothing = Sample((0.0,) * 10, seeds)
+    drawn = Sample(tuple(draws[0].tolist()), seeds)
+    size = weighted_sum([drawn, nothing], [1, -1]).detectable / drawn.sd
+    moved = [Sample(tuple(values.tolist()), seeds) for values in draws + size]
+    shown = np.mean([weighted_sum([each, nothing], [1, -1]).sign > 0 for each in moved])
+    assert shown == pytest.approx(0.8, abs=0.03)
+    assert weighted_sum([Sample((1.0,)), Sample((2.0,))], [1, -1]).detectable is None
+
+
+def test_differences_of_shares_are_newcombes():
+    """Newcombe (1998), his method 10, table II: 56/70 less 48/80, 9/10 less 3/10 and 5/56 less 0/29."""
+    published = {
+        ((56, 70), (48, 80)): (0.0524, 0.3339),
+        ((9, 10), (3, 10)): (0.1705, 0.8090),
+        ((5, 56), (0, 29)): (-0.0381, 0.1926),
+    }
+    for shares, interval in published.items():
+        assert difference_of_shares(*shares).interval == pytest.approx(interval, abs=5e-5)
+    assert share_interval(0, 10) == (0, pytest.approx(1 - 0.025 ** (1 / 10)))  # in closed form
+
+
+def test_a_detectable_share_is_told_four_times_in_five():
+    """From none of 40: five failures are the fewest that are told; with a share of 0.16 there are so many, 4 in 5."""
+    found = difference_of_shares((0, 40), (0, 40))
+    assert difference_of_shares((5, 40), (0, 40)).sign == 1 and difference_of_shares((4, 40), (0, 40)).sign == 0
+    assert stats.binom.sf(4, 40, found.detectable) == pytest.approx(0.8)
+
+
+def test_spread_is_the_mean_distance_from_the_median():
+    """As SciPy's Brown-Forsythe test has it: of two rows its F is Student's t of the distances, squared."""
+    values = {"rnn": (0.5, 0.6, 0.9, 0.7), "lstm": (0.81, 0.80, 0.82, 0.85)}
+    rows = []
+    for cell, accuracies in values.items():
+        runs = {
+            seed: run(cell_row(cell), seed, Path("runs"), epochs=[EpochMetrics(1, 0.5, 0.5, 0.5, accuracy, 1.0)])
+            for seed, accuracy in enumerate(accuracies)
+        }
+        rows.append(RowRuns(cell_row(cell), runs, tuple(runs)))
+    samples = [distances(row) for row in rows]
+    assert samples[0].values == pytest.approx((0.15, 0.05, 0.25, 0.05)) and samples[0].seeds == (0, 1, 2, 3)
+    f = stats.levene(*values.values(), center="median").statistic
+    t = stats.ttest_ind(samples[0].values, samples[1].values).statistic
+    assert t**2 == pytest.approx(f)
+    two = distances(dataclasses.replace(rows[0], runs={seed: rows[0].runs[seed] for seed in (0, 1)}))
+    assert two.values == pytest.approx((0.05,)) and weighted_sum([two, two], [1, -1]).interval is None
+
+
+def test_a_seeds_time_is_that_of_the_rows_own_runs():
+    """Rows of 2 · 3600 and of 1800 seconds a run, the second by the mean of two."""
+    slow, quick = ([EpochMetrics(n, 0.5, 0.5, 0.5, 0.5, seconds) for n in (1, 2)] for seconds in (3600.0, 900.0))
+    rows = [row_runs(cnn_row("slow"), (0,), Path("runs"), epochs=slow)]
+    rows.append(row_runs(cnn_row("quick"), (0, 1), Path("runs"), epochs=quick))
+    assert seconds_a_seed(rows) == pytest.approx(9000)
+    assert (duration(9000), duration(3596), duration(3597)) == ("2.5 hours", "59.9 minutes", "1.0 hours")
+
+
+def test_an_interval_width_is_that_of_the_interval():
+    sample = Sample((1.0, 2.0, 4.0, 3.0))
+    low, high = prediction_interval(sample)
+    assert interval_width(4) * sample.sd == pytest.approx(high - low)
+    assert interval_width(4, of_mean=True) / 2 == pytest.approx(stats.t.ppf(0.975, 3) / 2)
+
+
+def test_runs_by_what_made_them_and_those_made_twice(tmp_path):
+    row, other = cnn_row("a"), cnn_row("b", flags={"optimizer": "adam", "lr": 0.01})
+    rows = [row_runs(row, (0, 1, 2), tmp_path), row_runs(other, (0, 1), tmp_path)]
+    rows[0].runs[1].config["torch"] = "1.0"
+    rows[1].runs[1].config["torch"] = "1.0"
+    complete = [each for row in rows for each in row.complete]
+    found = {maker: named(rows, runs) for maker, runs in by_maker(complete).items()}
+    commit = "commit unknown, PyTorch"
+    assert found == {f"{commit} 2.0": "seeds 0 and 2 of a; seed 0 of b", f"{commit} 1.0": "seed 1 of all 2 rows"}
+    assert repeats(rows) == []
+    for each in complete:
+        write_run(each)
+    twin = rows[0].runs[1]
+    again = dataclasses.replace(twin, path=twin.path.with_name("again"))
+    write_run(again)
+    ((of_row, kept, repeated),) = repeats(rows)
+    assert (of_row, kept, repeated.path) == (rows[0], twin, again.path)
+    assert same_bits(kept, repeated) and not same_bits(kept, rows[0].runs[0])
+
+
+def test_a_run_that_was_made_twice_is_shown_beside_itself(tmp_path, monkeypatch):
+    """With the same numbers, and with 0.1 more accuracy of a row whose runs are 0.2 apart: 0.7 of its sd, 0.1414."""
+    row = cnn_row("a", flags={"optimizer": "adam", "lr": 0.001, "epochs": 1})
+    epochs = [[EpochMetrics(1, 0.5, 0.5, 0.5, accuracy, 1.0)] for accuracy in (0.5, 0.7)]
+    of_row = RowRuns(row, {s: run(row, s, tmp_path / "runs", epochs=own) for s, own in enumerate(epochs)}, (0, 1))
+    for seed, shift in ((0, 0.0), (1, 0.1)):
+        write_run(of_row.runs[seed])
+        again = [epoch._replace(test_accuracy=epoch.test_accuracy + shift, seconds=9.0) for epoch in epochs[seed]]
+        path = of_row.runs[seed].path.with_name(f"a-s{seed}-again")
+        write_run(dataclasses.replace(of_row.runs[seed], path=path, history=again))
+    monkeypatch.setattr("harness.report.charts.svg", lambda _: b"<svg/>")
+    options = {
+        "problems": [],
+        "grid": Path("g.toml"),
+        "precision": "fp32",
+        "data": "real",
+        "command": "python report.py",
+    }
+    write_report([of_row], out=tmp_path / "report", count_parameters=lambda _: 1, **options)
+    text = (tmp_path / "report" / "README.md").read_text(encoding="utf-8")
+    makers = "commit unknown, PyTorch 2.0 | commit unknown, PyTorch 2.0"
+    assert f"| a, seed 0 | 0.5000 | 0.5000 | same bits | {makers} |" in text
+    assert f"| a, seed 1 | 0.7000 | 0.8000 | +0.7 | {makers} |" in text
+    assert "- **commit unknown, PyTorch 2.0**, 2 runs: seeds 0 and 1 of a\n" in text

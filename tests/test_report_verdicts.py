@@ -1,12 +1,14 @@
 """The verdicts of the committed report, worked out a second time from metrics.csv, by NumPy and SciPy alone."""
 
 import csv
+import itertools
 import math
 import re
 import tomllib
 from collections import Counter
 
 import numpy as np
+import pytest
 from conftest import PROJECT
 from scipy import stats
 
@@ -14,6 +16,7 @@ from harness.grid.rows import load_grid
 from harness.grid.runs import find_runs
 from models import build_model
 
+CELLS = ("rnn", "lstm", "gru")
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 GUESSING = math.log(10)  # the loss of a network that gives each of ten classes the same probability
 
@@ -46,6 +49,35 @@ def test_verdicts_of_the_committed_report_are_those_of_its_metrics() -> None:
 
 def table_lines(section: str, metric: str) -> list[str]:
     return re.findall(rf"^\| {metric.replace('_', ' ')} .*$", section, re.MULTILINE)
+
+
+def test_stability_of_the_committed_report_is_that_of_its_metrics() -> None:
+    """Each cell against each, by the mean over its four settings of the worst drop, seed by seed."""
+    readme = (PROJECT / "report" / "README.md").read_text(encoding="utf-8")
+    settings, drops = ("adam-lr0.01", "adam-lr0.001", "adam-lr0.001-h64", "adagrad-lr0.01"), {}
+    rows, _ = load_grid(PROJECT / "experiments.toml")
+    runs = find_runs(rows, PROJECT / "report" / "runs", seeds=(), precision="auto", data=None)
+    by_name = {row.row.name: row.complete for row in runs}
+    if len({tuple(run.seed for run in by_name[f"{cell}-{each}"]) for cell in CELLS for each in settings}) > 1:
+        pytest.skip("not all rows have the same seeds yet")
+    for cell in CELLS:
+        accuracies = [
+            [[e.test_accuracy for e in run.history] for run in by_name[f"{cell}-{each}"]] for each in settings
+        ]
+        drops[cell] = np.maximum(-np.diff(accuracies, axis=2).min(axis=2), 0).mean(axis=0)  # one a seed
+    for other, cell in itertools.combinations(CELLS, 2):
+        values = drops[cell] - drops[other]
+        low, high = stats.ttest_1samp(values, 0).confidence_interval()
+        answer = "yes" if high < 0 else "no" if low > 0 else "cannot tell"
+        power = stats.t.ppf(0.975, len(values) - 1)
+        found = re.search(
+            rf"{cell.upper()} − {other.upper()} \| worst drop \| {answer} \| (.*?) \|$", readme, re.MULTILINE
+        )
+        numbers = [float(text.replace("−", "-")) for text in re.findall(r"[−+]?\d\.\d+", found[1])]
+        *estimate, shown = numbers
+        assert estimate == pytest.approx([values.mean(), low, high], abs=6e-5)
+        noncentrality = shown / stats.sem(values)
+        assert stats.nct.sf(power, len(values) - 1, noncentrality) == pytest.approx(0.8, abs=0.002)
 
 
 def bests_by_row(sections: dict[str, str]) -> dict[str, dict[str, np.ndarray]]:

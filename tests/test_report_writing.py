@@ -1,6 +1,5 @@
 """What report.py writes: README.md, index.html and figures/, of whole and of broken grids, in words that fit both."""
 
-import base64
 import dataclasses
 import html
 import html.parser
@@ -9,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from harness.analyses.findings import Findings, Picture, Table, write_findings
 from harness.errors import UserError
 from harness.grid.runs import Problem, RowRuns, Run
 from harness.metrics import EpochMetrics
-from harness.pictures import png_bytes
+from harness.pictures import Drawing
 from harness.report import charts, write_report
 
 HOSTILE = "<b>R&D</b> *x* _y_ | `z` [l](u) $a$ <script>alert(1)</script>"
@@ -113,7 +113,8 @@ def test_the_answer_comes_first_and_the_method_last(write, quick_charts, tmp_pat
 
 def test_tables_hold_the_mean_the_deviation_and_the_interval_of_the_runs(write, quick_charts, tmp_path):
     results = small_grid(tmp_path / "runs")
-    readme, _ = write(results)
+    readme, page = write(results)
+    assert '<td data-head="test accuracy" style="text-align: right;">' in page  # wide: on a phone it is a list
     values = np.array([max(epoch.test_accuracy for epoch in each.history) for each in results[0].complete])
     mean, sd = values.mean(), values.std(ddof=1)
     reach = 4.302653 * sd * np.sqrt(4 / 3)  # t(2; 0.975)
@@ -132,11 +133,17 @@ def test_pictures_of_the_readme_are_there_and_those_of_the_page_are_in_it(write,
     there = {f"figures/{path.name}" for path in (tmp_path / "report" / "figures").iterdir()}
     assert set(named) == there and len(named) == len(there) >= 8
     parsed = Page(page)
-    assert len(parsed.sources) == len(named)
-    for name, source in zip(named, parsed.sources, strict=True):
-        kind, data = source.split(",", 1)
-        assert kind == "data:image/svg+xml;base64"
-        assert base64.b64decode(data) == (tmp_path / "report" / name).read_bytes()
+    assert parsed.sources == []
+    assert page.count('<svg role="img" aria-label="') == len(named)
+    words, shapes = (re.compile(each) for each in ("<text[^>]*>([^<]*)<", ' d="([^"]*)"'))
+    for name, drawing in zip(named, re.findall("<svg.*?</svg>", page), strict=True):
+        written = (tmp_path / "report" / name).read_text(encoding="utf-8")
+        assert all(each.findall(drawing) == each.findall(written) for each in (words, shapes)), name
+        classes, ids = re.findall(r'class="([^"]*)"', drawing), re.findall(r' id="([^"]*)"', drawing)
+        assert set(classes) == set(re.findall(r"\.(c[\d-]+){", drawing))
+        assert all(page.count(f".{each}{{") < 3 for each in classes)  # once for each theme
+        assert set(re.findall(r"[#](?:m|p)[\d-]+", drawing)) == {f"#{each}" for each in ids}
+    assert len(set(parsed.ids)) == len(parsed.ids)
     assert "script" not in parsed.tags
     assert not re.search(r"(?:src|href)=\"(?:https?:)?//(?!arxiv\.org)", page)
 
@@ -304,7 +311,8 @@ def draw_inside(run: Run, epoch: int, *analyses: str, **dataset: str) -> Path:
     pixels = np.full((30, 40, 3), (255, 0, 0), dtype=np.uint8)
     for name in analyses:
         parts = ("_conv1", "_conv2") if name in ("filters", "deconvnet", "evolution") else ("",)
-        pictures = [Picture(f"{name}{part}", pixels, "a title") for part in parts]
+        drawing = Drawing(pixels, b"<svg><script>alert(1)</script></svg>")
+        pictures = [Picture(f"{name}{part}", drawing, "a title") for part in parts]
         table = Table(name, "a title", columns, [("ReLU1", 0.08845, 0.1618, 0.0657, 0.1373, 0.494, 0)])
         images = {key: run.config["dataset"][key] for key in ("name", "checksum")} | dataset
         provenance = {"network": "LeNet5", "checkpoint": "best.pt", "epoch": epoch, "trained_on": images}
@@ -321,23 +329,33 @@ def test_pictures_of_visualize_py_and_the_statistics_of_the_relus_are_taken_up(w
     readme, page = write(results)
     assert "| ReLU1 | 0.0657 | 0.0885 | 0.1373 | 0.1618 | 49.4 % | 0 |" in readme
     assert f"seed 0, after epoch {epoch}, at its best test accuracy" in readme and "the row cnn-b" in readme
-    assert Image.open(tmp_path / "report" / "figures" / "inside-filters-conv1.png").size == (40, 30)
-    assert sum(source.startswith("data:image/png") for source in Page(page).sources) == 3
+    shown = tmp_path / "report" / "figures" / "inside-filters-conv1.svg"
+    assert shown.read_bytes() == (figures / "filters_conv1.svg").read_bytes()
+    sources = [urllib.parse.unquote(source) for source in Page(page).sources]
+    assert sources == [f"data:image/svg+xml,{shown.read_text()}"] * 3 and "script" not in Page(page).tags
     assert "Left out" not in readme
-    assert "inside-confusion.png" not in readme
-    Image.new("RGB", (9, 9)).save(figures / "confusion.png")  # as the training leaves it
-    assert "inside-confusion.png" in write(results)[0]
+    assert "inside-confusion" not in readme
+    matrix = "true class,cat,dog,accuracy\ncat,1,3,0.25\ndog,1,7,0.875\n"  # as the training leaves it
+    (figures / "confusion.csv").write_text(matrix)
+    readme = write(results)[0]
+    assert "inside-confusion.svg" in readme and "\nAccuracy by class: dog 87.5 %, cat 25.0 %.\n" in readme
+    (figures / "filters_conv1.svg").unlink()  # earlier versions drew no SVG
+    record = json.loads((figures / "filters.json").read_text())
+    record["figures"] = [{"file": figure["file"]} for figure in record["figures"]]
+    (figures / "filters.json").write_text(json.dumps(record))
+    assert "inside-filters-conv1.png" in write(results)[0] and not shown.exists()
+    assert Image.open(shown.with_suffix(".png")).size == (40, 30)
     paper = readme.split("</a>Paper Understanding")[1].split("\n## ")[0]
     assert "(#inside-occlusion)" in paper and "(#inside-deconvnet" not in paper
     for other, images in ((epoch, {"name": "mnist"}), (epoch, {"checksum": "another"}), (epoch + 10, {})):
         draw_inside(run, other, "activations", **images)
         readme = write(results)[0]
-        assert "Left out: activations. " in readme and "ReLU1" not in readme and "inside-occlusion.png" in readme
+        assert "Left out: activations. " in readme and "ReLU1" not in readme and "inside-occlusion.svg" in readme
     (figures / "occlusion.json").unlink()  # the picture alone says nothing of what it shows
     assert "Left out: activations and occlusion. " in write(results)[0]
-    for content in (png_bytes(np.zeros((4, 4, 3), dtype=np.uint8)), b"damaged"):
-        (figures / "confusion.png").write_bytes(content)
-        assert ("Confusion matrix" in write(results)[0]) == (content != b"damaged")
+    for damaged in ("", "damaged", matrix[:40], matrix.replace("3", "-3"), matrix + "owl,1,1,0\n"):
+        (figures / "confusion.csv").write_text(damaged)
+        assert "Confusion matrix" not in write(results)[0], damaged
     shutil.rmtree(figures)
     assert "python visualize.py" in write(results)[0].split("</a>Visualization")[1].split("\n## ")[0]
 
@@ -351,11 +369,11 @@ def test_pictures_of_one_epoch_are_shown_and_called_the_best_only_if_they_are(wr
     draw_inside(run, 1, "filters")
     readme = write(results)[0]
     assert "after epoch 1, which is not that of its best test accuracy." in readme
-    assert "inside-filters-conv1.png" in readme and "inside-evolution-conv1.png" in readme and "Left" not in readme
+    assert "inside-filters-conv1.svg" in readme and "inside-evolution-conv1.svg" in readme and "Left" not in readme
     draw_inside(run, 3, "occlusion", "activations")  # as good as the first best, which was lost
     readme = write(results)[0]
     assert "after epoch 3, at its best test accuracy" in readme and "Left out: filters. " in readme
-    assert "inside-occlusion.png" in readme and "inside-evolution-conv2.png" in readme
+    assert "inside-occlusion.svg" in readme and "inside-evolution-conv2.svg" in readme
 
     figures = run.path / "figures"
     (figures / "occlusion.csv").unlink()
@@ -382,7 +400,7 @@ def test_the_commands_of_a_folder_that_begins_with_a_dash_can_be_typed(write, qu
 
 def test_the_cnn_on_mnist_is_compared_at_equal_epochs(write, quick_charts, monkeypatch, tmp_path):
     drawn, panels = [], {}
-    monkeypatch.setattr(charts, "lines_chart", lambda *arguments: drawn.append(arguments[-1]) or b"<svg/>")
+    monkeypatch.setattr(charts, "lines_chart", lambda *arguments: drawn.append(arguments[3]) or b"<svg/>")
     monkeypatch.setattr(charts, "dot_chart", lambda title, lines, *_: panels.update({title: lines}) or b"<svg/>")
     folder = tmp_path / "runs"
     results = [row_runs(cell_row(cell), (0, 1), folder) for cell in ("rnn", "lstm", "gru")]
@@ -411,7 +429,7 @@ def test_the_cnn_on_mnist_is_compared_at_equal_epochs(write, quick_charts, monke
         1,
         1,
     ]
-    assert [(label, counts[0], counts[-1], shares[13]) for label, counts, shares in drawn[-1]] == [
+    assert [(label, counts[0], counts[-1], shares[13]) for label, counts, shares in drawn[-2]] == [
         ("CNN", 1, 28, 0.5),
         ("GRU, h128", 1, 28, 0.45),
     ]
@@ -575,7 +593,11 @@ def test_stability_follows_the_numbers_whichever_way_they_go(write, quick_charts
     smooth = {"rnn": "LSTM", "lstm": "RNN"}[rough]
     assert f"{smooth} is the most stable and {rough.upper()} the least" in text
     assert f"for LSTM {verdict}" in text
-    assert f"{rough.upper()} − {smooth}: +0.2900" in text  # 0.301 - 0.011
+    sign, answer = ("−", "yes") if rough == "rnn" else ("+", "no")
+    assert (
+        f"| LSTM − RNN | worst drop | {answer} | {sign}0.2900 | {sign}0.2900 … {sign}0.2900 |" in text
+    )  # 0.301 - 0.011
+    assert "| LSTM − RNN | share of runs that fail | cannot tell | +0.00 |" in text
     assert "cannot tell that from chance" not in text
 
     results[0].runs[2] = dataclasses.replace(results[0].runs[2], status="diverged")
@@ -605,7 +627,8 @@ def test_stability_that_chance_explains_is_called_that(write, quick_charts):
     text = write(results)[0]
     assert "LSTM is the most stable and RNN the least" in text and "these seeds cannot tell that from chance" in text
     assert "for LSTM it is neither confirmed nor refuted ? (our means point its way)" in text
-    assert "RNN − LSTM: +0.0100" in text and "not to be told from chance with these seeds" in text
+    # 0.02, -0.03 and -0.02: mean -0.01, s = 0.02646; t(2) · s / √3 = 0.06572.
+    assert "| LSTM − RNN | worst drop | cannot tell | −0.0100 | −0.0757 … +0.0557 |" in text
 
 
 def test_one_seed_gives_no_interval_and_no_verdict_on_stability(write, quick_charts):
@@ -627,7 +650,8 @@ addEventListener("error", event => wrong.push(String(event.message || event.targ
 addEventListener("load", () => {
   const broken = [...document.images].filter(image => !image.complete || !image.naturalWidth).length;
   const root = document.documentElement;
-  const found = {wrong, broken, images: document.images.length, width: innerWidth, page: root.scrollWidth,
+  const images = document.querySelectorAll("img, svg").length;
+  const found = {wrong, broken, images, width: innerWidth, page: root.scrollWidth,
     body: Math.ceil(document.body.getBoundingClientRect().right)};
   const place = document.createElement("pre");
   place.id = "probe"; place.textContent = JSON.stringify(found); document.body.append(place);

@@ -129,6 +129,51 @@ def test_running_statistics_and_dropout_resume_exactly(monkeypatch, run_main, sc
     torch.set_rng_state(before)
 
 
+EVERYTHING = (
+    *(
+        "--optimizer",
+        "sgd",
+        "--lr",
+        "0.05",
+        "--momentum",
+        "0.9",
+        "--nesterov",
+        "--schedule",
+        "cosine",
+        "--warmup",
+        "0.5",
+    ),
+    *("--label-smoothing", "0.1", "--average-weights", "0.8", "--test-time-augmentation", "--validation", "10"),
+    *("--augment", "alternate,shift:2,reflect:1,cutout:5,rotate,scale,shear", "--epochs", "3"),
+)
+
+
+@pytest.mark.parametrize(
+    ("script", "own"),
+    [
+        ("rnn_mnist", TINY),
+        ("rnn_mnist", (*TINY, "--cell", "lstm", "--precision", "bf16")),
+        ("cnn_cifar10", (*CNN, "--model", "vgg", "--channels", "rgb")),
+    ],
+)
+def test_a_run_with_all_that_a_recipe_may_use_resumes_exactly(monkeypatch, run_main, script, own):
+    flags = [*own, *EVERYTHING, "--name", "run"]
+    assert run_main(script, *flags, "--runs-dir", "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        fail_in_epoch(patch, 3, Killed())
+        with pytest.raises(Killed):
+            run_main(script, *flags)
+    assert "average" in load_checkpoint(only_run() / "last.pt")
+    assert run_main(script, *flags, "--resume")[0] == 0
+    assert_same_run(only_run(), only_run("whole"))
+    code, out, err = run_main(script, "--data", "synthetic", "--name", "run", "--epochs", "4", "--resume")
+    assert code == 2 and "over which the learning rate of --schedule cosine falls to 0; train a new run" in err
+    code, out, _ = run_main(script, "--data", "synthetic", "--name", "run", "--resume")
+    assert code == 0 and "run is complete\n" in out  # and not how to train on
+    shutil.rmtree("runs")
+    shutil.rmtree("whole")
+
+
 @pytest.mark.parametrize("optimizer", [["adagrad"], ["adamw"], ["sgd"], ["sgd", "--momentum", "0.9"]])
 def test_every_optimizer_resumes_exactly(monkeypatch, run_main, optimizer):
     flags = [*TINY, "--cell", "rnn", "--epochs", "2", "--optimizer", *optimizer]

@@ -24,7 +24,7 @@ from harness.checkpoint import check_training_state, load_checkpoint
 from harness.errors import Interrupted, UserError
 from harness.files import lock_folder, write_atomically
 from harness.flags import parse_flags
-from harness.metrics import METRICS_HEADER, EpochMetrics, best_epoch, is_metrics, metrics_csv, read_metrics
+from harness.metrics import METRICS_HEADER, EpochMetrics, best_epoch, best_values, is_metrics, metrics_csv, read_metrics
 from harness.ranks import ALONE, Ranks
 from harness.run import RunFolder, _git_commit
 from harness.tensorboard import read_events
@@ -110,6 +110,36 @@ def test_with_images_held_out_the_best_model_is_that_of_the_best_validation_accu
     model.load_state_dict(best["model"])
     images = hold_out(load_images("synthetic-digits", data_dir=Path("data")), 20, seed=3)
     assert evaluate(model, replace(images, test=images.validation), "fp32")[1] == max(accuracies)
+
+
+def test_averaged_weights_and_augmented_tests_are_measured_beside_the_plain_ones_and_kept(rnn):
+    flags = ("--epochs", 3, "--average-weights", 0.9, "--test-time-augmentation")
+    code, out, _ = rnn(*flags, "--validation", 20, "--seed", 3, "--lr", 0.05)
+    assert code == 0
+    history = read_metrics(RUN / "metrics.csv")
+    first, last = history[0].measured, history[-1].measured
+    only_last = {f"{split}{weights}tta_accuracy" for split in ("", "validation_") for weights in ("", "average_")}
+    assert last.keys() - first.keys() == only_last
+    assert {"average_loss", "average_accuracy", "validation_average_loss", "validation_average_accuracy"} < first.keys()
+    lines = {line[:26].strip(): line[26:].split() for line in out.splitlines() if line[:26].strip()}
+    assert lines["Test, average"][3] == f"{last['average_accuracy']:.4f}"
+    assert lines["Validation, average, tta"] == 2 * [f"{last['validation_average_tta_accuracy']:.4f}"]
+
+    from harness.data import hold_out, load_images
+    from harness.train import evaluate
+    from models import build_model
+
+    checkpoint = load_checkpoint(RUN / "last.pt")
+    model = build_model(checkpoint["config"])
+    model.load_state_dict(checkpoint["average"])
+    images = hold_out(load_images("synthetic-digits", data_dir=Path("data")), 20, seed=3)
+    assert evaluate(model, images, "fp32") == (last["average_loss"], last["average_accuracy"])
+    held_out = replace(images, test=images.validation)
+    assert evaluate(model, held_out, "fp32", augmented=True)[1] == last["validation_average_tta_accuracy"]
+    best = load_checkpoint(RUN / "best.pt")
+    assert best["average"].keys() == best["model"].keys()
+    plain = rnn("--epochs", 3, "--validation", 20, "--seed", 3, "--lr", 0.05, "--overwrite")
+    assert plain[0] == 0 and [row[:5] for row in read_metrics(RUN / "metrics.csv")] == [row[:5] for row in history]
 
 
 def test_validation_accuracy_decides_before_test_accuracy():
@@ -728,6 +758,16 @@ def test_commit_is_that_of_the_projects_own_repository(tmp_path, monkeypatch):
 MORE = {"validation_loss": 0.1, "validation_accuracy": 1 / 3}
 
 
+def test_what_only_the_last_epoch_measures_leaves_the_earlier_cells_empty(tmp_path):
+    file = tmp_path / "metrics.csv"
+    rows = [EpochMetrics(1, 0.1, 0.5, 0.2, 0.5, 1.0), EpochMetrics(2, 0.1, 0.5, 0.2, 0.5, 1.0, tta_accuracy=0.75)]
+    file.write_bytes(metrics_csv(rows))
+    assert read_metrics(file) == rows
+    header, first, last = file.read_text().splitlines()
+    assert (header.rpartition(",")[2], first[-5:], last[-5:]) == ("tta/accuracy", ",1.0,", ",0.75")
+    assert best_values(rows)[6:11] == (None, None, None, None, 0.75)
+
+
 @pytest.mark.parametrize("more", [{}, MORE, {"validation_loss": 0.1}])
 def test_metrics_are_read_back_to_the_bit_with_and_without_further_columns(tmp_path, more):
     file = tmp_path / "metrics.csv"
@@ -745,6 +785,7 @@ def test_metrics_are_read_back_to_the_bit_with_and_without_further_columns(tmp_p
         ("seconds,validation/loss", "validation/loss,seconds"),
         (",1.0,0.1,", ",1.0,much,"),
         (",1.0,0.1,", ",1.0,"),
+        ("1,0.1,0.5,", "1,,0.5,"),
         (",0.25\n", ",1.25\n"),
     ],
 )

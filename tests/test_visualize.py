@@ -23,12 +23,13 @@ import interpret.evolution
 import interpret.invariance
 import interpret.occlusion
 import visualize
-from harness.analyses import ANALYSES, correspondence, deconvnet, draw_analyses, evolution, invariance, read_analyses
+from harness.analyses import OF_CNN, correspondence, deconvnet, draw_analyses, evolution, invariance, read_analyses
 from harness.analyses.base import load_test_images, read_picture
 from harness.analyses.findings import Findings, Picture, Table, write_findings, write_page
 from harness.checkpoint import load_checkpoint, load_snapshots, load_trained
 from harness.errors import UserError
 from harness.files import lock_folder
+from harness.pictures import DPI, Drawing
 from harness.tensorboard import read_events
 from models import build_model
 
@@ -67,13 +68,13 @@ def drawn(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything, drawn once."""
     folder = tmp_path_factory.mktemp("drawn") / "figures"
 
-    def blank(figure: Figure) -> np.ndarray:
-        width, height = figure.canvas.get_width_height()
-        return np.zeros((height, width, 3), dtype=np.uint8)
+    def blank(figure: Figure) -> Drawing:
+        width, height = (round(inches * DPI) for inches in figure.get_size_inches())
+        return Drawing(np.zeros((height, width, 3), dtype=np.uint8), b"<svg/>")
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in set(ANALYSES) - set(RENDERED):
-            patch.setattr(f"harness.analyses.{name}.render", blank)
+        for name in set(OF_CNN) - set(RENDERED):
+            patch.setattr(f"harness.analyses.{name}.both", blank)
         assert visualize.main([str(trained_run / "best.pt"), "--out", str(folder), "--images", "2"]) == 0
     return folder
 
@@ -81,8 +82,9 @@ def drawn(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blank figures for all but `drawn`, which is made before: Matplotlib takes longer than the analyses."""
-    for name in ANALYSES:
-        monkeypatch.setattr(f"harness.analyses.{name}.draw", lambda *_: np.zeros((30, 40, 3), dtype=np.uint8))
+    blank = Drawing(np.zeros((30, 40, 3), dtype=np.uint8), b"<svg/>")
+    for name in OF_CNN:
+        monkeypatch.setattr(f"harness.analyses.{name}.draw", lambda *_: blank)
 
 
 def _train(script: str, runs: Path, *argv: str) -> Path:
@@ -112,7 +114,7 @@ def _whole(checkpoint: Path):
 
 def test_every_analysis_writes_its_figures_and_tables(drawn: Path):
     written = {path.name for path in drawn.iterdir()}
-    for name in ANALYSES:
+    for name in OF_CNN:
         assert {f"{name}.csv", f"{name}.md", f"{name}.json"} <= written
         figures = [each for each in written if re.fullmatch(rf"{name}(_conv[12])?\.png", each)]
         assert len(figures) == (2 if name in ("filters", "deconvnet", "evolution") else 1)
@@ -120,6 +122,7 @@ def test_every_analysis_writes_its_figures_and_tables(drawn: Path):
             pixels = np.asarray(Image.open(drawn / figure))
             assert pixels.shape[2] == 3 and 800 < pixels.shape[1] <= 1760  # twice the 880 of a README
             assert name not in RENDERED or pixels.std() > 10
+            assert (drawn / figure).with_suffix(".svg").read_bytes().startswith(b"<svg")
     assert not [name for name in written if name.startswith(".")]
 
 
@@ -127,7 +130,7 @@ def test_page_shows_every_figure_and_names_only_files_that_exist(drawn: Path):
     page = (drawn / "index.html").read_text()
     named = set(re.findall(r'(?:src|href)="([^"#]+)"', page))
     assert named == {path.name for path in drawn.iterdir() if path.suffix != ".json"} - {"index.html"}
-    assert re.findall(r'<section id="(\w+)">', page) == list(ANALYSES)
+    assert re.findall(r'<section id="(\w+)">', page) == list(OF_CNN)
     assert "prefers-color-scheme" in page and "http" not in page
 
 
@@ -399,6 +402,7 @@ def test_tensorboard_waits_for_no_training(run: Path, run_main: Callable):
     ("argv", "sentence"),
     [
         (("--only", "filter"), "'filter' is none of filters, activations"),
+        (("--only", "gates"), "of a CNN there is filters, activations"),
         (("--maps", "64"), "conv2 has the maps 0 to 63, and no 64"),
         (("--maps", "conv1:32"), "conv1 has the maps 0 to 31, and no 32"),
         (("--maps", "conv1:-1"), "and no -1"),
@@ -424,17 +428,6 @@ def test_images_that_do_not_fit_are_refused(run: Path, run_main: Callable, monke
     monkeypatch.setattr("harness.data.draw_shapes", lambda: draw_shapes(size=20))
     code, _, err = run_main("visualize", run / "best.pt", "--only", "activations")
     assert code == 2 and "choose another --data" in err and not drawn_into(run)
-
-
-def test_recurrent_network_is_told_what_is_needed_with_and_without_its_checkpoint(tiny_sets, tmp_path, run_main):
-    run = _train("rnn_mnist", tmp_path, "--hidden-size", "8", "--epochs", "1")
-    sentence = "holds a recurrent network, and visualize.py looks into convolutions: give it a run of cnn_cifar10.py"
-    for path in (run, run / "best.pt"):
-        code, _, err = run_main("visualize", path)
-        assert code == 2 and f"{run / 'best.pt'} {sentence}" in err and err.count("\n") == 1
-    (run / "best.pt").unlink()  # as in a committed run
-    code, _, err = run_main("visualize", run)
-    assert code == 2 and f"{run} {sentence}" in err and err.count("\n") == 1
 
 
 def test_run_folder_stands_for_its_best_checkpoint(run: Path, run_main: Callable):
@@ -484,7 +477,7 @@ def test_own_picture_is_prepared_as_the_training_images_were(pictures: list[Path
 
 def test_own_pictures_get_their_most_probable_classes_and_three_analyses(run, pictures, run_main, monkeypatch):
     titles = []
-    monkeypatch.setattr("harness.analyses.invariance.draw", lambda *given: titles.append(given) or PIXELS)
+    monkeypatch.setattr("harness.analyses.invariance.draw", lambda *given: titles.append(given) or DRAWING)
     code, out, err = run_main("visualize", run, "--image", *pictures)
     assert (code, err) == (0, "")
     model, _, images = _whole(run / "best.pt")
@@ -525,7 +518,10 @@ def test_own_pictures_that_cannot_be_shown_are_one_sentence(run: Path, pictures:
         ([run / "text.png"], "text.png is no picture that can be read"),
         ([pictures[0], run / "cut.png"], "cut.png is no picture that can be read"),
         ([run / "none.png"], "cannot read"),
-        ([pictures[0], "--only", "filters"], "and not filters"),
+        (
+            [pictures[0], "--only", "filters"],
+            "there is deconvnet, invariance, occlusion to show, and not filters",
+        ),
         ([pictures[0]] * 11, "10 pictures at a time"),
     ):
         code, _, err = run_main("visualize", run, "--image", *given)
@@ -571,7 +567,7 @@ def test_run_without_snapshots(run: Path, run_main: Callable, monkeypatch):
     shutil.rmtree(run / "snapshots")
     code, _, err = run_main("visualize", run / "best.pt", "--only", "evolution")
     assert code == 2 and "no snapshots" in err and not drawn_into(run)
-    monkeypatch.setattr("harness.analyses.ANALYSES", ("filters", "evolution"))
+    monkeypatch.setattr("harness.analyses.OF_CNN", ("filters", "evolution"))
     code, out, err = run_main("visualize", run / "best.pt", "--images", "1")
     assert (code, err) == (0, "") and "note: evolution left out" in out
     assert not list((run / "figures").glob("evolution*"))
@@ -649,19 +645,20 @@ def test_help_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True, capture_output=True, timeout=20)
 
 
-PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+DRAWING = Drawing(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8), b"<svg/>")
 OF_MNIST = {"name": "mnist", "checksum": "5"}
 
 
 def test_page_escapes_what_it_is_given(tmp_path: Path):
     table = Table("t", "a <b> title", ("name", "value"), [("<i>", 0.25), ("a|b", None)])
-    findings = Findings("<h>", "1 < 2", [Picture("p", PIXELS, 'a "quoted" picture')], [table])
+    findings = Findings("<h>", "1 < 2", [Picture("p", DRAWING, 'a "quoted" picture')], [table])
     write_findings(tmp_path, "filters", findings, {"epoch": 1, "dataset": OF_MNIST, "command": "<c>"})
     write_page(tmp_path, read_analyses(tmp_path).values(), "<t>")
     page = (tmp_path / "index.html").read_text()
     for raw in ("<b>", "<i>", "<t>", "<h><", "<c>", '"quoted"'):
         assert raw not in page
-    assert "1 &lt; 2" in page and '<td class="text">a|b</td><td></td>' in page and "<td>0.2500</td>" in page
+    assert "1 &lt; 2" in page and ">0.2500</td>" in page
+    assert '<td class="text" data-head="name">a|b</td><td data-head="value"></td>' in page
     assert (tmp_path / "t.md").read_text().splitlines()[2:] == [
         "| name | value |",
         "| --- | ---: |",
@@ -673,7 +670,7 @@ def test_page_escapes_what_it_is_given(tmp_path: Path):
 
 def test_records_say_what_they_are_of_and_what_there_is_to_see(trained_run: Path, drawn: Path):
     records = read_analyses(drawn)
-    assert list(records) == list(ANALYSES)
+    assert list(records) == list(OF_CNN)
     content = load_checkpoint(trained_run / "best.pt")
     for name, record in records.items():
         assert record["epoch"] == content["epoch"] and record["checkpoint"] == str(trained_run / "best.pt")
@@ -710,7 +707,7 @@ def test_of_other_images_the_record_says_both_sets(run: Path, run_main: Callable
 
 def one_record(folder: Path) -> dict:
     table = Table("filters", "title", ("map", "norm"), [(0, float("nan")), (1, 2.0)])
-    findings = Findings("Filters", "text", [Picture("filters_conv1", PIXELS, "title")], [table])
+    findings = Findings("Filters", "text", [Picture("filters_conv1", DRAWING, "title")], [table])
     write_findings(folder, "filters", findings, {"epoch": 3, "dataset": OF_MNIST})
     return read_analyses(folder)["filters"]
 
@@ -725,7 +722,7 @@ def test_record_is_strict_json(tmp_path: Path):
     assert record["tables"][0]["rows"] == [[0, None], [1, 2.0]]
 
 
-@pytest.mark.parametrize("file", ["filters.json", "filters.csv", "filters_conv1.png"])
+@pytest.mark.parametrize("file", ["filters.json", "filters.csv", "filters_conv1.png", "filters_conv1.svg"])
 def test_analysis_without_one_of_its_files_is_passed_over(tmp_path: Path, file: str):
     one_record(tmp_path)
     (tmp_path / file).unlink()

@@ -1,9 +1,9 @@
 """What visualize.py draws of a trained network: one file an analysis, one line each in ANALYSES.
 
-An analysis is a module with `NEEDS`, which of "images" and "snapshots" it needs, and `analyze(subject)`, which selects,
-computes by interpret/, draws, and returns its Findings: figures, tables, and how to read them. `draw_analyses` runs
-them, in Matplotlib's own style, and writes what they found; `read_analyses` reads it again. base.py has the Subject,
-findings.py the files.
+An analysis is a module with `NEEDS`, what it needs of "images", "snapshots", "steps" (of a recurrent network with one
+layer in one direction) and "gates" (of an LSTM or GRU), and `analyze(subject)`, which selects, computes by interpret/,
+draws, and returns its Findings: figures, tables, and how to read them. `draw_analyses` runs them, and writes what they
+found; `read_analyses` reads it again. base.py has the Subject, findings.py the files.
 """
 
 import sys
@@ -16,8 +16,10 @@ from harness.cli import command_line, typed_path
 from harness.errors import Interrupted, UserError
 
 # In the order in which they are made and shown, each a module here.
-ANALYSES = ("filters", "activations", "deconvnet", "evolution", "invariance", "occlusion", "correspondence")
-OF_OWN_PICTURES = ("deconvnet", "invariance", "occlusion")
+OF_CNN = ("filters", "activations", "deconvnet", "evolution", "invariance", "occlusion", "correspondence")
+OF_RECURRENT = ("reading", "hidden_state", "gates", "memory", "saliency", "lengths")
+ANALYSES = (*OF_CNN, *OF_RECURRENT)
+OF_OWN_PICTURES = ("deconvnet", "invariance", "occlusion", "reading", "saliency")
 
 
 def draw_analyses(
@@ -51,29 +53,35 @@ def draw_analyses(
     from harness.analyses import base, findings
     from harness.checkpoint import load_snapshots, load_trained
     from harness.files import check_writable, lock_folder, make_folder, read_file
-    from harness.pictures import in_plain_style
+    from harness.pictures import in_style
     from harness.run import FIGURES_PAGE
     from harness.tensorboard import add_images, find_events
 
     trained = load_trained(checkpoint, build_model)
     run = trained.folder
-    subject = base.Subject(trained, shown_count, seed, per_filter, base.maps_by_layer(maps or (), trained))
+    maps = base.maps_by_layer(maps or (), trained)
+    subject = base.Subject(trained, shown_count, seed, per_filter, maps, build_model=build_model)
     own = own or ()
-    chosen = names or (OF_OWN_PICTURES if own else ANALYSES)
-    if own and (others := [name for name in chosen if name not in OF_OWN_PICTURES]):
-        raise UserError(f"--image shows {', '.join(OF_OWN_PICTURES)} of a picture, and not {others[0]}")
+    suited = [name for name in (OF_RECURRENT if subject.recurrent else OF_CNN) if not own or name in OF_OWN_PICTURES]
+    if others := [name for name in names or () if name not in suited]:
+        of = "a picture" if own else "a recurrent network" if subject.recurrent else "a CNN"
+        raise UserError(f"--only: of {of} there is {', '.join(suited)} to show, and not {others[0]}")
     if len(own) > 10:
         raise UserError(f"--image shows 10 pictures at a time, and not {len(own)}")
-    modules = {name: import_module(f"{__name__}.{name}") for name in chosen}
+    modules = {name: import_module(f"{__name__}.{name}") for name in names or suited}
     needs = set().union(*(module.NEEDS for module in modules.values()))
+    lacks = base.lacks(subject.recurrent) if subject.recurrent else {}
     if "snapshots" in needs:
         subject.snapshots = load_snapshots(trained)
         if not subject.snapshots:
-            lacking = [name for name, module in modules.items() if "snapshots" in module.NEEDS]
-            if names:
-                raise UserError(f"{run} has no snapshots to show the {lacking[0]} of; train with --snapshot-epochs")
-            print(f"note: {', '.join(lacking)} left out, {run} has no snapshots (--snapshot-epochs)")
-            modules = {name: module for name, module in modules.items() if name not in lacking}
+            lacks["snapshots"] = f"{run} has no snapshots (--snapshot-epochs)"
+    for need, why in lacks.items():
+        lacking = [name for name, module in modules.items() if need in module.NEEDS]
+        if lacking and names:
+            raise UserError(f"{lacking[0]} cannot be shown: {why}")
+        if lacking:
+            print(f"note: {', '.join(lacking)} left out, {why}")
+        modules = {name: module for name, module in modules.items() if name not in lacking}
     if "images" in needs:
         base.show_images(subject, data, data_dir=data_dir, mirror=mirror, device=device, own=own)
     if tensorboard:
@@ -97,14 +105,14 @@ def draw_analyses(
         "dataset": {"name": images.name, "checksum": images.checksum} if images else trained_on,
         "command": command or command_line(["python", "visualize.py", typed_path(checkpoint), *only]),
     }
-    title = f"Inside {provenance['network']}: {subject.source}"
+    title = f"Inside {subject.network}: {subject.source}"
     pictures = []
     with tqdm(modules.items(), unit="", leave=False, disable=not sys.stderr.isatty()) as bar:
         for name, module in bar:
             bar.set_description(name)
             started = time.perf_counter()
             try:
-                found = in_plain_style(module.analyze)(subject)
+                found = in_style(module.analyze)(subject)
                 findings.write_findings(folder, name, found, provenance)
                 findings.write_page(folder, read_analyses(folder).values(), title)  # all that are in the folder
             except Interrupted as interruption:
@@ -119,7 +127,7 @@ def draw_analyses(
     if tensorboard:
         with lock_folder(run):
             group = "visualize/own_" if own else "visualize/"
-            add_images(run, {f"{group}{picture.name}": picture.pixels for picture in pictures}, trained.epoch)
+            add_images(run, {f"{group}{picture.name}": picture.drawing.pixels for picture in pictures}, trained.epoch)
     return pictures
 
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, render
+from harness.pictures import TEST, TRAIN, Drawing, add_title, both
 from interpret.activations import LayerStatistics, activation_statistics
 
 NEEDS = ("images",)
@@ -62,32 +63,31 @@ def printed_table(rows: Sequence[tuple], where: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def draw(layers: Sequence[LayerStatistics], title: str) -> np.ndarray:
+def draw(layers: Sequence[LayerStatistics], title: str) -> Drawing:
     """Of each layer mean and standard deviation of each map, and the histogram of all outputs."""
-    figure = Figure(figsize=(8, 2.6 * len(layers) + 0.4), dpi=DPI, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure = Figure(figsize=(8, 2.6 * len(layers) + 0.4), layout="constrained")
+    add_title(figure, title)
     grid = figure.subplots(len(layers), 2, squeeze=False, width_ratios=(3, 2))
     for (left, right), layer in zip(grid, layers, strict=True):
         numbers = range(len(layer.map_mean))
-        left.bar(numbers, layer.map_std.numpy(), color="#c6d4f0", width=0.9, label="standard deviation")
-        left.bar(numbers, layer.map_mean.numpy(), color="#4269d0", width=0.5, label="mean")
+        left.bar(numbers, layer.map_std.numpy(), color=TRAIN, alpha=0.3, width=0.9, label="standard deviation")
+        left.bar(numbers, layer.map_mean.numpy(), color=TRAIN, width=0.5, label="mean")
         if layer.dead:
-            left.plot(layer.dead, np.zeros(len(layer.dead)), "x", color="#c62828", label="dead", clip_on=False)
+            left.plot(layer.dead, np.zeros(len(layer.dead)), "x", color=TEST, label="dead", clip_on=False)
         if not 1e-3 < layer.map_std.max() < 1e4:
             left.yaxis.set_major_formatter("{x:g}")  # a common factor would stand where the legend does
         left.set(xlabel="feature map", ylabel=f"activation, {short(layer.layer)}", xlim=(-1, len(numbers)))
-        left.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 0.99), borderaxespad=0)
+        left.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 0.99), borderaxespad=0)
         # Without the first bin, which holds all that is smaller still.
         edges, counts = layer.histogram_edges[1:].numpy(), layer.histogram_counts[1:].numpy()
         if counts.any():
-            right.stairs(counts / np.log2(edges[1:] / edges[:-1]), edges, fill=True, color="#4269d0")
+            right.stairs(counts / np.log2(edges[1:] / edges[:-1]), edges, fill=True, color=TRAIN)
             right.set(xscale="log", yscale="log", xlabel="activation above zero", ylabel="how many per factor of 2")
+            right.xaxis.set(major_locator=LogLocator(numticks=5), major_formatter="{x:g}")
+            right.yaxis.set_major_formatter(EngFormatter(sep=""))
         else:  # the whole layer is dead
             right.set_axis_off()
-            right.text(0.5, 0.5, "no activation above zero", transform=right.transAxes, ha="center", fontsize=9)
+            right.text(0.5, 0.5, "no activation above zero", transform=right.transAxes, ha="center")
             left.set_ylim(0, 1)
-        right.set_title(f"{layer.zeros:.1%} of all are zero", fontsize=9)
-        for axes in (left, right):
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.tick_params(labelsize=8)
-    return render(figure)
+        right.set_title(f"{layer.zeros:.1%} of all are zero")
+    return both(figure)

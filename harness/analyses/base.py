@@ -4,7 +4,7 @@
 """
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from harness.device import choose_device, choose_threads
 from harness.errors import UserError, one_line
 from harness.files import read_file
 from harness.flags import FLAGS, flag_words, training_parser
-from harness.image_sets import CNN, sets_for
+from harness.image_sets import CNN, RNN, sets_for
 from harness.run import read_config
 from interpret.chain import convolutions
 from interpret.choice import rectified_layers, strongest_maps, varied_images
@@ -49,10 +49,32 @@ class Subject:
     labels: Tensor | None = None  # their classes (n,)
     snapshots: Mapping[int, Mapping[str, Tensor]] | None = None  # of each epoch the convolutions' weights
     own: Sequence[str] = ()
+    build_model: Callable | None = None
 
     @property
     def model(self) -> nn.Module:
         return self.trained.model
+
+    @property
+    def recurrent(self) -> nn.RNNBase | None:
+        """The recurrent layer or layers, if it is a recurrent network."""
+        return getattr(self.model, "recurrent", None)
+
+    @property
+    def network(self) -> str:
+        """What figures and messages call it: LSTM, GRU, RNN or the CNN's name."""
+        return type(self.recurrent or self.model).__name__
+
+    @cached_property
+    def untrained(self) -> nn.Module:
+        """The same network before any training, as `--seed 0` draws it."""
+        model = self.build_model({"model": self.trained.description}, seed=0)
+        return model.to(self.inputs.device).eval()
+
+    @property
+    def background(self) -> float:
+        """A black pixel, as the network takes it."""
+        return float(self.images.normalize(torch.zeros(1, dtype=torch.uint8)))
 
     @property
     def source(self) -> str:
@@ -66,7 +88,7 @@ class Subject:
 
     @cached_property
     def shown(self) -> Tensor:
-        """The numbers of the test images that invariance and occlusion show."""
+        """The numbers of the test images that are shown one by one."""
         if self.own:
             return torch.arange(len(self.own))
         order = self.order[:1000]
@@ -112,21 +134,24 @@ def find_checkpoint(path: Path) -> Path:
     file = path if path.is_file() or path.suffix == ".pt" else path / "best.pt"
     if file.exists():
         return file
-    run, recorded = file.parent, {}
-    if (run / "config.json").exists():
-        recorded = read_config(run)["flags"]
-        if "cell" in recorded:
-            raise no_convolutions(run, "recurrent network")
-    defaults = vars(training_parser(CNN, "").parse_args([]))
+    run = file.parent
+    recorded = read_config(run)["flags"] if (run / "config.json").exists() else {}
+    script = RNN if "cell" in recorded else CNN
+    defaults = vars(training_parser(script, "").parse_args([]))
     typed = {name: value for name, value in recorded.items() if name in defaults and FLAGS[name].of_run}
     changed = {name: value for name, value in typed.items() if value is not None and str(value) != str(defaults[name])}
-    training = command_line(["python", f"{CNN}.py", *flag_words(changed)])
+    training = command_line(["python", f"{script}.py", *flag_words(changed)])
     raise UserError(f"there is no {file}; {training} makes one, and prints the run folder to name here")
 
 
-def no_convolutions(path: Path, network: str) -> UserError:
-    advice = f"give it a run of {CNN}.py, which takes the digits, too (--data=mnist)"
-    return UserError(f"{path} holds a {network}, and visualize.py looks into convolutions: {advice}")
+def lacks(layer: nn.RNNBase) -> dict[str, str]:
+    """Of the needs of analyses those that this recurrent layer does not meet, and why."""
+    unmet = {}
+    if layer.num_layers > 1 or layer.bidirectional:
+        unmet["steps"] = "the network has more than one layer or direction"
+    if isinstance(layer, nn.RNN):
+        unmet["gates"] = "a plain RNN has no gates"
+    return unmet
 
 
 def show_images(
@@ -180,9 +205,11 @@ def load_test_images(trained: Trained, data: str | None, *, data_dir: Path, mirr
 
     UserError if it does not fit the network.
     """
-    name = sets_for(CNN)[data] if data else trained.dataset
+    sizes = trained.description
+    recurrent = "cell" in sizes  # then the drawn set of this name is another, and a row is a step
+    name = (sets_for(CNN) | (sets_for(RNN) if recurrent else {}))[data] if data else trained.dataset
     images = load_images(name, data_dir=data_dir, channels=trained.channels, mirror=mirror)
-    wanted = [trained.description[key] for key in ("channels", "image_size", "classes")]
+    wanted = [sizes.get("channels", 1), sizes["input_size" if recurrent else "image_size"], sizes["classes"]]
     found = [*images.test.images.shape[1:3], len(images.classes)]
     if found != wanted:
         raise UserError(
@@ -203,9 +230,8 @@ def maps_by_layer(asked: Iterable[tuple[str, Sequence[int]]], trained: Trained) 
     """
     network = trained.model
     sizes = {name: network.get_submodule(name).out_channels for name in convolutions(network)}
-    if not sizes:
-        recurrent = "cell" in trained.description
-        raise no_convolutions(trained.path, "recurrent network" if recurrent else type(network).__name__)
+    if not sizes and (asked or "cell" not in trained.description):
+        raise UserError(f"{trained.path} holds a {type(network).__name__}, which has no convolutions to look into")
     chosen: dict[str, list[int]] = {}
     for layer, numbers in asked:
         names = [name for name in sizes if layer in (name, short(name))] if layer else list(sizes)

@@ -9,12 +9,12 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, render
+from harness.pictures import FAINT, INK, TEST, TRAIN, Drawing, add_title, both
 from interpret.correspondence import LAYERS, PARTS, Consistency, correspondence
 
 NEEDS = ("images",)
 PER_CLASS = 10  # images compared
-COLORS = ("#4269d0", "#97bbf5", "#e4572e", "#bdbdbd")  # of the parts
+LOOKS = ((TRAIN, 1.0), (TRAIN, 0.45), (TEST, 1.0), (FAINT, 0.45))  # of the parts: color and opacity
 
 TEXT = """\
 Zeiler & Fergus, section 4.3 and table 1: hide the same part in different images of a class, and compare the signs of \
@@ -42,24 +42,22 @@ def analyze(subject: Subject) -> Findings:
     return Findings("Correspondence", TEXT, [picture], [table])
 
 
-def draw(cells: Sequence[Consistency], title: str) -> np.ndarray:
+def draw(cells: Sequence[Consistency], title: str) -> Drawing:
     """Table 1 as bars: for each layer the mean Δ of each kind of part, and a dot for each class."""
-    figure = Figure(figsize=(8, 3.8), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(8, 3.8), layout="constrained")
+    add_title(figure, title)
     axes = figure.subplots()
     width = 0.8 / len(PARTS)
-    for index, part in enumerate(PARTS):
+    for index, (part, (color, alpha)) in enumerate(zip(PARTS, LOOKS, strict=False)):
         bars = [cell for cell in cells if cell.part == part]  # one a layer, in the order of LAYERS
         places = np.arange(len(LAYERS)) + (index - (len(PARTS) - 1) / 2) * width
-        axes.bar(places, [cell.mean for cell in bars], width * 0.92, color=COLORS[index], label=part)
+        axes.bar(places, [cell.mean for cell in bars], width * 0.92, color=color, alpha=alpha, label=part)
         for place, cell in zip(places, bars, strict=True):
             spread = np.linspace(-0.28, 0.28, len(cell.by_class)) * width
-            axes.plot(place + spread, cell.by_class, ".", color="black", markersize=3.5, alpha=0.7)
+            axes.plot(place + spread, cell.by_class, ".", color=INK, markersize=3.5)
     axes.set_xticks(range(len(LAYERS)), [layer.replace("_", " ") + " layer" for layer in LAYERS])
     axes.set_ylabel("Δ, mean Hamming distance")
-    axes.set_title(title, fontsize=11)
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=False, axis="x")
     axes.yaxis.set_major_locator(MaxNLocator(6))
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    return render(figure)
+    figure.legend(loc="outside lower center", ncols=4)
+    return both(figure)

@@ -1,7 +1,6 @@
 """The strongest activations of some maps, each projected to pixels, beside the image's part that it sees (figure 2)."""
 
 import math
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,13 +9,22 @@ from matplotlib.figure import Figure
 
 from harness.analyses.base import STRONGEST, Subject, short
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, image_tile, mosaic, padded, render, signed_tile
+from harness.pictures import (
+    FAINT,
+    Drawing,
+    add_title,
+    both,
+    for_tiles,
+    image_tile,
+    mosaic,
+    padded,
+    signed_tile,
+    title_lines,
+)
 from interpret.deconvnet import Activations, receptive_fields, reconstruct, strongest_activations
 
 NEEDS = ("images",)
 MAPS_SHOWN = 12  # of each convolution, if --maps names none
-TINT = "#dde6f4"  # of the ground behind tiles, which may be white themselves
-FAINT = "#4a5568"  # of small words
 
 TEXT = """\
 Zeiler & Fergus, section 2.1 and figure 2. {what} Left what the deconvnet projects back to the pixels (each on its own \
@@ -97,7 +105,7 @@ def activation_tiles(subject: Subject, layer: str, found: Activations) -> tuple[
     return projected, patches
 
 
-def draw(entries: Sequence[tuple[str, list, list]], title: str) -> np.ndarray:
+def draw(entries: Sequence[tuple[str, list, list]], title: str) -> Drawing:
     """For each map its projections (left) and the image patches that they come from (right), four in a row.
 
     `entries` holds (heading, projection tiles, patch tiles) a map or picture, all tiles of one size.
@@ -105,23 +113,23 @@ def draw(entries: Sequence[tuple[str, list, list]], title: str) -> np.ndarray:
     columns = min(4, len(entries))
     rows, headroom = math.ceil(len(entries) / columns), 0.36 + 0.14 * ("\n" in entries[0][0])  # inches above each
     width = 1.98 * columns + 0.08
-    lines = textwrap.wrap(title, max(12, int(width / 0.105)))  # a letter of a title takes 0.105 inches
-    top = 0.15 + 0.2 * len(lines) + headroom
-    figure = Figure(figsize=(width, rows * 0.93 + (rows - 1) * headroom + top + 0.08), dpi=DPI, facecolor=TINT)
-    figure.suptitle("\n".join(lines), fontsize=11, y=1 - 0.1 / figure.get_figheight(), va="top")
+    top = 0.15 + 0.2 * len(title_lines(title, width)) + headroom
+    figure = Figure(figsize=(width, rows * 0.93 + (rows - 1) * headroom + top + 0.08))
+    add_title(figure, title)
     set_margins(figure, top=top, bottom=0.08, left=0.08, right=0.08)
     gaps = {"wspace": 0.05, "hspace": headroom / 0.93}
     grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=gaps).ravel()
-    for axes in grid:
+    for axes in grid[len(entries) :]:
         axes.set_axis_off()
     for axes, (heading, projections, patches) in zip(grid, entries, strict=False):
-        left, right = mosaic(projections, 3), mosaic(patches, 3)
+        left, right = mosaic(projections, 3, margin=2), mosaic(patches, 3, margin=2)
         gutter = np.zeros((len(left), 8, 4), dtype=np.float32)
-        axes.imshow(np.concatenate([left, gutter, right], axis=1), interpolation="nearest")
-        axes.set_title(heading, fontsize=8.5, pad=12)
+        axes.imshow(np.concatenate([left, gutter, right], axis=1), interpolation="none")
+        for_tiles(axes)
+        axes.set_title(heading, pad=12)
         for label, middle in (("reconstruction", left.shape[1] / 2), ("image", left.shape[1] * 1.5 + 8)):
-            axes.text(middle, -3, label, fontsize=7.5, ha="center", va="bottom", color=FAINT)
-    return render(figure)
+            axes.text(middle, -3, label, fontsize=8, ha="center", va="bottom", color=FAINT)
+    return both(figure)
 
 
 def set_margins(figure: Figure, *, top: float, bottom: float, left: float, right: float) -> None:

@@ -7,10 +7,10 @@ import torch
 from matplotlib.figure import Figure
 
 from harness.analyses.base import Subject, short
-from harness.analyses.deconvnet import TINT, activation_rows, activation_tiles, set_margins
+from harness.analyses.deconvnet import activation_rows, activation_tiles, set_margins
 from harness.analyses.findings import Findings, Picture, Table
 from harness.flops import flops_per_image
-from harness.pictures import DPI, mosaic, render
+from harness.pictures import Drawing, add_title, both, for_tiles, mosaic
 from interpret.deconvnet import Activations
 from interpret.evolution import evolution
 
@@ -55,27 +55,26 @@ def analyze(subject: Subject) -> Findings:
     return Findings("Evolution", text, pictures, [table], printed)
 
 
-def draw(epochs: Sequence[int], entries: Sequence[tuple[str, list, list]], title: str) -> np.ndarray:
+def draw(epochs: Sequence[int], entries: Sequence[tuple[str, list, list]], title: str) -> Drawing:
     """A row a map, a column an epoch; each the projection and, right of it, its image patch.
 
     `entries` holds (heading, projection tiles, patch tiles) a map, a tile an epoch.
     """
     column = min(1.55, max(1.2, 7.1 / len(epochs)))  # inches: five columns are as wide as a page
     width, height = max(6.5, column * len(epochs) + 0.9), 0.53 * column * len(entries) + 0.95
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=TINT)
-    figure.suptitle(title, fontsize=11, y=1 - 0.1 / height, va="top")
+    figure = Figure(figsize=(width, height))
+    add_title(figure, title)
     halves = "left: reconstruction of the map's strongest activation over the test images; right: its image"
-    figure.text(0.5, 1 - 0.42 / height, halves, fontsize=8.5, ha="center", va="center")
+    figure.text(0.1 / width, 1 - 0.42 / height, halves, va="center")
     set_margins(figure, top=0.8, bottom=0.08, left=0.85, right=0.06)
     grid = figure.subplots(len(entries), len(epochs), squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
     for row, (heading, projections, images) in zip(grid, entries, strict=True):
         for axes, left, right in zip(row, projections, images, strict=True):
-            axes.imshow(mosaic([left, right], 2), interpolation="nearest")
+            axes.imshow(mosaic([left, right], 2, margin=2), interpolation="none")
             if not left.any():
-                axes.text(0.5, 0.5, "not active", transform=axes.transAxes, ha="center", va="center", fontsize=8.5)
-            axes.set(xticks=[], yticks=[], facecolor=TINT)
-            axes.spines[:].set_visible(False)
-        row[0].set_ylabel(heading, rotation=0, ha="right", va="center", fontsize=8.5)
+                axes.text(0.5, 0.5, "not active", transform=axes.transAxes, ha="center", va="center")
+            for_tiles(axes)
+        row[0].set_ylabel(heading, rotation=0, ha="right", va="center")
     for axes, epoch in zip(grid[0], epochs, strict=True):
-        axes.set_title(f"epoch {epoch}", fontsize=9)
-    return render(figure)
+        axes.set_title(f"epoch {epoch}")
+    return both(figure)

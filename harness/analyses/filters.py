@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, mosaic, opaque_tile, render
+from harness.pictures import Drawing, add_title, both, for_tiles, mosaic, opaque_tile
 from interpret.chain import convolutions
 from interpret.filters import filter_pictures, strongest_filters
 
@@ -52,7 +52,7 @@ def analyze(subject: Subject) -> Findings:
 
 def draw(
     pictures: Sequence[np.ndarray], labels: Sequence[str], heads: Sequence[str], limit: np.ndarray, title: str
-) -> np.ndarray:
+) -> Drawing:
     """Filters (1 or 3 channels, height, width) in [0, 1], 0.5 for weight zero, under their labels, with a scale.
 
     Eight in a row; with `heads`, which stand before the rows, as many as share out evenly. `limit` is the absolute
@@ -60,20 +60,19 @@ def draw(
     """
     columns, zoom, gap = len(pictures) // len(heads) if heads else 8, 12, 22  # the gap leaves room for the label
     height, width = (side * zoom + gap for side in pictures[0].shape[1:])
-    sheet = mosaic([opaque_tile(picture) for picture in pictures], columns, zoom=zoom, gap=gap)
-    figure = Figure(figsize=(8, 6.9 * sheet.shape[0] / sheet.shape[1] + 0.75), dpi=DPI, layout="constrained")
+    sheet = mosaic([opaque_tile(picture) for picture in pictures], columns, zoom=zoom, gap=gap, margin=gap)
+    figure = Figure(figsize=(8, 6.9 * sheet.shape[0] / sheet.shape[1] + 0.75), layout="constrained")
+    add_title(figure, title)
     axes = figure.subplots()
-    axes.imshow(sheet, interpolation="nearest")
-    axes.set_axis_off()
+    axes.imshow(sheet, interpolation="none")
+    for_tiles(axes)
     for number, label in enumerate(labels):
-        axes.text(number % columns * width, number // columns * height - 3, label, fontsize=8, va="bottom")
+        axes.text(gap + number % columns * width, gap + number // columns * height - 3, label, va="bottom")
     for number, head in enumerate(heads):
-        axes.text(-gap / 2, (number + 0.5) * height - gap / 2, head, fontsize=9, ha="right", va="center")
-    by_map = "\na row a feature map, those with the largest weights; above a filter the map that it reads"
-    axes.set_title(title + by_map * bool(heads), fontsize=10.5, pad=20)
+        axes.text(-gap / 2, (number + 0.5) * height + gap / 2, head, ha="right", va="center")
     label = "weight of each color" if len(pictures[0]) == 3 else "weight"
     _draw_scale(figure, limit, label, ax=axes, fraction=0.03, pad=0.02, shrink=0.9)
-    return render(figure)
+    return both(figure)
 
 
 def _draw_scale(figure: Figure, limit: np.ndarray, label: str, **place: object) -> None:

@@ -1,4 +1,4 @@
-"""What an analysis found, as files: figures (PNG), tables (CSV and Markdown), and a record of both (JSON).
+"""What an analysis found, as files: figures (PNG and SVG), tables (CSV and Markdown), and a record of both (JSON).
 
 The record, `<name>.json`, also holds how to read them and where they come from: network, epoch, image sets, command.
 `index.html` and the report are made from the records alone. See __init__.py for who writes and reads them.
@@ -12,20 +12,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from harness.files import os_errors_as, read_file, write_atomically
-from harness.pictures import SHARPNESS, png_bytes
+from harness.pictures import SHARPNESS, Drawing, png_bytes
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure to be written as `name`.png: pixels uint8 (height, width, 3), and in words what it shows."""
+    """A figure to be written as `name`.png, for a slide, and `name`.svg, for a page; and in words what it shows."""
 
     name: str
-    pixels: np.ndarray
+    drawing: Drawing
     title: str
 
 
@@ -74,9 +73,11 @@ def write_findings(folder: Path, name: str, findings: Findings, provenance: dict
     record = {"name": name, "heading": findings.heading, "text": findings.text, **provenance}
     record |= {"figures": [], "tables": []}
     for picture in findings.pictures:
-        file, (height, width) = f"{picture.name}.png", (side // SHARPNESS for side in picture.pixels.shape[:2])
-        write_atomically(folder / file, png_bytes(picture.pixels, colors=None))
-        record["figures"].append({"file": file, "title": picture.title, "width": width, "height": height})
+        files = {"file": f"{picture.name}.png", "svg": f"{picture.name}.svg"}
+        height, width = (side // SHARPNESS for side in picture.drawing.pixels.shape[:2])
+        write_atomically(folder / files["file"], png_bytes(picture.drawing.pixels, colors=None))
+        write_atomically(folder / files["svg"], picture.drawing.svg)
+        record["figures"].append({**files, "title": picture.title, "width": width, "height": height})
     for table in findings.tables:
         files = {"file": f"{table.name}.csv", "markdown": f"{table.name}.md"}
         write_atomically(folder / files["file"], table.as_csv().encode())
@@ -97,8 +98,9 @@ def read_record(folder: Path, name: str) -> dict | None:
         whole = isinstance(record["epoch"], int) and isinstance(record["dataset"], dict)
         for table in record["tables"]:
             whole = whole and all(len(row) == len(table["header"]) for row in table["rows"])
-        for each in (*record["figures"], *record["tables"]):
-            file = folder / each["file"]
+        shown = (*record["figures"], *record["tables"])
+        for name_of_file in (each[key] for each in shown for key in ("file", "svg") if key in each):
+            file = folder / name_of_file
             whole = whole and file.parent == folder and file.is_file()  # beside the record only
             if file.suffix == ".png":
                 with Image.open(file) as picture:

@@ -6,14 +6,15 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, framed, image_tile, mosaic, render
+from harness.pictures import INK, Drawing, add_title, both, for_tiles, image_tile, mosaic
 from interpret.invariance import Invariance, invariance, transform
 
 NEEDS = ("images",)
+GAP = 6  # pixels between the examples
 AVERAGED = 200  # random images that the curves' mean is over
 COLORS = [colormaps["tab10"](index) for index in range(10)]  # of the images shown
 UNITS = {"translation": "pixels down", "scale": "factor", "rotation": "degrees anticlockwise"}
@@ -44,8 +45,8 @@ def analyze(subject: Subject) -> Findings:
         results.append(invariance(subject.model, inputs, labels, kind, list(amounts), fill=gray))
         moved = [transform(inputs[: len(shown)], kind, amount, fill=gray) for amount in moves]
         pixels = [subject.images.pixels(images).cpu().numpy() for images in moved]
-        tiles = [framed(image_tile(images[row]), COLORS[row]) for row in range(len(shown)) for images in pixels]
-        examples.append(mosaic(tiles, len(moves), zoom=2, gap=3))
+        tiles = [image_tile(images[row]) for row in range(len(shown)) for images in pixels]
+        examples.append(mosaic(tiles, len(moves), zoom=2, gap=GAP, margin=GAP))
     names = [subject.images.classes[label] for label in labels[: len(shown)].tolist()]
     title = f"Invariance: {subject.source}"
     captions, asked = subject.captions(shown.tolist()), f"p({subject.asked_class})"
@@ -92,7 +93,7 @@ def curve_rows(result: Invariance, ids: Sequence[str], names: Sequence[str]) -> 
 
 def draw(
     results: Sequence[Invariance], examples: Sequence[np.ndarray], captions: Sequence[str], asked: str, title: str
-) -> np.ndarray:
+) -> Drawing:
     """A row a transformation; examples, distance at two depths, the probability that `asked` names.
 
     A thin line for each of the first images, which `captions` labels, and a thick one for the mean of any others.
@@ -100,35 +101,34 @@ def draw(
     """
     shown = len(captions)
     averaged = results[0].first.shape[1] - shown
-    figure = Figure(figsize=(8, 2.1 * len(results) + 1.0), dpi=DPI, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure = Figure(figsize=(8, 2.1 * len(results) + 1.0), layout="constrained")
+    add_title(figure, title)
     grid = figure.subplots(len(results), 4, squeeze=False, width_ratios=(1.0, 1.35, 1.35, 1.35))
     for (picture, *plots), result, example in zip(grid, results, examples, strict=True):
-        picture.imshow(example, interpolation="nearest")
-        picture.set_axis_off()
+        picture.imshow(example, interpolation="none")
+        for_tiles(picture)
+        height = (len(example) - GAP) / shown
+        for row in range(shown):  # a frame in the color of its line
+            frame = (GAP / 2, GAP / 2 + row * height), example.shape[1] - GAP, height
+            picture.add_patch(Rectangle(*frame, fill=False, edgecolor=COLORS[row], linewidth=1.2))
         for axes, values in zip(plots, curves(result), strict=True):
             if not np.isfinite(values).any():
-                axes.text(0.5, 0.5, "not active", transform=axes.transAxes, ha="center", fontsize=9)
+                axes.text(0.5, 0.5, "not active", transform=axes.transAxes, ha="center")
                 axes.set_axis_off()
                 continue
             for image in range(shown):
-                axes.plot(result.amounts, values[:, image], color=COLORS[image], linewidth=1, alpha=0.85)
+                axes.plot(result.amounts, values[:, image], color=COLORS[image], linewidth=1)
             if averaged:
-                axes.plot(result.amounts, mean_over_images(values[:, shown:]), color="black", linewidth=2.4)
-            axes.set_xlabel(f"{result.kind}, {UNITS[result.kind]}", fontsize=8.5)
+                axes.plot(result.amounts, mean_over_images(values[:, shown:]), color=INK, linewidth=2.4)
+            axes.set_xlabel(f"{result.kind}, {UNITS[result.kind]}")
             axes.set_ylim(bottom=0)
-            axes.grid(alpha=0.3)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.tick_params(labelsize=8)
             if result.kind == "rotation":
                 axes.set_xticks(range(0, 361, 90))
         plots[2].set_ylim(0, 1.02)
     headings = ("examples", "first layer:\ndistance / length", "last hidden layer:\ndistance / length", asked)
     for axes, heading in zip(grid[0], headings, strict=True):
-        axes.set_title(heading, fontsize=9)
+        axes.set_title(heading)
     labels = [*captions, *[f"mean of {averaged} images"] * (averaged > 0)]
-    lines = [Patch(color=color) for color in (*COLORS[:shown], "black")[: len(labels)]]
-    figure.legend(
-        lines, labels, loc="outside lower center", ncols=3 if averaged == 0 else 6, frameon=False, fontsize=8.5
-    )
-    return render(figure)
+    lines = [Patch(color=color) for color in (*COLORS[:shown], INK)[: len(labels)]]
+    figure.legend(lines, labels, loc="outside lower center", ncols=3 if averaged == 0 else 6)
+    return both(figure)

@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import DPI, image_tile, opaque_tile, render, signed_tile
+from harness.pictures import TEST, Drawing, add_title, both, image_tile, opaque_tile, signed_tile
 from interpret.deconvnet import reconstruct
 from interpret.occlusion import OcclusionMaps, occlusion
 
@@ -65,19 +65,19 @@ def occlusion_rows(
 
 def draw(
     tiles: Sequence[tuple], maps: OcclusionMaps, captions: Sequence[str], classes: Sequence[str], asked: str, title: str
-) -> np.ndarray:
+) -> Drawing:
     """A row an image: the image, total activation, projection, p(the class `asked` for), answer.
 
     `tiles` holds each image and its projection. The maps lie over the image where the square's center was.
     """
     count, (height, width, _) = len(tiles), tiles[0][0].shape
-    figure = Figure(figsize=(8, 1.5 * count + 2), dpi=DPI, layout="constrained")
-    figure.suptitle(title + "\n" * (count <= 2), fontsize=11)  # else the layout puts a heading into it
+    figure = Figure(figsize=(8, 1.5 * count + 2), layout="constrained")
+    add_title(figure, title)
     grid = figure.subplots(count, 5, squeeze=False)
     down, across = ((starts + maps.size / 2).tolist() for starts in (maps.rows, maps.columns))  # the squares' centers
     steps = [(places[-1] - places[0]) / max(1, len(places) - 1) / 2 for places in (down, across)]
     extent = (across[0] - steps[1], across[-1] + steps[1], down[-1] + steps[0], down[0] - steps[0])
-    over = {"extent": extent, "interpolation": "nearest"}
+    over = {"extent": extent, "interpolation": "none"}
     colors = colormaps["tab10"] if len(classes) <= 10 else colormaps["nipy_spectral"].resampled(len(classes))
     norm = BoundaryNorm(np.arange(len(classes) + 1) - 0.5, len(classes))
     # Transparent where the square costs nothing, so that the image is seen there.
@@ -89,7 +89,7 @@ def draw(
     for row, (axes, (image, projection)) in enumerate(zip(grid, tiles, strict=True)):
         gray = opaque_tile(image[:, :, :3].mean(axis=2)[None])
         for each, tile in zip(axes, (image, gray, projection, gray, gray), strict=True):
-            each.imshow(tile, interpolation="nearest", extent=(0, width, height, 0))
+            each.imshow(tile, interpolation="none", extent=(0, width, height, 0))
         strength = axes[1].imshow(shares[row].numpy(), **scale, **over)
         probability = axes[3].imshow(maps.probability[row].numpy(), **scale, **over)
         other = np.ma.masked_equal(maps.predicted[row].numpy(), int(maps.clean_predicted[row]))
@@ -97,21 +97,21 @@ def draw(
         answered |= {*other.compressed().tolist()}
         worst = divmod(int(maps.probability[row].argmin()), len(across))
         corner = float(maps.columns[worst[1]]), float(maps.rows[worst[0]])
-        axes[0].add_patch(Rectangle(corner, maps.size, maps.size, fill=False, edgecolor="#e4572e", linewidth=1.6))
+        axes[0].add_patch(Rectangle(corner, maps.size, maps.size, fill=False, edgecolor=TEST, linewidth=1.6))
         for each in axes:
             each.set(xlim=(0, width), ylim=(height, 0), anchor="N")  # else a color bar moves its column
             each.set_axis_off()
         caption = captions[row].replace(": ", "\n")  # an own picture's name stands above its class
-        axes[0].set_title(f"{caption}, p = {maps.clean_probability[row]:.2f}", fontsize=8.5, pad=3)
-        axes[1].set_title(f"map {int(maps.strongest_map[row])}", fontsize=8.5, pad=3)
+        axes[0].set_title(f"{caption}, p = {maps.clean_probability[row]:.2f}", pad=3)
+        axes[1].set_title(f"map {int(maps.strongest_map[row])}", pad=3)
     strongest = "total activation of\nthe strongest map"
     headings = ("image", strongest, "its reconstruction", f"p({asked})", "answer,\nwhere it changes")
     for axes, heading in zip(grid[0], headings, strict=True):
-        axes.set_title(f"{heading}\n{axes.get_title()}".strip(), fontsize=9, pad=4)
+        axes.set_title(f"{heading}\n{axes.get_title()}".strip(), pad=4)
     # All rows share one scale, so that any of them stands for the color bar.
     for shown, column, form in ((strength, 1, PercentFormatter(1)), (probability, 3, None)):
         figure.colorbar(shown, ax=grid[:, column], location="bottom", shrink=0.9, aspect=12, format=form)
     swatches = [Patch(color=colors(norm(index)), alpha=0.75, label=classes[index]) for index in sorted(answered)]
     if swatches:
-        figure.legend(handles=swatches, loc="outside lower center", ncols=5, frameon=False, fontsize=10)
-    return render(figure)
+        figure.legend(handles=swatches, loc="outside lower center", ncols=5)
+    return both(figure)

@@ -17,6 +17,7 @@ from harness.flags import FLAGS, RESULT_FLAGS, run_name
 from harness.grid.rows import SCRIPT_WORDS, parser_of
 from harness.metrics import EpochMetrics, aligned, best_values, read_metrics
 
+MORE_ACCURACIES = ("average_accuracy", "tta_accuracy", "average_tta_accuracy")  # shown where a run has them
 SORTED_BY = ("run", "status", "epoch", "test/accuracy", "test/loss")
 
 
@@ -93,11 +94,16 @@ def table_of(runs: list[ListedRun]) -> list[str]:
     differ = [flag for flag in RESULT_FLAGS if flag != "epochs" and len({run.setting(flag) for run in runs}) > 1]
     settings = [] if named else differ
     texts = ["run", *(flag.replace("_", "-") for flag in settings), "status"]  # aligned to the left
-    rows = [[*texts, "epoch", *("best", "last") * 2]]
-    for run in runs:
+    lasts = [run.history[-1].measured if run.history else {} for run in runs]
+    more = [field for field in MORE_ACCURACIES if any(field in last for last in lasts)]
+    names = [field.removesuffix("_accuracy").replace("_", "+") for field in more]
+    rows = [[*texts, "epoch", "best", "last", *names, "best", "last"]]
+    for run, last in zip(runs, lasts, strict=True):
         epoch = f"{len(run.history)}/{run.config['flags'].get('epochs', '?')}"
-        metrics = [aligned(value, 7).strip() for value in run.metrics()] if run.history else ["–"] * 4
-        rows.append([run.folder.name, *map(run.setting, settings), run.status, epoch, *metrics])
+        best, at_last, *losses = run.metrics() if run.history else [None] * 4
+        metrics = (best, at_last, *map(last.get, more), *losses)
+        cells = ["–" if value is None else aligned(value, 7).strip() for value in metrics]
+        rows.append([run.folder.name, *map(run.setting, settings), run.status, epoch, *cells])
     columns = []
     for number, column in enumerate(zip(*rows, strict=True)):
         cells = [one_line(str(cell)) for cell in column]

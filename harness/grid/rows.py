@@ -13,13 +13,13 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.files import read_file
 from harness.flags import ROW_FLAGS, is_new_folder_name, parse_row_flags, training_parser
-from harness.image_sets import CNN, RNN
+from harness.image_sets import CNN, IMAGE_SETS, RNN, sets_for
 from harness.metrics import METRICS
 
 AUTO_PRECISION = {CNN: "bf16", RNN: "fp32"}  # what --precision auto means for a script's rows
 SCRIPT_WORDS = {"cnn": CNN, "rnn": RNN}  # what --only calls all rows of a script, and how its experiments begin
 
-_ROW_KEYS = {"name": str, "script": str, "flags": dict, "title": str, "printed": dict, "note": str}
+_ROW_KEYS = {"name": str, "script": str, "flags": dict, "title": str, "data": str, "printed": dict, "note": str}
 
 parser_of = functools.cache(functools.partial(training_parser, description=""))  # by the script's name
 
@@ -32,9 +32,9 @@ class Row:
     script: str  # "cnn_cifar10" or "rnn_mnist"
     flags: dict
     title: str
+    data: str | None = None  # what --data is, where that is not the script's default
     printed: dict[str, float] = field(default_factory=dict)  # of METRICS; empty where the original printed none
     note: str = ""
-    data: str | None = None  # what --data is, where that is not the script's default
 
 
 def load_grid(path: Path) -> tuple[list[Row], Row | None]:
@@ -69,9 +69,7 @@ def load_grid(path: Path) -> tuple[list[Row], Row | None]:
             if not isinstance(table, dict) or table.keys() != {"flags"}:
                 raise UserError("it must be a table with one key, flags")
             own = {"name": "cnn-mnist", "script": SCRIPT_WORDS["cnn"], "title": "the CNN on MNIST"}
-            comparison = replace(_read_row(own | table), data="mnist")
-            if comparison.flags.get("channels") == "rgb":
-                raise UserError("channels rgb needs color images, and MNIST has none")
+            comparison = _read_row(own | {"data": "mnist"} | table)
     except UserError as error:
         raise UserError(f"{path}, {place}: {error}") from error
     return list(rows.values()), comparison
@@ -127,6 +125,8 @@ def _read_row(table: object) -> Row:
         raise UserError(f"--only {row.name} already means all rows of {SCRIPT_WORDS[row.name]}; choose another name")
     if row.script not in (CNN, RNN):
         raise UserError(f"script must be one of {CNN}, {RNN}, not {row.script!r:.60}")
+    if row.data not in (None, *sets_for(row.script)):
+        raise UserError(f"data must be one of {', '.join(sets_for(row.script))}, not {row.data!r:.60}")
     if not row.title.strip() or not row.title.isprintable():
         raise UserError("title must be one line of text")
     for metric, value in row.printed.items():
@@ -136,4 +136,6 @@ def _read_row(table: object) -> Row:
         if type(value) not in (int, float) or not 0 <= value <= most:  # nor is NaN
             raise UserError(f"printed {metric} must be a loss of at least 0, or an accuracy up to 1, not {value!r:.60}")
     flags = parse_row_flags(parser_of(row.script), row.flags)
+    if flags.get("channels") == "rgb" and row.data and IMAGE_SETS[sets_for(row.script)[row.data]].channels == 1:
+        raise UserError(f"channels rgb needs color images, and {row.data} has none")
     return replace(row, flags=flags, printed={metric: float(value) for metric, value in row.printed.items()})

@@ -1,20 +1,13 @@
-"""The report's charts as SVG, one file for light and dark ground, the same bytes for the same numbers.
+"""The report's charts as SVG, in the style of harness/pictures.py, the same bytes for the same numbers.
 
-Matplotlib draws for a light ground; a style sheet put into the file replaces each color by its twin where the reader's
-system is dark. That works in an <img> of a README as in a page, and every other viewer sees the light picture.
 Each chart is one panel, narrow enough for a phone; a page has as many in a line as there is room for.
 `figures` says which numbers go into which chart.
 """
 
-import io
 import math
-import re
-import warnings
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -22,43 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
-from harness.pictures import PLAIN
+from harness.pictures import FAINT, INK, SERIES, TEST, TRAIN, in_style, svg
 
-INK, FAINT, GRID, GROUND = "#1b1f24", "#59636e", "#d9dfe5", "#ffffff"
-TRAIN, TEST, THIRD, FOURTH, FIFTH = "#3a62c9", "#d95319", "#00875a", "#8a4fbf", "#a87b00"
-DARK = {INK: "#e6edf3", FAINT: "#9198a1", GRID: "#2f353d", GROUND: "#0d1117"}
-DARK |= {TRAIN: "#7d9cf0", TEST: "#ff8c5a", THIRD: "#3fc08f", FOURTH: "#c297ef", FIFTH: "#dcb13c"}
-SERIES = (TEST, TRAIN, THIRD, FOURTH, FIFTH, FAINT)  # distinct to the color-blind; line styles help
 _MARKERS = "os^Dv*"
 WIDTH = 4.3  # inches of a panel: two fill a page, one a phone
-DPI = 72  # points are pixels in SVG
-
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "text.color": INK,
-    "text.parse_math": False,  # a row may be called "$^$"
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "axes.facecolor": GROUND,
-    "figure.facecolor": GROUND,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "axes.titlesize": 9.0,
-    "lines.linewidth": 1.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-}
-for _ticks in ("xtick", "ytick"):  # without marks: the grid lines are enough
-    STYLE |= {f"{_ticks}.color": FAINT, f"{_ticks}.labelcolor": INK, f"{_ticks}.major.size": 0.0}
-in_style = matplotlib.rc_context(PLAIN | STYLE)  # decorates what draws
 
 
 @dataclass(frozen=True)
@@ -120,11 +80,13 @@ def dot_chart(title: str, lines: Sequence[Dots], xlabel: str, scale: str, legend
 
 
 @in_style
-def lines_chart(title: str, xlabel: str, ylabel: str, lines: Sequence[tuple[str, Sequence, Sequence]]) -> bytes:
-    """Lines (label, x, y), each named at its end, y from 0 to 1."""
+def lines_chart(
+    title: str, xlabel: str, ylabel: str, lines: Sequence[tuple[str, Sequence, Sequence]], top: float = 1
+) -> bytes:
+    """Lines (label, x, y), each named at its end, y from 0 to `top`."""
     figure, axes = _panel(title, 2.6, right=0.95)
-    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.02))
-    ends = spread_out([y[-1] for _, _, y in lines], 0.07)
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.02 * top))
+    ends = spread_out([y[-1] for _, _, y in lines], 0.07 * top)
     for index, ((label, x, y), place) in enumerate(zip(lines, ends, strict=True)):
         color = SERIES[index % len(SERIES)]
         axes.plot(x, y, ms=3, lw=1.2, color=color, marker=_MARKERS[index % 6])
@@ -162,7 +124,7 @@ def _panel(
     columns = next(fit, 1)
     top = 0.36 + 0.17 * math.ceil(len(handles) / columns)
     total = top + height + 0.45
-    figure = Figure(figsize=(WIDTH, total), dpi=DPI)
+    figure = Figure(figsize=(WIDTH, total))
     figure.text(0.1 / WIDTH, 1 - 0.16 / total, _cut(title, 52), fontsize=9.5, weight="bold", va="center")
     axes = figure.add_axes((left / WIDTH, 0.45 / total, 1 - (left + right) / WIDTH, height / total))
     if handles:
@@ -266,34 +228,3 @@ def spread_out(places: Sequence[float], gap: float) -> list[float]:
 
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-# -- SVG ---------------------------------------------------------------------------------------------------------------
-
-
-def svg(figure: Figure) -> bytes:
-    """The figure as SVG whose colors follow a dark page; the same bytes for the same figure."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the viewer's font will have it
-        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=metadata)
-    drawing = buffer.getvalue().decode()
-    # Smaller: two decimals in place of six, one in paths without curves; no names of groups, no turns by nothing, no
-    # line breaks; short names of what is referred to.
-    drawing = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda part: re.sub(r"(\.\d\d)\d+", r"\1", part[0]), drawing)
-    drawing = re.sub(r' d="M[^C"]*"', lambda part: re.sub(r"(\.\d)\d", r"\1", part[0]), drawing)
-    drawing = re.sub(r' transform="rotate\(-0 [^"]*"|<g id="\w+"/>|(?<=>)\s+(?=<)|\s*\n', "", drawing)
-    drawing = re.sub(r'<g id="\w+">', "<g>", drawing).replace("font-family: 'DejaVu Sans'; ", "")
-    numbers: dict[str, int] = defaultdict(lambda: len(numbers))
-    drawing = re.sub(r'((?:#|id=")[mp])([0-9a-f]{10})', lambda part: f"{part[1]}{numbers[part[2]]}", drawing)
-    # A class for each style, whose rule stands once in the style sheet, and again with its colors for a dark ground.
-    styles: dict[str, int] = defaultdict(lambda: len(styles))
-    drawing = re.sub(r'(<[^>]*) style="([^"]*)"', lambda tag: f'{tag[1]} class="c{styles[tag[2]]}"', drawing)
-    rules = "".join(f".c{number}{{{style}}}" for style, number in styles.items())
-    dark = "".join(f".c{number}{{{style}}}" for style, number in styles.items() if "#" in style)
-    dark = re.sub("|".join(DARK), lambda color: DARK[color[0]], dark)
-    fonts = "text{font-family:'DejaVu Sans',Verdana,sans-serif}"
-    # `screen`, because paper is white for everybody.
-    sheet = f"{fonts}{rules}@media screen and (prefers-color-scheme:dark){{{dark}}}</style>"
-    return drawing.replace("</style>", sheet, 1).encode()

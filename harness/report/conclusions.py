@@ -4,6 +4,8 @@ The sentences are in templates/, which choose them by these numbers; nothing her
 """
 
 import csv
+import functools
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -15,13 +17,14 @@ from harness.analyses.first_rows import FILE as FIRST_ROWS
 from harness.files import read_file
 from harness.flags import RESULT_FLAGS, flag_label
 from harness.grid.runs import FINISHED, RowRuns, Run, complete_runs
-from harness.metrics import METRICS
+from harness.metrics import METRICS, EpochMetrics
 from harness.report import results
-from harness.report.results import PART, bests, guessing_loss, lasts, learned, setting, worst_drops
+from harness.report.results import PART, bests, distances, guessing_loss, lasts, learned, setting, worst_drops
 from harness.report.statistics import (
     LEVEL,
     Estimate,
     Sample,
+    difference_of_shares,
     number,
     plainly_not_normal,
     prediction_interval,
@@ -156,13 +159,19 @@ def best_setting(rows: Sequence[RowRuns]) -> dict | None:
 
 def _is_beginning_of(shorter: RowRuns, longer: RowRuns) -> bool:
     """Whether the runs of one row are, number for number, how those of the other began, seed by seed."""
-    short, long = (  # epochs without their seconds
-        {run.seed: [epoch._replace(seconds=0) for epoch in run.history] for run in row.complete}
-        for row in (shorter, longer)
-    )
+    short, long = ({run.seed: _without_seconds(run) for run in row.complete} for row in (shorter, longer))
     return short.keys() == long.keys() and all(
         len(epochs) < len(long[seed]) and epochs == long[seed][: len(epochs)] for seed, epochs in short.items()
     )
+
+
+def _without_seconds(run: Run) -> list[EpochMetrics]:
+    return [epoch._replace(seconds=0) for epoch in run.history]
+
+
+def same_bits(run: Run, other: Run) -> bool:
+    """Whether all metrics of all epochs are equal."""
+    return _without_seconds(run) == _without_seconds(other)
 
 
 # -- stability ---------------------------------------------------------------------------------------------------------
@@ -176,6 +185,7 @@ class CellDrop:
     rows: list[RowRuns]
     drop: Estimate
     typical_sd: float | None  # of the best test accuracy over seeds: the root of the rows' mean square
+    failed: tuple[int, int]  # runs that did not learn, of all finished ones
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -197,27 +207,50 @@ def drops_by_cell(rows: Sequence[RowRuns]) -> list[CellDrop]:
         of_cell = [of_setting[key] for key in shared]
         deviations = [sd for row in of_cell if (sd := bests(row.complete, "test_accuracy").sd) is not None]
         typical = math.hypot(*deviations) / math.sqrt(len(deviations)) if deviations else None
-        cells.append(CellDrop(cell, of_cell, mean_drop(of_cell), typical))
+        well, finished = map(sum, zip(*map(learned, of_cell), strict=True))
+        cells.append(CellDrop(cell, of_cell, mean_drop(of_cell), typical, (finished - well, finished)))
     return cells
 
 
-def mean_drop(rows: Sequence[RowRuns], less: Sequence[RowRuns] = ()) -> Estimate:
-    """The rows' mean worst drop, or by how much it is larger than that of the rows `less`."""
+def mean_drop(
+    rows: Sequence[RowRuns], less: Sequence[RowRuns] = (), measure: Callable[[RowRuns], Sample] = worst_drops
+) -> Estimate:
+    """The rows' mean worst drop, or another measure, or by how much it is larger than that of the rows `less`."""
     weights = [1 / len(rows)] * len(rows) + [-1 / len(less) for _ in less]
-    return weighted_sum([worst_drops(row) for row in (*rows, *less)], weights)
+    return weighted_sum([measure(row) for row in (*rows, *less)], weights)
 
 
-def steadier_than_rnn(rows: Sequence[RowRuns]) -> dict[str, str]:
-    """Whether each gated cell trains more steadily than RNN by the mean worst drop: a key of MARKS.
+@dataclass(frozen=True)
+class Contest:
+    """Whether a cell is more stable than another by one measure, which is the smaller the more stable."""
 
-    Where runs diverged nobody can tell; empty if RNN shares no setting with them.
-    """
-    plain, *gated = drops_by_cell(rows) or [None]
-    if not plain or plain.cell != "rnn":
-        return {}
-    signs = {each.cell: mean_drop(plain.rows, each.rows).sign for each in gated}
-    verdicts = {1: "agrees", -1: "differs", 0: "cannot tell"}
-    return {cell: verdicts[0 if diverged_cells(rows) else sign] for cell, sign in signs.items()}
+    cell: str
+    other: str
+    measure: str
+    difference: Estimate  # the cell's less the other's
+    verdict: str  # a key of MARKS: whether "it is more stable" agrees with the runs
+
+
+def contests(rows: Sequence[RowRuns]) -> list[Contest]:
+    """Each cell against those before it, by three measures. What diverged has no drop: then two cannot tell."""
+    verdicts, diverged = {-1: "agrees", 1: "differs", 0: "cannot tell"}, diverged_cells(rows)
+    found = []
+    for other, cell in itertools.combinations(drops_by_cell(rows), 2):
+        by_measure = {
+            "worst drop": mean_drop(cell.rows, other.rows),
+            "spread over seeds": mean_drop(cell.rows, other.rows, distances),
+            "share of runs that fail": difference_of_shares(cell.failed, other.failed),
+        }
+        for measure, difference in by_measure.items():
+            known = not diverged or measure == "share of runs that fail"
+            verdict = verdicts[difference.sign if known else 0]
+            found.append(Contest(cell.cell, other.cell, measure, difference, verdict))
+    return found
+
+
+def gated_against_rnn(rows: Sequence[RowRuns]) -> list[Contest]:
+    """LSTM and GRU against RNN by the worst drop: the original speaks of oscillating curves."""
+    return [each for each in contests(rows) if each.other == "rnn" and each.measure == "worst drop"]
 
 
 def diverged_cells(rows: Sequence[RowRuns]) -> list[tuple[str, int, int]]:
@@ -340,6 +373,51 @@ def other_precisions(kept: Sequence[Kept]) -> list[dict]:
             pair = {"row": row, "metric": metric, "ours": ours, "theirs": theirs, **changes}
             pairs.append(pair | {"difference": weighted_sum([ours, theirs], [1, -1])})
     return pairs
+
+
+# -- which code and versions made the runs -----------------------------------------------------------------------------
+
+
+def made_by(run: Run) -> str:
+    """`commit 1a3788b, PyTorch 2.14.1`; config.json names no machine."""
+    return f"commit {str(run.config.get('git_commit') or 'unknown')[:7]}, PyTorch {run.config['torch'].split('+')[0]}"
+
+
+def by_maker(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs by what made them, the most first."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(made_by(run), []).append(run)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def named(rows: Sequence[RowRuns], runs: Sequence[Run]) -> str:
+    """Which runs of the rows these are: `seed 3 of all 19 rows; seeds 0 and 1 of gru-a`."""
+    by_seeds: dict[tuple[int, ...], list[str]] = {}
+    for row in rows:
+        if seeds := tuple(run.seed for run in row.complete if run in runs):
+            by_seeds.setdefault(seeds, []).append(row.row.name)
+    return "; ".join(
+        f"seed{'s' * (len(seeds) > 1)} {results.listed(seeds)} of "
+        + (f"all {len(names)} rows" if 1 < len(names) == len(rows) else results.listed(names))
+        for seeds, names in by_seeds.items()
+    )
+
+
+def repeats(rows: Sequence[RowRuns]) -> list[tuple[RowRuns, Run, Run]]:
+    """Runs of the rows that lie there a second time, of the same settings and seed: (row, the row's run, the other)."""
+    folders = functools.cache(complete_runs)  # each is read once
+
+    def settings(run: Run) -> list:
+        return [run.config["flags"].get(flag) for flag in RESULT_FLAGS]
+
+    return [
+        (row, run, other)
+        for row in rows
+        for run in row.complete
+        for other in folders(run.path.parent)
+        if other.path != run.path and settings(other) == settings(run)
+    ]
 
 
 def variants(kept: Sequence[Kept]) -> list[tuple[RowRuns, dict[str, list[Run]]]]:

@@ -7,24 +7,30 @@ from typing import NamedTuple
 from harness.flags import flag_label
 from harness.grid.runs import RowRuns
 from harness.image_sets import CNN
+from harness.pictures import SERIES, TEST, THIRD, TRAIN
 from harness.report import charts, results
 from harness.report.charts import Curve, Dots
 from harness.report.conclusions import CellDrop, Network, compare
 from harness.report.results import bests, over_epochs, setting
-from harness.report.statistics import Sample
+from harness.report.statistics import Sample, interval_width
 
 PANELS = 8  # of one comparison
-LINES = 6  # in one panel: charts.SERIES has as many colors
-SPLITS = (("train", charts.TRAIN, "--"), ("test", charts.TEST, "-"))
+LINES = 6  # in one panel: SERIES has as many colors
+SPLITS = (("train", TRAIN, "--"), ("test", TEST, "-"))
 YLABELS = {"loss": "cross-entropy", "accuracy": "accuracy"}
 
 
 class Figure(NamedTuple):
-    """An SVG or PNG, what it shows in words, and its width in CSS pixels at full size."""
+    """An SVG or PNG, what it shows in words, and its width in CSS pixels at full size; by default a chart of ours."""
 
     description: str
     content: bytes
     width: int = 413
+    chart: bool = True
+
+    @property
+    def suffix(self) -> str:
+        return ".png" if self.content.startswith(b"\x89PNG") else ".svg"
 
 
 def row_curves(row: RowRuns, mark: str) -> dict[str, Figure]:
@@ -113,7 +119,7 @@ def side_by_side(rows: Sequence[RowRuns], mark: str) -> dict[str, Figure]:
                 alike = tuple(setting(row, flag) for flag in within)
                 names = (flag_label(f, value, short=f == "epochs") for f, value in zip(within, alike, strict=True))
                 runs = tuple(over_epochs(run, metric) for run in row.complete)
-                curves.append(Curve(", ".join(names), charts.SERIES[colors.index(alike) % LINES], runs))
+                curves.append(Curve(", ".join(names), SERIES[colors.index(alike) % LINES], runs))
             settings = ", ".join(flag_label(flag, setting(panel[0], flag), short=True) for flag in across)
             title = f"{settings or 'All rows'}: test {quantity}{mark}"
             scale = accuracy_scale(shown) if quantity == "accuracy" else _loss_scale(curves)
@@ -128,7 +134,7 @@ def stability(rows: Sequence[RowRuns], cells: Sequence[CellDrop], mark: str) -> 
     legend = {"values": "a run", "mean": "mean"}
     for each in cells:
         label = results.cell_name(each.cell)
-        lines.append(Dots(label, (), each.drop.value, each.interval, color=charts.THIRD, strong=True))
+        lines.append(Dots(label, (), each.drop.value, each.interval, color=THIRD, strong=True))
         if each.interval:
             legend["interval"] = "95 % interval of the mean"
     title = f"Worst drop of test accuracy{mark}"
@@ -136,7 +142,7 @@ def stability(rows: Sequence[RowRuns], cells: Sequence[CellDrop], mark: str) -> 
     deviations = [(row.row.name, sample.sd) for row in rows if (sample := bests(row.complete, "test_accuracy"))]
     lines = [Dots(name, (sd,)) for name, sd in deviations if sd is not None]
     lines += [
-        Dots(results.cell_name(each.cell), (each.typical_sd,), color=charts.THIRD, strong=True)
+        Dots(results.cell_name(each.cell), (each.typical_sd,), color=THIRD, strong=True)
         for each in cells
         if each.typical_sd is not None
     ]
@@ -152,6 +158,17 @@ def first_rows(networks: Sequence[Network]) -> Figure:
     lines = [(each.label, *each.first_rows) for each in networks if each.first_rows]
     title = "From the first k rows of each image"
     return Figure(title, charts.lines_chart(title, "rows seen, k", "test accuracy", lines))
+
+
+def interval_widths() -> Figure:
+    """How the intervals become narrower with the number of seeds, whatever the row."""
+    seeds = range(3, 21)
+    lines = [
+        ("one more run", seeds, [interval_width(n) for n in seeds]),
+        ("the mean", seeds, [interval_width(n, of_mean=True) for n in seeds]),
+    ]
+    title = "Width of the 95 % intervals"
+    return Figure(title, charts.lines_chart(title, "seeds", "standard deviations", lines, 10))
 
 
 def costs(networks: Sequence[Network]) -> dict[str, Figure]:

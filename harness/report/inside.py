@@ -4,22 +4,25 @@ A person can have drawn other figures there, by `visualize.py last.pt` or `--dat
 run's own images and of one epoch. The words around them are in templates/inside.md.j2.
 """
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from harness.analyses import ANALYSES, read_analyses
+from harness.files import read_file
 from harness.grid.runs import RowRuns, Run
 from harness.metrics import accuracy_at, best_epoch
-from harness.pictures import png_bytes
+from harness.pictures import confusion_svg, png_bytes
 from harness.report.figures import Figure
 from harness.report.results import best
 
 EVOLUTION = "evolution"  # of all epochs, where the run kept snapshots
-WIDTH = 880  # CSS pixels that a figure is shown at; it may have twice as many of its own
+WIDTH = 880  # CSS pixels that a figure is shown at
 STATISTICS = {
     "mean",
     "std",
@@ -43,9 +46,27 @@ class Inside:
 
     @property
     def figures(self) -> list[str]:
-        """The names of the files, without .png; `confusion` is the training's own."""
+        """The names of the files, without their suffixes; `confusion` is the training's own."""
         names = [Path(figure["file"]).stem for record in self.analyses.values() for figure in record["figures"]]
-        return names + ["confusion"] * _is_picture(self.run.path / "figures" / "confusion.png")
+        return names + ["confusion"] * (self.confusion is not None)
+
+    @cached_property
+    def confusion(self) -> tuple[list[str], np.ndarray] | None:
+        """The classes and, a row a true class, how many test images got which answer after the last epoch."""
+        try:
+            text = read_file(self.run.path / "figures" / "confusion.csv").decode()
+            (_, *classes, _), *rows = csv.reader(text.splitlines())
+            counts = np.array([row[1:-1] for row in rows], dtype=np.uint32)
+        except Exception:  # missing, damaged or of another version: csv and NumPy can fail in many ways
+            return None
+        return (classes, counts) if counts.shape == (len(classes), len(classes)) else None
+
+    @property
+    def class_accuracies(self) -> list[tuple[str, float]]:
+        """Each class and its accuracy in percent, the highest first."""
+        classes, counts = self.confusion
+        accuracies = 100 * counts.diagonal() / counts.sum(axis=1).clip(min=1)
+        return sorted(zip(classes, accuracies.tolist(), strict=True), key=lambda each: -each[1])
 
     @property
     def activations(self) -> list[dict]:
@@ -54,9 +75,17 @@ class Inside:
         return [dict(zip(table["header"], row, strict=True)) for row in table["rows"]]
 
     def figure(self, name: str, description: str) -> Figure:
-        """One of them, as a smaller PNG of 256 colors."""
-        pixels = np.asarray(Image.open(self.run.path / "figures" / f"{name}.png").convert("RGB"))
-        return Figure(description, png_bytes(pixels), min(pixels.shape[1], WIDTH))
+        """One of them as SVG or, if an earlier version drew it, as a PNG of 256 colors."""
+        file = self.run.path / "figures" / name
+        if name == "confusion":
+            classes, counts = self.confusion
+            title = f"{self.run.config['dataset']['name']}, test images, epoch {len(self.run.history)}"
+            content = confusion_svg(counts, classes, title)
+        elif file.with_suffix(".svg").is_file():
+            content = read_file(file.with_suffix(".svg"))
+        else:
+            content = png_bytes(np.asarray(Image.open(file.with_suffix(".png")).convert("RGB")))
+        return Figure(description, content, WIDTH, chart=False)
 
 
 def look_inside(rows: Sequence[RowRuns]) -> Inside | None:
@@ -71,15 +100,6 @@ def look_inside(rows: Sequence[RowRuns]) -> Inside | None:
 def rank(run: Run) -> tuple:
     """Which of several runs is shown: the one with the largest of these. Most epochs, then the best test accuracy."""
     return len(run.history), best(run, "test_accuracy"), -run.seed
-
-
-def _is_picture(path: Path) -> bool:
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-    except Exception:  # missing or damaged: Pillow can fail in many ways
-        return False
-    return True
 
 
 def _holds_statistics(tables: list[dict]) -> bool:

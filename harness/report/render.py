@@ -207,14 +207,40 @@ def page_of(text: str, shown: dict[str, Figure], headings: Sequence[tuple[int, s
     converter = markdown.Markdown(extensions=["tables", "sane_lists", "md_in_html"], output_format="html")
     converter.ESCAPED_CHARS += ["~", "$"]
     body = converter.convert(text)  # in which no < or > is left of what was text
-    body = body.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")
+    body = re.sub(r"<table>.*?</table>", _table, body, flags=re.DOTALL)
     body = body.replace("<p><img ", '<p class="figure"><img ')
-    for name, figure in shown.items():
-        kind = "png" if name.endswith(".png") else "svg+xml"
-        content = f"data:image/{kind};base64,{base64.b64encode(figure.content).decode()}"
-        body = body.replace(f'src="figures/{name}">', f'width="{figure.width}" src="{content}">')
+    for number, (name, figure) in enumerate(shown.items()):
+        before, alt, after = re.split(rf'<img alt="([^"]*)" src="figures/{re.escape(name)}">', body)
+        body = before + (_chart(figure, number, alt) if figure.chart else _image(figure, alt)) + after
     css = PAGE_CSS.read_text(encoding="utf-8")
     return _TEMPLATES.get_template("page.html.j2").render(css=Markup(css), headings=headings, body=Markup(body))
+
+
+def _table(found: re.Match) -> str:
+    """The table in a box that scrolls; a wide one, with its column's head at each cell, is a list on a phone."""
+    table, heads = found[0], re.findall(r"<th\b[^>]*>(.*?)</th>", found[0])
+    if len(heads) > 4:
+        names = itertools.cycle(re.sub("<[^>]*>", "", head).replace('"', "&quot;") for head in heads)
+        table = re.sub("<td", lambda _: f'<td data-head="{next(names)}"', table)
+        table = table.replace("<table>", '<table class="list">', 1)
+    return f'<div class="scroll" tabindex="0">{table}</div>'
+
+
+def _chart(figure: Figure, number: int, alt: str) -> str:
+    """The chart as part of the page: what is numbered in it, styles and shapes, gets the chart's number, too."""
+    sheet, end, shapes = figure.content.decode().partition("</style>")
+    sheet = re.sub(r"(?<=\.c)(?=\d+{)", f"{number}-", sheet)
+    shapes = re.sub(r"<[^>]*>", lambda tag: re.sub(r'(?<=[#"][cmp])(?=\d)', f"{number}-", tag[0]), shapes)
+    return sheet.replace("<svg", f'<svg role="img" aria-label="{alt}"', 1) + end + shapes
+
+
+def _image(figure: Figure, alt: str) -> str:
+    """A figure of a run's folder as an address that holds it: there no script of a stranger is run."""
+    if figure.suffix == ".svg":
+        address = "data:image/svg+xml," + urllib.parse.quote(figure.content, safe=" '()*+,-./:;=@_{}!~")
+    else:
+        address = f"data:image/png;base64,{base64.b64encode(figure.content).decode()}"
+    return f'<img alt="{alt}" width="{figure.width}" src="{address}">'
 
 
 # -- the folder --------------------------------------------------------------------------------------------------------

@@ -63,6 +63,17 @@ def worst_drops(row: RowRuns) -> Sample | None:
     return _sample([run for run in row.complete if len(run.history) > 1], "drop", worst_drop)
 
 
+def distances(row: RowRuns) -> Sample | None:
+    """Of each complete run's best test accuracy from their median: their mean is a spread, as Brown & Forsythe's.
+
+    Two are always as far from it as each other, which tells nothing of how that varies: they count as one.
+    """
+    sample = bests(row.complete, "test_accuracy")
+    middle = statistics.median(sample.values) if sample else 0.0
+    runs = row.complete[:1] if len(row.complete) == 2 else row.complete
+    return _sample(runs, "drop", lambda run: abs(best(run, "test_accuracy") - middle))
+
+
 def _sample(runs: Sequence[Run], metric: str, value: Callable[[Run], float]) -> Sample | None:
     """The value of each run, with its seed; None without a run."""
     return Sample(tuple(map(value, runs)), tuple(run.seed for run in runs), metric) if runs else None
@@ -87,6 +98,16 @@ def epoch_seconds(runs: Sequence[Run]) -> float:
     """The median over all epochs of these runs; nan if there is none."""
     values = [epoch.seconds for run in runs for epoch in run.history]
     return statistics.median(values) if values else math.nan
+
+
+def total_seconds(runs: Sequence[Run]) -> float:
+    """The time of all epochs of these runs."""
+    return sum(epoch.seconds for run in runs for epoch in run.history)
+
+
+def seconds_a_seed(rows: Sequence[RowRuns]) -> float:
+    """The time of one run of each row, by the mean over its complete runs."""
+    return sum(total_seconds(row.complete) / len(row.complete) for row in rows)
 
 
 def wanted(row: RowRuns) -> int:
@@ -161,9 +182,8 @@ def cell_name(cell: str) -> str:
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def duration(runs: Sequence[Run]) -> str:
-    """The time of all epochs of these runs."""
-    minutes = sum(epoch.seconds for run in runs for epoch in run.history) / 60
+def duration(seconds: float) -> str:
+    minutes = seconds / 60
     return f"{minutes:.1f} minutes" if minutes < 59.95 else f"{minutes / 60:.1f} hours"  # never 60.0 minutes
 
 

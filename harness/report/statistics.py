@@ -9,9 +9,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtrit  # quantiles of Student's t; scipy.stats has them too but takes a second to import
+# Quantiles of Student's t, its noncentrality, quantiles of Beta: scipy.stats has them too but takes a second to import.
+from scipy.special import betaincinv, nctdtrinc, stdtrit
 
 LEVEL = 0.95  # of every interval in the report
+POWER = 0.8  # with which a difference is shown that is called `detectable`
 NOTHING = "–"  # in a table's cell
 
 
@@ -68,13 +70,15 @@ class Sample:
 class Estimate:
     """A number with its 95 % confidence interval, None where a single seed allows none. As text it has its sign.
 
-    `paired`: the interval is of one value a seed, as all samples have the same seeds.
+    `paired`: the interval is of one value a seed, as all samples have the same seeds. `detectable` is the true value
+    above 0 with which so many seeds of such a spread give an interval above 0 four times in five.
     """
 
     value: float
     interval: tuple[float, float] | None
     paired: bool = False
     decimals: int = 4  # of the metrics that it was computed from
+    detectable: float | None = None
 
     @property
     def sign(self) -> int:
@@ -134,16 +138,58 @@ def weighted_sum(samples: Sequence[Sample], weights: Sequence[float]) -> Estimat
     if len(seeds) == 1 and seeds != {()}:
         by_seed = zip(*(sample.values for sample in samples), strict=True)
         sums = Sample(tuple(math.fsum(map(operator.mul, weights, values)) for values in by_seed))
-        return Estimate(value, _around(value, sums.sd / math.sqrt(sums.n), sums.n - 1), True, decimals)
+        return _student(value, sums.sd / math.sqrt(sums.n), sums.n - 1, decimals, paired=True)
     parts = [(weight * sample.sd) ** 2 / sample.n for sample, weight in zip(samples, weights, strict=True)]
     variance = math.fsum(parts)
     if variance == 0:
-        return Estimate(value, (value, value), decimals=decimals)
+        return Estimate(value, (value, value), decimals=decimals, detectable=0.0)
     # The parts are squared as shares of their sum: by themselves they may be too small for that.
     degrees = 1 / math.fsum(
         (part / variance) ** 2 / (sample.n - 1) for part, sample in zip(parts, samples, strict=True)
     )
-    return Estimate(value, _around(value, math.sqrt(variance), degrees), decimals=decimals)
+    return _student(value, math.sqrt(variance), degrees, decimals)
+
+
+def share_interval(count: int, of: int) -> tuple[float, float]:
+    """Of the share that is counted, exact (Clopper & Pearson 1934)."""
+    from scipy.stats import binomtest  # takes a second to import
+
+    return tuple(binomtest(count, of).proportion_ci(LEVEL, "exact"))
+
+
+def difference_of_shares(first: tuple[int, int], second: tuple[int, int]) -> Estimate:
+    """The first (count, of) less the second, with Newcombe's interval (1998) from the Wilson intervals of both.
+
+    Detectable is what exceeds the second share, taken as it was counted.
+    """
+    from scipy.stats import binomtest  # takes a second to import
+
+    def wilson(count: int, of: int) -> tuple[float, float, float]:
+        return count / of, *binomtest(count, of).proportion_ci(LEVEL, "wilson")
+
+    def interval(count: int) -> tuple[float, float]:
+        share, low, high = wilson(count, of)
+        value = share - other
+        return value - math.hypot(share - low, other_high - other), value + math.hypot(high - share, other - other_low)
+
+    (count, of), (other, other_low, other_high) = first, wilson(*second)
+    value = count / of - other
+    told = next((count for count in range(of + 1) if interval(count)[0] > 0), None)
+    # The share with which as many runs or more are counted with this probability.
+    detectable = float(betaincinv(told, of - told + 1, POWER)) - other if told else None
+    return Estimate(value, interval(count), decimals=2, detectable=detectable)
+
+
+def _student(value: float, error: float, degrees: float, decimals: int, *, paired: bool = False) -> Estimate:
+    ends = _around(value, error, degrees)
+    # Student's t then has this noncentrality, in standard errors.
+    detectable = float(nctdtrinc(degrees, 1 - POWER, stdtrit(degrees, (1 + LEVEL) / 2))) * error
+    return Estimate(value, ends, paired, decimals, detectable)
+
+
+def interval_width(n: int, *, of_mean: bool = False) -> float:
+    """How many standard deviations the interval for one more run is wide with n seeds, or that of the mean."""
+    return 2 * float(stdtrit(n - 1, (1 + LEVEL) / 2)) * math.sqrt((not of_mean) + 1 / n)
 
 
 def _around(middle: float, error: float, degrees: float) -> tuple[float, float]:
