@@ -14,8 +14,7 @@ from harness.image_sets import IMAGE_SETS, sets_for, titles
 DATA = sets_for("cnn_cifar10")  # what --data takes, the default first, and the image set that it means
 EXAMPLES = (
     "python cnn_cifar10.py --data synthetic --epochs 2  # to try it, in seconds",
-    "python cnn_cifar10.py --channels rgb --augment --optimizer adam --lr 0.001",
-    "python cnn_cifar10.py --model vgg --channels rgb --precision bf16  # the strong network",
+    "python cnn_cifar10.py --model vgg --channels rgb --augment --precision bf16",
     "python cnn_cifar10.py --resume  # go on after any stop",
 )
 
