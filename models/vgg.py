@@ -18,7 +18,7 @@ from models.convolution import Convolution
 
 MAPS = (32, 64, 64, 256, 256, 256, 256)  # of each convolution
 POOLED = (2, 4, 6)  # the convolutions behind which each side is halved
-BIAS_GAIN = 8.0  # the normalizations' biases learn by its square, 64, times the learning rate: by the chain rule, twice
+BIAS_GAIN = 8.0  # the normalizations' biases count so many times: then SGD trains them at 64 times the learning rate
 LOGIT_SCALE = 1 / 9  # maxima over the last maps are large
 MOMENTUM = 0.4  # share of a step in the running statistics: few epochs change them quickly
 
@@ -26,10 +26,10 @@ MOMENTUM = 0.4  # share of a step in the running statistics: few epochs change t
 class VGG(nn.Module):
     """Blocks of convolution, max-pooling in some, batch normalization and ReLU; then the maximum of each map, Linear.
 
-    After Simonyan & Zisserman (2015). Each normalization adds a bias but has no factor, which the next convolution can
-    have as well; what is not multiplied by anything negative is not reordered, so that normalization and ReLU behind a
-    pooling give what they would give before it, from a quarter of the work. (In training the mean and variance then
-    are those of the pooled maps.) Under torchrun each rank normalizes by its own part of a batch.
+    After Simonyan & Zisserman (2015). A normalization adds a bias but has no factor, which the next convolution can
+    have as well. Without a negative factor it keeps the order of values, as ReLU does: behind a pooling both give what
+    they would give before it, from a quarter of the work. (The mean and variance of a batch then are those of the
+    pooled maps.) Under torchrun each rank normalizes by its own part of a batch.
     """
 
     SIZES: ClassVar = {  # what build_model allows; the smallest image has 2 x 2 positions after three poolings
