@@ -1,4 +1,4 @@
-"""Train the report's CNN (LeNet5) on CIFAR-10; without flags, the report's best run: Adagrad, lr 0.01, 20 epochs.
+"""Train a CNN on CIFAR-10; without flags, the report's best run: LeNet5, Adagrad, lr 0.01, 20 epochs.
 
 Writes a run folder under runs/ with TensorBoard curves, metrics and checkpoints; see the README.
 """
@@ -14,7 +14,7 @@ from harness.image_sets import IMAGE_SETS, sets_for, titles
 DATA = sets_for("cnn_cifar10")  # what --data takes, the default first, and the image set that it means
 EXAMPLES = (
     "python cnn_cifar10.py --data synthetic --epochs 2  # to try it, in seconds",
-    "python cnn_cifar10.py --channels rgb --augment --optimizer adam --lr 0.001",
+    "python cnn_cifar10.py --model vgg --channels rgb --augment --precision bf16",
     "python cnn_cifar10.py --resume  # go on after any stop",
 )
 

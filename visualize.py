@@ -18,7 +18,6 @@ from harness.ranks import refuse_ranks
 EXAMPLES = (
     "python visualize.py runs/cnn_cifar10/adagrad-lr0.01-e20-s0",
     "python visualize.py runs/rnn_mnist/gru-h128-adam-lr0.001-e10-s0",
-    "python visualize.py demo/cnn_synthetic/* --tensorboard",
     "python visualize.py best.pt --only deconvnet,evolution --maps conv2:3,17",
 )
 

@@ -171,12 +171,12 @@ def train_changed(images: ImageSet, flags: Namespace, changes: dict) -> dict[str
     optimizer = make_optimizer(flags, model, torch.device("cpu"))
     generator = torch.Generator().manual_seed(flags.seed)
     count = len(images.train)
-    first_order = EpochOrder.draw(count, torch.Generator().manual_seed(flags.seed), augment=False)
+    first_order = EpochOrder.draw(count, torch.Generator().manual_seed(flags.seed))
     orders = {"own": EpochOrder(torch.arange(count)), "once": first_order}
     every, factor = changes.get("decay", (1, 1))
     readings: dict[str, list[list[float]]] = {}
     for epoch in range(1, flags.epochs + 1):
-        order, part = orders.get(changes.get("order")) or EpochOrder.draw(count, generator, augment=False), images
+        order, part = orders.get(changes.get("order")) or EpochOrder.draw(count, generator), images
         if changes.get("drop_last"):  # other images each epoch
             whole = count - count % flags.batch_size
             part = replace(images, train=images.train.part(order.indices[:whole]))

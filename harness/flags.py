@@ -168,8 +168,9 @@ GROUPS: dict[str, dict[str, Flag]] = {
                        of_run=False),
     },
     "model": {
-        "model": Flag("network", {CNN: "lenet5"}, choices={"lenet5": "LeNet5", "vgg": "VGG"}, in_name="{}",
-                      added_later=True, label="network", short="{}"),
+        "model": Flag("LeNet5, or VGG: seven convolutions with batch normalization", {CNN: "lenet5"},
+                      choices={"lenet5": "LeNet5", "vgg": "VGG"}, in_name="{}", added_later=True, label="network",
+                      short="{}"),
         "cell": Flag("kind of recurrent layer", {RNN: "gru"}, choices=_CELLS, in_name="{}", always=True),
         "hidden_size": Flag("hidden units of the recurrent layer", {RNN: 128}, type=positive_int,
                             in_name="h{}", always=True, short="h{}"),

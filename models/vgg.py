@@ -18,17 +18,18 @@ from models.convolution import Convolution
 
 MAPS = (32, 64, 64, 256, 256, 256, 256)  # of each convolution
 POOLED = (2, 4, 6)  # the convolutions behind which each side is halved
-BIAS_GAIN = 8.0  # the normalizations' biases learn by its square, 64, times the learning rate: by the chain rule, twice
+BIAS_GAIN = 8.0  # the normalizations' biases count so many times: then SGD trains them at 64 times the learning rate
 LOGIT_SCALE = 1 / 9  # maxima over the last maps are large
+MOMENTUM = 0.4  # share of a step in the running statistics: few epochs change them quickly
 
 
 class VGG(nn.Module):
     """Blocks of convolution, max-pooling in some, batch normalization and ReLU; then the maximum of each map, Linear.
 
-    After Simonyan & Zisserman (2015). Each normalization adds a bias but has no factor, which the next convolution can
-    have as well; what is not multiplied by anything negative is not reordered, so that normalization and ReLU behind a
-    pooling give what they would give before it, from a quarter of the work. (In training the mean and variance then
-    are those of the pooled maps.) Under torchrun each rank normalizes by its own part of a batch.
+    After Simonyan & Zisserman (2015). A normalization adds a bias but has no factor, which the next convolution can
+    have as well. Without a negative factor it keeps the order of values, as ReLU does: behind a pooling both give what
+    they would give before it, from a quarter of the work. (The mean and variance of a batch then are those of the
+    pooled maps.) Under torchrun each rank normalizes by its own part of a batch.
     """
 
     SIZES: ClassVar = {  # what build_model allows; the smallest image has 2 x 2 positions after three poolings
@@ -79,13 +80,14 @@ class VGG(nn.Module):
         chain: OrderedDict[str, nn.Module] = OrderedDict()
         for number in range(1, len(MAPS) + 1):
             trained, norm = layers[f"conv{number}"], layers[f"norm{number}"]
-            layers[f"conv{number}"] = convolution = nn.Conv2d(*trained.weight.shape[1::-1], 3, padding=trained.padding)
+            with torch.device("meta"):  # its own weights would be drawn in vain
+                convolution = nn.Conv2d(*trained.weight.shape[1::-1], 3, padding=trained.padding)
             statistics = norm.running_mean, norm.running_var, norm.eps
             convolution.weight, convolution.bias = fuse_conv_bn_weights(
                 trained.weight, None, *statistics, None, BIAS_GAIN * norm.bias
             )
-            names = (f"conv{number}", f"relu{number}", f"pool{number}")
-            chain |= {name: layers[name] for name in names if name in layers}
+            after = (f"relu{number}", f"pool{number}")
+            chain |= {f"conv{number}": convolution} | {name: layers[name] for name in after if name in layers}
         plain.features = nn.Sequential(chain | {"pool": layers["pool"]})
         return plain
 
@@ -94,7 +96,7 @@ class BatchNorm(nn.BatchNorm2d):
     """Batch normalization (Ioffe & Szegedy 2015) with a bias and no factor, and a bias that learns more quickly."""
 
     def __init__(self, maps: int) -> None:
-        super().__init__(maps)
+        super().__init__(maps, momentum=MOMENTUM)
         self.weight = None
 
     def reset_parameters(self) -> None:

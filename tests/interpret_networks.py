@@ -44,6 +44,19 @@ def other(channels: int = 3) -> tuple[nn.Module, Tensor]:
     return model, pictures
 
 
+def folded() -> tuple[nn.Module, Tensor]:
+    """The strong network with few maps, after a few steps, in its folded form."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.vgg.MAPS", (4, 6, 6, 8, 8, 8, 8))
+        model = build_model({"model": {"name": "VGG", "channels": 3, "image_size": 18, "classes": 4}}, seed=0)
+        pictures = images(6, 3, 18, 18)
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+        for _ in range(20):
+            model.train()(pictures)  # for the running statistics
+        return model.eval().folded(), pictures
+
+
 def images(count: int, channels: int, height: int, width: int, seed: int = 0) -> Tensor:
     return torch.randn(count, channels, height, width, generator=torch.Generator().manual_seed(seed))
 
@@ -52,5 +65,6 @@ NETWORKS = {
     "gray LeNet5": lenet5,
     "colour LeNet5": lambda: lenet5(channels=3, image_size=20),
     "another network": other,
+    "strong network": folded,
     "another in gray": lambda: other(channels=1),
 }

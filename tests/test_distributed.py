@@ -20,11 +20,13 @@ import torch
 from killed_runs import SMALL, metrics_of, same_bits, weights_of
 from small_ranks import LONG, forked_torchrun
 
+from harness.checkpoint import load_trained
 from harness.cli import command_line, program
-from harness.data import EpochOrder, ImageSet, Split
+from harness.data import EpochOrder, ImageSet, Split, load_images
 from harness.errors import UserError
 from harness.ranks import ALONE, Ranks, launcher
 from harness.train import evaluate, train_epoch
+from models import build_model
 
 # 40 train images make batches of 19, 19 and 2; 20 test images. No share is even on 3 ranks, and the last has an empty.
 # SGD, because a first step of Adam or Adagrad is ±lr even where a gradient is nothing but rounding.
@@ -102,6 +104,18 @@ def test_three_ranks_equal_one_process(run_main: Callable) -> None:
     assert run_main(*words, "--runs-dir", "one")[0] == 0
     assert (config_of(only_run())["ranks"], config_of(only_run("one"))["ranks"]) == (3, 1)
     assert_close_runs(only_run(), only_run("one"))
+
+
+@needs_gloo
+@needs_fork
+def test_ranks_evaluate_with_the_statistics_that_the_main_rank_saves() -> None:
+    """Each rank normalizes by its own part of a batch; the test metrics of all are those of the one saved network."""
+    job = forked_torchrun(2, "cnn_cifar10", *CNN, "--model", "vgg", "--epochs", "1")
+    assert (job.code, job.err) == (0, "")
+    saved = load_trained(only_run() / "last.pt", build_model)
+    images = load_images(saved.dataset, data_dir=Path("data"))
+    loss, accuracy = evaluate(saved.model, images, "fp32")
+    assert [loss, accuracy] == pytest.approx([float(value) for value in metrics_of(only_run())[1][3:5]], abs=1e-5)
 
 
 @needs_gloo

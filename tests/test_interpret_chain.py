@@ -141,8 +141,8 @@ def test_receptive_field_is_where_the_gradient_reaches(network):
             maps = nn.functional.avg_pool2d(maps, module.kernel_size, module.stride, module.padding, module.ceil_mode)
         assert maps.shape[2:] == layer.output_size[1:]
         _, _, height, width = maps.shape
-        for row in {0, 1, height // 2, height - 1}:
-            for column in {0, 1, width // 2, width - 1}:
+        for row in {0, 1, height // 2, height - 1} & {*range(height)}:
+            for column in {0, 1, width // 2, width - 1} & {*range(width)}:
                 (gradient,) = torch.autograd.grad(maps[0, 0, row, column], pixels, retain_graph=True)
                 rows, columns = gradient[0, 0].nonzero(as_tuple=True)
                 box = receptive_fields(model, pictures, layer.name, [(row, column)])[row, column]

@@ -112,7 +112,9 @@ def test_evolution_is_the_strongest_reconstruction_under_each_weights():
     weights = {
         epoch: {name: torch.randn(before[name].shape, generator=generator) for name in names} for epoch in (10, 1, 2)
     }
-    stages = evolution(model, pictures, "features.relu2", [5, 60, 5], weights)
+    stages = evolution(model, pictures, {"features.relu1": [1], "features.relu2": [5, 60, 5]}, weights)[
+        "features.relu2"
+    ]
     assert list(stages) == [1, 2, 10]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     for epoch, stage in stages.items():

@@ -21,6 +21,10 @@ def recurrent(**changes: object) -> dict:
     return {"model": sizes | changes}
 
 
+def vgg(**changes: object) -> dict:
+    return {"model": {"name": "VGG", "channels": 3, "image_size": 32, "classes": 10} | changes}
+
+
 class AllocatedOnCpu(TorchDispatchMode):
     """Counts the elements of every tensor that is made on the CPU meanwhile."""
 
@@ -115,6 +119,10 @@ def test_plain_rnn_starts_orthogonal_from_step_to_step_and_xavier_from_the_input
     assert 0.98 * bound < np.abs(from_input).max() <= bound
     assert from_input.std() == pytest.approx(bound / math.sqrt(3), rel=0.06)
     assert not layer.bias_ih_l0.any() and not layer.bias_hh_l0.any()
+    every = dict(build_model(recurrent(cell="rnn", layers=2, bidirectional=True), seed=4).recurrent.named_parameters())
+    assert len(every) == 16 and not any(every[name].any() for name in every if name.startswith("bias"))
+    step = every["weight_hh_l1_reverse"].detach()
+    torch.testing.assert_close(step @ step.T, torch.eye(128), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("config", [lenet(), recurrent(cell="lstm")])
@@ -156,6 +164,13 @@ REFUSED = {
     "absurd": (recurrent(hidden_size=10**15), "hidden_size 1000000000000000"),
     "unknown activation": (lenet(fc_activation="sigmoid"), "'sigmoid' is none of tanh, relu"),
     "unknown cell": (recurrent(cell=["gru"]), "is none of rnn, lstm, gru"),
+    "too small to pool thrice": (vgg(image_size=17), "image_size 17 is not a whole number from 18 to 1,024"),
+    "no layer": (recurrent(layers=0), "layers 0"),
+    "absurdly many layers": (recurrent(layers=10**9), "layers 1000000000"),
+    "number for a truth": (recurrent(bidirectional=1), "bidirectional 1 is none of False, True"),
+    "dropout of everything and more": (recurrent(dropout=1.5), "dropout 1.5 is not a number from 0.0 to 1.0"),
+    "dropout no number": (recurrent(dropout=math.nan), "dropout nan"),
+    "many layers": (recurrent(hidden_size=4096, layers=100), "parameters; the limit is"),
     "large together": (lenet(image_size=1024), "would have 4,295,0"),  # fc1 alone: 64·256² · 1024 = 4,294,967,296
     "large together, recurrent": (recurrent(cell="lstm", hidden_size=16_384), "would have 1,0"),
 }
@@ -227,6 +242,57 @@ def test_recurrent_classifier_reads_rows_in_order_and_classifies_the_last_output
     with torch.no_grad():
         logits = model(torch.from_numpy(images).float())
     np.testing.assert_allclose(logits.numpy(), expected, atol=1e-6)
+
+
+def test_config_without_the_later_sizes_is_the_network_that_it_was() -> None:
+    later = {"layers": 1, "bidirectional": False, "dropout": 0.0}
+    old, new = (build_model(recurrent(**more), seed=3).state_dict() for more in ({}, later))
+    assert old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in old)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_bidirectional_classifier_reads_the_rows_from_both_ends(cell: str) -> None:
+    sizes = {"cell": cell, "input_size": 3, "hidden_size": 4, "classes": 2}
+    model = build_model(recurrent(**sizes, bidirectional=True), seed=7)
+    weights = {name: value.double().numpy() for name, value in model.state_dict().items()}
+    images = np.random.default_rng(0).normal(size=(2, 1, 5, 3))
+    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    downwards = hidden_after(cell, images[:, 0], *(weights[f"recurrent.{kind}_l0"] for kind in kinds))
+    upwards = hidden_after(cell, images[:, 0, ::-1], *(weights[f"recurrent.{kind}_l0_reverse"] for kind in kinds))
+    expected = np.concatenate([downwards, upwards], axis=1) @ weights["fc.weight"].T + weights["fc.bias"]
+    with torch.no_grad():
+        np.testing.assert_allclose(model(torch.from_numpy(images).float()).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_second_layer_reads_the_states_of_the_first(cell: str) -> None:
+    """PyTorch's own single layers, one after the other."""
+    model = build_model(recurrent(cell=cell, input_size=3, hidden_size=4, classes=2, layers=2), seed=7)
+    images = torch.randn(2, 1, 5, 3, generator=torch.Generator().manual_seed(0))
+    rows = images.squeeze(1).transpose(0, 1)
+    with torch.no_grad():
+        for number, inputs in enumerate((3, 4)):
+            layer = type(model.recurrent)(inputs, 4)
+            own = ((name, getattr(model.recurrent, name.replace("_l0", f"_l{number}"))) for name in layer.state_dict())
+            layer.load_state_dict(dict(own))
+            rows, _ = layer(rows)
+        torch.testing.assert_close(model(images), model.fc(rows[-1]), atol=1e-6, rtol=1e-5)
+
+
+def test_dropout_is_between_layers_and_before_the_linear_one_and_only_in_training() -> None:
+    sizes = {"cell": "lstm", "input_size": 3, "hidden_size": 400, "classes": 2}
+    plain, dropping = (build_model(recurrent(**sizes, dropout=share), seed=1) for share in (0.0, 0.25))
+    given = []
+    dropping.fc.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    images = torch.randn(8, 1, 5, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(dropping.eval()(images), plain(images))
+        torch.manual_seed(0)
+        dropping.train()(images)
+    (whole, dropped), kept = given, given[1] != 0
+    assert 0.7 < kept.double().mean() < 0.8
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
+    assert build_model(recurrent(**sizes, layers=2, dropout=0.25)).recurrent.dropout == 0.25
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])

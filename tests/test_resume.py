@@ -106,6 +106,29 @@ def test_a_run_with_held_out_images_resumes_exactly_and_with_the_same_ones(monke
     assert code == 2 and "--validation 13 differs from the recorded 12" in err
 
 
+@pytest.mark.parametrize(
+    ("script", "own"),
+    [
+        ("cnn_cifar10", [*CNN, "--model", "vgg", "--precision", "bf16", "--optimizer", "sgd"]),
+        ("rnn_mnist", [*TINY, "--cell", "lstm", "--layers", "2", "--bidirectional", "--dropout", "0.5"]),
+        ("rnn_mnist", [*TINY, "--dropout", "0.5"]),
+    ],
+)
+def test_running_statistics_and_dropout_resume_exactly(monkeypatch, run_main, script, own):
+    monkeypatch.setattr("models.vgg.MAPS", (4, 6, 6, 8, 8, 8, 8))
+    flags, before = [*own, "--epochs", "3"], torch.get_rng_state()
+    assert run_main(script, *flags, "--runs-dir", "whole")[0] == 0
+    assert torch.equal(torch.get_rng_state(), before)
+    with monkeypatch.context() as patch:
+        fail_in_epoch(patch, 2, Killed())
+        with pytest.raises(Killed):
+            run_main(script, *flags)
+    torch.manual_seed(7)  # as another process may be
+    assert run_main(script, *flags, "--resume")[0] == 0
+    assert_same_run(only_run(), only_run("whole"))
+    torch.set_rng_state(before)
+
+
 EVERYTHING = (
     *(
         "--optimizer",

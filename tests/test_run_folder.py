@@ -25,6 +25,7 @@ from harness.errors import Interrupted, UserError
 from harness.files import lock_folder, write_atomically
 from harness.flags import parse_flags
 from harness.metrics import METRICS_HEADER, EpochMetrics, best_epoch, best_values, is_metrics, metrics_csv, read_metrics
+from harness.pictures import Drawing
 from harness.ranks import ALONE, Ranks
 from harness.run import RunFolder, _git_commit
 from harness.tensorboard import read_events
@@ -169,7 +170,7 @@ def test_existing_run_is_not_touched_without_being_asked(rnn):
 
 def test_overwrite_starts_anew_and_deletes_only_what_a_run_consists_of(rnn):
     assert rnn("--epochs", 2)[0] == 0
-    picture = Picture("filters_conv1", np.zeros((2, 2, 3), dtype=np.uint8), "title")
+    picture = Picture("filters_conv1", Drawing(np.zeros((2, 2, 3), dtype=np.uint8), b"<svg/>"), "title")
     findings = Findings("", "", [picture], [Table("filters", "", ("a",), [(1,)])])
     (RUN / "figures" / "own").mkdir()  # of a person's own pictures
     for folder in (RUN / "figures", RUN / "figures" / "own"):

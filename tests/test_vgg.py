@@ -1,10 +1,14 @@
 """The strong CNN: its folded form, its start, its quick convolutions; trained, resumed and looked into."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from harness.checkpoint import FORMAT, load_trained
+from harness.errors import UserError
 from harness.flops import flops_per_image
 from models import build_model
 from models.convolution import Convolution
@@ -54,6 +58,16 @@ def test_block_is_convolution_normalization_relu_and_then_pooling() -> None:
         for layer in (conv, model.features.pool2, norm, model.features.relu2):
             maps = layer(maps)
     torch.testing.assert_close(maps, expected.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_strangers_statistics_that_cannot_be_folded_are_refused(tmp_path: Path) -> None:
+    model = build_model(description(), seed=0)
+    model.features.norm3.running_var[0] = -1.0
+    config = description() | {"flags": {}, "dataset": {"name": "cifar10"}}
+    content = {"format": FORMAT, "config": config, "model": model.state_dict(), "epoch": 1}
+    torch.save(content, tmp_path / "best.pt")
+    with pytest.raises(UserError, match="weights that are not finite"):
+        load_trained(tmp_path / "best.pt", build_model)
 
 
 def test_seed_alone_decides_the_first_values_and_no_memory_is_left_unset() -> None:

@@ -197,7 +197,7 @@ def test_evolution_table_has_the_snapshots_of_the_run(trained_run: Path, drawn: 
         maps = sorted({int(row["map"]) for row in of_layer})
         expected = [
             (epoch, number, *figures)
-            for epoch, stage in interpret.evolution.evolution(model, inputs, layer, maps, snapshots).items()
+            for epoch, stage in interpret.evolution.evolution(model, inputs, {layer: maps}, snapshots)[layer].items()
             for number, *figures in zip(
                 maps, *(values.tolist() for values in (stage.images, stage.rows, stage.columns)), strict=True
             )
@@ -206,6 +206,21 @@ def test_evolution_table_has_the_snapshots_of_the_run(trained_run: Path, drawn: 
         assert sorted(tuple(int(row[name]) for name in names) for row in of_layer) == sorted(expected)
         for row in of_layer:
             assert row["class"] == images.classes[images.test.labels[int(row["test image"])]]
+
+
+def test_strong_network_is_looked_into_as_any_other(tiny_sets, tmp_path: Path, run_main: Callable, monkeypatch):
+    monkeypatch.setattr("models.vgg.MAPS", (4, 6, 6, 8, 8, 8, 8))
+    run = _train("cnn_cifar10", tmp_path / "runs", "--model", "vgg", "--channels", "rgb", "--snapshot-epochs", "2")
+    assert run_main("visualize", run, "--images", "2")[0] == 0
+    drawn = {path.stem for path in drawn_into(run) if path.suffix == ".png"}
+    layers = [f"conv{number}" for number in range(1, 8)]
+    by_layer = {f"{name}_{layer}" for name in ("filters", "deconvnet", "evolution") for layer in layers}
+    assert drawn == by_layer | {"activations", "invariance", "occlusion", "correspondence"}
+    # The snapshot of the last epoch has the folded weights and biases of its best.pt or last.pt.
+    trained = load_trained(run / "last.pt", build_model)
+    (weights,) = load_snapshots(trained).values()
+    assert {name.rpartition(".")[0] for name in weights} == {f"features.{layer}" for layer in layers}
+    assert all(torch.equal(value, trained.model.state_dict()[name]) for name, value in weights.items())
 
 
 def test_evolution_of_many_snapshots_is_shown_at_some(run: Path, tmp_path: Path, run_main: Callable, monkeypatch):

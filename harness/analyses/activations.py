@@ -37,7 +37,7 @@ def make_tables(layers: Sequence[LayerStatistics], where: str) -> list[Table]:
     rows, by_map, bins = [], [], []
     for number, layer in enumerate(layers, start=1):
         name = f"ReLU{number}"
-        report = REPORT[number - 1] if number <= len(REPORT) else (None, None)
+        report = REPORT[number - 1] if len(layers) == len(REPORT) else (None, None)  # of another network: nothing
         rows.append((name, layer.mean, layer.std, *report, layer.zeros, len(layer.dead), len(layer.active_in_all)))
         columns = (layer.map_mean, layer.map_std, layer.map_zeros, layer.map_images, layer.map_max)
         by_map += [(name, index, *row) for index, row in enumerate(torch.stack(columns, dim=1).tolist())]

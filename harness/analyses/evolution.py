@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from harness.analyses.base import Subject, short
 from harness.analyses.deconvnet import activation_rows, activation_tiles, set_margins
 from harness.analyses.findings import Findings, Picture, Table
+from harness.flops import flops_per_image
 from harness.pictures import Drawing, add_title, both, for_tiles, mosaic
 from interpret.deconvnet import Activations
 from interpret.evolution import evolution
@@ -16,11 +17,13 @@ from interpret.evolution import evolution
 NEEDS = ("images", "snapshots")
 MAPS_SHOWN = 6  # of each convolution, if --maps names none
 STAGES = 12  # snapshots shown of a run with more
+SEARCH = 1.5e12  # operations at a snapshot, counted as in training, to search images with: LeNet5 can search 10,000
 
 TEXT = """\
-Zeiler & Fergus, figure 4: the same maps at epochs of the run's snapshots. Each picture is on its own scale. What a \
-snapshot does not hold, such as the linear layers, is the checkpoint's. A jump from one epoch to the next mostly means \
-that another image has become the strongest."""
+Zeiler & Fergus, figure 4: the same maps at epochs of the run's snapshots, each with the image that excites it most \
+among {count:,}{random} test images. Each picture is on its own scale. What a snapshot does not hold, such as the \
+linear layers, is the checkpoint's. A jump from one epoch to the next mostly means that another image has become the \
+strongest."""
 
 
 def analyze(subject: Subject) -> Findings:
@@ -31,11 +34,15 @@ def analyze(subject: Subject) -> Findings:
         epochs = [epochs[round(stage * last / (STAGES - 1))] for stage in range(STAGES)]
     snapshots = {epoch: subject.snapshots[epoch] for epoch in epochs}
     source = subject.trained.source(subject.images, all_epochs=True)
+    chosen = {layer: subject.chosen_maps(name, MAPS_SHOWN) for name, layer in subject.layers.items()}
+    count = int(SEARCH / flops_per_image(subject.model, subject.inputs[:1]))
+    searched = subject.order[:count].sort().values
+    stages = evolution(subject.model, subject.inputs[searched], chosen, snapshots)
     pictures, rows = [], []
     for convolution, layer in subject.layers.items():
-        maps = subject.chosen_maps(convolution, MAPS_SHOWN)
-        stages = evolution(subject.model, subject.inputs, layer, maps, snapshots).values()
-        found = Activations(*map(torch.cat, zip(*stages, strict=True)))  # by epoch, and within it by map
+        maps = chosen[layer]
+        found = Activations(*map(torch.cat, zip(*stages[layer].values(), strict=True)))  # by epoch, then by map
+        found = found._replace(images=searched[found.images])
         projected, patches = activation_tiles(subject, layer, found)
         each = [slice(index, None, len(maps)) for index in range(len(maps))]
         entries = [(f"map {n}", projected[here], patches[here]) for n, here in zip(maps, each, strict=True)]
@@ -44,7 +51,8 @@ def analyze(subject: Subject) -> Findings:
         rows += activation_rows(subject, layer, maps * len(epochs), np.repeat(epochs, len(maps)).tolist(), found)
     header = ("layer", "map", "epoch", "test image", "class", "row", "column", "activation")
     table = Table("evolution", f"Strongest activation at each snapshot, {source}", header, rows)
-    return Findings("Evolution", TEXT, pictures, [table], printed)
+    text = TEXT.format(count=len(searched), random=" random" * (len(searched) < len(subject.inputs)))
+    return Findings("Evolution", text, pictures, [table], printed)
 
 
 def draw(epochs: Sequence[int], entries: Sequence[tuple[str, list, list]], title: str) -> Drawing:
