@@ -10,7 +10,7 @@ from models import build_model
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even a few images are more than one batch; a test file that imports this has it."""
-    for name in ("activations", "chain", "deconvnet", "occlusion"):
+    for name in ("activations", "chain", "deconvnet", "occlusion", "probe"):
         monkeypatch.setattr(f"interpret.{name}.BATCH", 4)
 
 

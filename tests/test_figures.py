@@ -21,6 +21,7 @@ from harness.analyses import (
     activations,
     correspondence,
     deconvnet,
+    depth,
     evolution,
     filters,
     invariance,
@@ -30,7 +31,7 @@ from harness.metrics import EpochMetrics
 
 TILE = np.full((4, 6, 4), 0.5, dtype=np.float32)
 CLASSES = ("cat", "dog", "owl")
-ANALYSES = (filters, activations, deconvnet, evolution, invariance, occlusion, correspondence)
+ANALYSES = (filters, activations, deconvnet, evolution, invariance, occlusion, correspondence, depth)
 
 
 @pytest.fixture
@@ -240,6 +241,17 @@ def test_correspondence_has_a_bar_for_each_part_and_layer_and_a_dot_for_each_cla
     assert [text.get_text() for text in axes.get_xticklabels()] == ["first layer", "last hidden layer"]
     assert axes.get_ylabel() == "Δ, mean Hamming distance"
     assert {"title", *parts} <= words(figure)
+
+
+def test_depth_has_a_line_of_each_network_with_its_intervals(draw) -> None:
+    rows = [("images", "trained", 4, 0.3, 0.2, 0.5), ("conv1", "trained", 9, 0.6, 0.5, 0.7)]
+    rows += [("images", "untrained", 4, 0.3, 0.2, 0.5), ("conv1", "untrained", 9, 0.4, 0.3, 0.5)]
+    figure = draw(depth.draw, rows, "title")
+    (axes,) = figure.axes
+    assert [0.3, 0.6] in [values for _, values in curves(axes)]
+    bars = [[end[1] for end in segment] for each in axes.collections for segment in each.get_segments()]
+    assert bars == [pytest.approx(each) for each in ([0.2, 0.5], [0.5, 0.7], [0.2, 0.5], [0.3, 0.5])]
+    assert {"title", "trained", "untrained", "features after"} <= words(figure)
 
 
 # -- TensorBoard and the README ----------------------------------------------------------------------------------------

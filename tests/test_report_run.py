@@ -249,7 +249,7 @@ def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_of_its_bes
     assert report_again(stop="invariance") == list(OF_CNN)
     run = folders[0]
     assert "e2-" in run.name  # most epochs first, as the report chooses what it shows
-    assert report_again() == ["invariance", "occlusion", "correspondence"]
+    assert report_again() == ["invariance", "occlusion", "correspondence", "depth"]
     assert report_again() == []
     (run / "figures" / "activations.png").unlink()
     (run / "figures" / "occlusion.png").write_bytes(b"")

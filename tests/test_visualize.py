@@ -23,7 +23,16 @@ import interpret.evolution
 import interpret.invariance
 import interpret.occlusion
 import visualize
-from harness.analyses import OF_CNN, correspondence, deconvnet, draw_analyses, evolution, invariance, read_analyses
+from harness.analyses import (
+    OF_CNN,
+    correspondence,
+    deconvnet,
+    depth,
+    draw_analyses,
+    evolution,
+    invariance,
+    read_analyses,
+)
 from harness.analyses.base import load_test_images, read_picture
 from harness.analyses.findings import Findings, Picture, Table, write_findings, write_page
 from harness.checkpoint import load_checkpoint, load_snapshots, load_trained
@@ -31,6 +40,7 @@ from harness.errors import UserError
 from harness.files import lock_folder
 from harness.pictures import DPI, Drawing
 from harness.tensorboard import read_events
+from interpret.probe import layer_features, probe
 from models import build_model
 
 TESTED = 60  # synthetic test images
@@ -45,6 +55,8 @@ def tiny_sets():
         patch.setattr("harness.synthetic.TEST_COUNT", TESTED)
         patch.setattr(invariance, "AVERAGED", 4)
         patch.setattr(correspondence, "PER_CLASS", 2)
+        patch.setattr(depth, "LEARNED_FROM", 50)
+        patch.setattr(depth, "TESTED_ON", 20)
         patch.setattr(deconvnet, "MAPS_SHOWN", 5)
         patch.setattr(evolution, "MAPS_SHOWN", 2)
         for name in ("confusion_figure", "worst_figure"):
@@ -215,7 +227,7 @@ def test_strong_network_is_looked_into_as_any_other(tiny_sets, tmp_path: Path, r
     drawn = {path.stem for path in drawn_into(run) if path.suffix == ".png"}
     layers = [f"conv{number}" for number in range(1, 8)]
     by_layer = {f"{name}_{layer}" for name in ("filters", "deconvnet", "evolution") for layer in layers}
-    assert drawn == by_layer | {"activations", "invariance", "occlusion", "correspondence"}
+    assert drawn == by_layer | {"activations", "invariance", "occlusion", "correspondence", "depth"}
     # The snapshot of the last epoch has the folded weights and biases of its best.pt or last.pt.
     trained = load_trained(run / "last.pt", build_model)
     (weights,) = load_snapshots(trained).values()
@@ -274,6 +286,26 @@ def test_occlusion_and_correspondence_tables_equal_interpret(trained_run: Path, 
     assert len(table) == 12
     assert [row[:2] for row in table] == [(cell.part, cell.layer.replace("_", " ")) for cell in cells]
     assert [row[2:] for row in table] == [pytest.approx((cell.mean, cell.std), rel=1e-4) for cell in cells]
+
+
+def test_depth_table_counts_what_each_layers_probe_gets_right(trained_run: Path, drawn: Path):
+    model, _, images = _whole(trained_run / "best.pt")
+    drawn_order = torch.Generator().manual_seed(0)
+    learned = images.train.part(torch.randperm(200, generator=drawn_order)[:50])
+    tested = images.test.part(torch.randperm(TESTED, generator=drawn_order)[:20])
+    untrained = build_model({"model": load_trained(trained_run / "best.pt", build_model).description}, seed=0)
+    rows = _rows(drawn / "depth.csv")
+    assert [row["features after"] for row in rows] == ["images", "conv1", "conv2", "fc1"] * 2
+    for network, own in (("trained", rows[:4]), ("untrained", rows[4:])):
+        part = {"trained": model, "untrained": untrained}[network]
+        features = layer_features(part, images.normalize(learned.images))
+        seen = layer_features(part, images.normalize(tested.images))
+        for row, name in zip(own, features, strict=True):
+            answers = probe(features[name], learned.labels, 10)(seen[name]).argmax(dim=1)
+            assert row["network"] == network and int(row["how many"]) == features[name].shape[1]
+            accuracy = float((answers == tested.labels).double().mean())
+            assert float(row["accuracy"]) == pytest.approx(accuracy, abs=0.051)  # another order of sums may turn one
+            assert float(row["low"]) < float(row["accuracy"]) < float(row["high"])
 
 
 def test_invariance_table_is_that_of_interpret(trained_run: Path, drawn: Path):
@@ -361,7 +393,7 @@ def test_another_image_size_and_gray(tiny_sets, tmp_path: Path, monkeypatch, run
     run = _train("cnn_cifar10", tmp_path, "--epochs", "1")
     code, _, err = run_main("visualize", run / "best.pt", "--images", "1")
     assert (code, err) == (0, "")
-    assert len(list((run / "figures").glob("*.png"))) == 11  # with the confusion matrix of the training
+    assert len(list((run / "figures").glob("*.png"))) == 12  # with the confusion matrix of the training
 
 
 def test_tensorboard_gets_each_figure_once(run: Path, run_main: Callable):
