@@ -384,6 +384,14 @@ def flag_words(flags: Mapping[str, object]) -> list[str]:
     return [name if value is True else f"{name}={value}" for name, value in given.items()]
 
 
+def training_command(script: str, recorded: Mapping[str, object]) -> str:
+    """The command line that trains a run with these recorded flags again; folders are left at their defaults."""
+    defaults = vars(training_parser(script, "").parse_args([]))
+    typed = {name: value for name, value in recorded.items() if name in defaults and FLAGS[name].of_run}
+    changed = {name: value for name, value in typed.items() if value is not None and str(value) != str(defaults[name])}
+    return command_line(["python", f"{script}.py", *flag_words(changed)])
+
+
 def resume_command(flags: argparse.Namespace) -> str:
     """The command line that continues this run, ready to be pasted into a shell."""
     kept = [word for word in flags.command if word not in ("--overwrite", "--resume")]

@@ -107,7 +107,8 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
     if flags.compile:
         trained = compiled(trained, device)
     run.begin(model=description, dataset=dataset, device=str(device))
-    run.config["flops_per_image"] = flops_per_image(model, images.normalize(images.test.images[:1]))
+    of_image = flops_per_image(model, images.normalize(images.test.images[:1]))
+    run.config["training_flops"] = of_image * len(images.train) * flags.epochs
     if state.epoch and ranks.main:
         save_last(run.path, run.config, state)  # --epochs may have grown: last.pt must say so before config.json does
     publish(run, state, images)
@@ -373,8 +374,8 @@ def _print_head(run: RunFolder, images: ImageSet, state: State, device: torch.de
         f"{threads} thread{'s' * (threads != 1)}" + f" on each of {ranks} ranks" * (ranks > 1)
     )
     print(f"{images.name} ({len(images.train):,} train{held_out} and {len(images.test):,} test images)")
-    flops = run.config["flops_per_image"] * len(images.train) * run.flags.epochs
-    print(f"{run.flags.epochs} epoch{'s' * (run.flags.epochs != 1)} of training take {flops / 1e15:.2g} PFLOP")
+    flops, epochs = run.config["training_flops"], run.flags.epochs
+    print(f"{epochs} epoch{'s' * (epochs != 1)} of training take{'s' * (epochs == 1)} {flops / 1e15:.2g} PFLOP")
     if not run.flags.dry_run:
         continuing = f", continuing after epoch {state.epoch}" if state.epoch else ""
         print(f"run folder: {run.path}{continuing}")

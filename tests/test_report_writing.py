@@ -6,6 +6,7 @@ import html.parser
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import urllib.parse
@@ -19,6 +20,8 @@ from report_grids import cell_row, cnn_row, history, row_runs, run, write_run
 
 from harness.analyses.findings import Findings, Picture, Table, write_findings
 from harness.errors import UserError
+from harness.flags import parse_flags, recorded_flags
+from harness.grid.rows import parser_of
 from harness.grid.runs import Problem, RowRuns, Run
 from harness.metrics import EpochMetrics
 from harness.pictures import Drawing
@@ -125,6 +128,24 @@ def test_tables_hold_the_mean_the_deviation_and_the_interval_of_the_runs(write, 
     assert (low, high) == (pytest.approx(max(0, mean - reach), abs=6e-5), pytest.approx(min(1, mean + reach), abs=6e-5))
     assert abs(0.85 - mean) < reach and high - low < 0.1 and cells[1] == "✓ agrees"
     assert readme.count("? cannot tell |") + readme.count("✓ agrees |") + readme.count("✗ differs |") == 6  # once each
+
+
+def test_a_recipes_row_has_its_cost_its_command_and_what_its_flags_measure(write, quick_charts, tmp_path):
+    averaged = [
+        [*history(seed)[:2], history(seed)[2]._replace(average_accuracy=0.9 + seed / 10, average_tta_accuracy=0.95)]
+        for seed in (0, 1)
+    ]
+    made = row_runs(cnn_row(), (0, 1), tmp_path / "runs", average_weights=0.9, test_time_augmentation=True)
+    runs = {seed: dataclasses.replace(each, history=averaged[seed]) for seed, each in made.runs.items()}
+    for each in runs.values():
+        each.config["training_flops"] = 3 * 10**14
+    readme, _ = write([dataclasses.replace(made, runs=runs)])
+    assert "1,234,567 parameters, 0.3 PFLOP, 0.1 minutes a run" in readme
+    assert re.search(r"^\| accuracy, averaged weights \| – \|.*\| 0\.9500 ± 0\.0707 \|$", readme, re.MULTILINE)
+    assert re.search(r"^\| accuracy, averaged weights, test-time augmentation .*\| 0\.9500 ± 0", readme, re.MULTILINE)
+    (command,) = re.findall(r"To train the first of them again: `python cnn_cifar10.py (.*)`", readme)
+    again = parse_flags(parser_of("cnn_cifar10"), shlex.split(command))
+    assert recorded_flags(again) == runs[0].config["flags"]
 
 
 def test_pictures_of_the_readme_are_there_and_those_of_the_page_are_in_it(write, tmp_path):

@@ -15,12 +15,11 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from harness.checkpoint import Trained, folded
-from harness.cli import command_line
 from harness.data import ImageSet, Split, load_images
 from harness.device import choose_device, choose_threads
 from harness.errors import UserError, one_line
 from harness.files import read_file
-from harness.flags import FLAGS, flag_words, training_parser
+from harness.flags import training_command
 from harness.image_sets import CNN, RNN, sets_for
 from harness.run import read_config
 from interpret.chain import convolutions
@@ -136,11 +135,7 @@ def find_checkpoint(path: Path) -> Path:
         return file
     run = file.parent
     recorded = read_config(run)["flags"] if (run / "config.json").exists() else {}
-    script = RNN if "cell" in recorded else CNN
-    defaults = vars(training_parser(script, "").parse_args([]))
-    typed = {name: value for name, value in recorded.items() if name in defaults and FLAGS[name].of_run}
-    changed = {name: value for name, value in typed.items() if value is not None and str(value) != str(defaults[name])}
-    training = command_line(["python", f"{script}.py", *flag_words(changed)])
+    training = training_command(RNN if "cell" in recorded else CNN, recorded)
     raise UserError(f"there is no {file}; {training} makes one, and prints the run folder to name here")
 
 

@@ -10,10 +10,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.flags import FLAGS, RESULT_FLAGS, flag_label
+from harness.flags import FLAGS, RESULT_FLAGS, flag_label, training_command
 from harness.grid.runs import FINISHED, RowRuns, Run
 from harness.image_sets import IMAGE_SETS, sets_for
-from harness.metrics import METRICS, best_values
+from harness.metrics import METRICS, EpochMetrics, best_values
 from harness.report.statistics import Sample
 
 CELLS = tuple(FLAGS["cell"].choices)  # in the original's order
@@ -56,6 +56,32 @@ def printed_of(row: RowRuns) -> list[float | None]:
 
 def lasts(runs: Sequence[Run], metric: str) -> Sample | None:
     return _sample(runs, metric, lambda run: over_epochs(run, metric)[-1])
+
+
+def measured_beside(row: RowRuns) -> dict[str, Sample]:
+    """The accuracies that some flags add, of the last epoch, by their names; those that every complete run has."""
+    words = {"validation": "held out", "average": "averaged weights", "tta": "test-time augmentation"}
+    lines = [run.history[-1].measured for run in row.complete]
+    fields = [field for field in EpochMetrics._fields[6:] if field.endswith("accuracy") and lines]
+    fields = [field for field in fields if all(field in line for line in lines)]
+    return {
+        ", ".join(["accuracy", *(words[part] for part in field.split("_")[:-1])]): lasts(row.complete, field)
+        for field in fields
+    }
+
+
+def cost(row: RowRuns, count_parameters: Callable[[dict], int]) -> str:
+    """How large the row's network is and how long a run takes; `12,345 parameters, 0.55 PFLOP, 13.2 minutes a run`."""
+    config = row.complete[0].config
+    flops = config.get("training_flops")  # older runs do not say
+    counted_flops = f", {flops / 1e15:.2g} PFLOP" if type(flops) is int else ""
+    minutes = duration(statistics.median(total_seconds([run]) for run in row.complete))
+    return f"{counted(count_parameters(config), 'parameter')}{counted_flops}, {minutes} a run"
+
+
+def again(row: RowRuns) -> str:
+    """The script's command that trains the first of the row's runs again."""
+    return training_command(row.row.script, row.complete[0].config["flags"])
 
 
 def worst_drops(row: RowRuns) -> Sample | None:
