@@ -148,6 +148,20 @@ def test_a_recipes_row_has_its_cost_its_command_and_what_its_flags_measure(write
     assert recorded_flags(again) == runs[0].config["flags"]
 
 
+def test_rows_of_another_image_set_are_a_section_of_their_own(write, quick_charts, tmp_path):
+    rows = [cnn_row("cnn-a"), cnn_row("cnn-b"), cnn_row("cnn-c", data="mnist"), cnn_row("cnn-d", data="mnist")]
+    results = [row_runs(row, (0, 1), tmp_path / "runs", data=row.data or "cifar10") for row in rows]
+    readme, page = write([*results, RowRuns(cell_row("gru", data="kmnist"), {}, (0,))])
+    sections = [
+        each for each in re.findall(r"^## .*</a>(.*)$", readme, re.MULTILINE) if "with" in each and "Com" not in each
+    ]
+    assert sections == ["CNN with CIFAR10", "CNN with MNIST", "RNN with KMNIST"]
+    assert re.findall(r"\*\*Best (.*?)\*\*", readme) == ["CNN with CIFAR10", "CNN with MNIST"]
+    assert readme.index("the row cnn-b</") < readme.index('id="cnn-mnist"') < readme.index("the row cnn-c</")
+    parsed = Page(page)
+    assert len(set(parsed.ids)) == len(parsed.ids) and readme.count('## <a id="visualization"') == 1
+
+
 def test_pictures_of_the_readme_are_there_and_those_of_the_page_are_in_it(write, tmp_path):
     readme, page = write(small_grid(tmp_path / "runs"))
     named = re.findall(r"\]\((figures/[^)]+)\)", readme)

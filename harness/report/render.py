@@ -21,11 +21,10 @@ from harness.cli import command_line, typed_path
 from harness.errors import UserError
 from harness.files import check_writable, make_folder, nearest_folder, os_errors_as, read_file, write_atomically
 from harness.grid.runs import Problem, RowRuns, Run
-from harness.image_sets import CNN, RNN
 from harness.report import conclusions, figures, results, statistics
 from harness.report.figures import Figure
 from harness.report.inside import look_inside
-from harness.report.results import Family, dataset
+from harness.report.results import dataset
 
 MARKER = "written by report.py: every number here is computed from the run folders; edits are lost"
 PAGE_CSS = Path(__file__).with_name("page.css")  # the look of all of the project's pages
@@ -54,9 +53,6 @@ def write_report(
     """
     earlier = _earlier_figures(out)
     synthetic = data == "synthetic" or (bool(rows) and all(dataset(row) == "synthetic" for row in rows))
-    families = [
-        Family(kind, [row for row in rows if row.row.script == script]) for kind, script in (("CNN", CNN), ("RNN", RNN))
-    ]
     slugs = _slugs([row.row.name for row in rows])
     shown: dict[str, Figure] = {}
     headings: list[tuple[int, str, Markup]] = []
@@ -84,7 +80,7 @@ def write_report(
 
     context = {
         "results": rows,
-        "families": [family for family in families if family.rows],
+        "families": results.families_of(rows),
         "complete": [run for row in rows for run in row.complete],
         "done": sum(run.seed in row.seeds for row in rows for run in row.complete),
         "problems": problems,

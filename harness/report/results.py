@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from harness.flags import FLAGS, RESULT_FLAGS, flag_label, training_command
 from harness.grid.runs import FINISHED, RowRuns, Run
-from harness.image_sets import IMAGE_SETS, sets_for
+from harness.image_sets import CNN, IMAGE_SETS, RNN, sets_for
 from harness.metrics import METRICS, EpochMetrics, best_values
 from harness.report.statistics import Sample
 
@@ -154,24 +154,35 @@ def setting(row: RowRuns, flag: str) -> object:
 
 def dataset(row: RowRuns) -> str:
     """What --data was: "cifar10", "mnist" or "synthetic"."""
-    return setting(row, "data") or next(iter(sets_for(row.row.script)))
+    return setting(row, "data") or row.row.data or next(iter(sets_for(row.row.script)))
 
 
 @dataclass(frozen=True)
 class Family:
-    """All rows of one script."""
+    """All rows of one script and image set."""
 
     kind: str  # "CNN" or "RNN"
     rows: list[RowRuns]
+    name: str  # of its anchors and figures
 
     @property
     def title(self) -> str:
-        names = dict.fromkeys(flag_label("data", dataset(row)) for row in self.rows)
-        return f"{self.kind} with {listed([*names])}"
+        return f"{self.kind} with {flag_label('data', dataset(self.rows[0]))}"
 
     @property
     def complete(self) -> list[Run]:
         return [run for row in self.rows for run in row.complete]
+
+
+def families_of(rows: Sequence[RowRuns]) -> list[Family]:
+    """The rows by script and image set; the first set of a script gives its family no longer name: "cnn", "rnn"."""
+    found: list[Family] = []
+    for kind, script in (("CNN", CNN), ("RNN", RNN)):
+        of_script = [row for row in rows if row.row.script == script]
+        for number, data in enumerate(dict.fromkeys(map(dataset, of_script))):
+            name = kind.lower() + f"-{data}" * (number > 0)
+            found.append(Family(kind, [row for row in of_script if dataset(row) == data], name))
+    return found
 
 
 def varied_flags(rows: Sequence[RowRuns]) -> list[str]:
