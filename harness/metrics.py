@@ -11,6 +11,7 @@ from typing import NamedTuple
 from harness.errors import UserError
 from harness.files import read_file
 
+MOST_SECONDS = 1e9  # of an epoch, 32 years: sums of more could be infinite
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 
@@ -119,4 +120,5 @@ def is_metrics(row: object, epoch: int) -> bool:
         return False
     metrics = EpochMetrics(*row)
     accuracies = [value for field, value in metrics.measured.items() if field.endswith("accuracy")]
-    return metrics.epoch == epoch and all(0 <= accuracy <= 1 for accuracy in accuracies) and metrics.seconds >= 0
+    is_time = 0 <= metrics.seconds < MOST_SECONDS
+    return metrics.epoch == epoch and is_time and all(0 <= accuracy <= 1 for accuracy in accuracies)

@@ -824,6 +824,7 @@ ROW = [2, 0.5, 0.25, 1.5, 1.0, 0.0]  # the epoch, two losses and accuracies, sec
         ([2, 0.5, 0.25, 1.5, -0.01, 0.0], False),
         ([2, 0.5, float("nan"), 1.5, 1.0, 0.0], False),
         ([*ROW[:-1], -0.1], False),
+        ([*ROW[:-1], 1e308], False),  # three such sum up to infinity, which is no time
     ],
 )
 def test_row_of_metrics_is_of_its_epoch_and_its_accuracies_are_shares(row, fits):
