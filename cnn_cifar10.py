@@ -8,10 +8,11 @@ import sys
 from collections.abc import Sequence
 
 from harness.cli import run_script, say_loading
-from harness.flags import parse_flags, training_parser
+from harness.flags import option, parse_flags, training_parser
 from harness.image_sets import IMAGE_SETS, sets_for, titles
 
 DATA = sets_for("cnn_cifar10")  # what --data takes, the default first, and the image set that it means
+LENET5 = ("fc_activation", "kernel_size", "stride", "conv1_maps", "conv2_maps", "fc_units")  # its own flags
 EXAMPLES = (
     "python cnn_cifar10.py --data synthetic --epochs 2  # to try it, in seconds",
     "python cnn_cifar10.py --model vgg --channels rgb --augment --precision bf16",
@@ -27,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parse_flags(make_parser(), argv)
     if flags.channels == "rgb" and IMAGE_SETS[DATA[flags.data]].channels == 1:
         flags.parser.error(f"--channels rgb needs color images, and {titles()[flags.data]} has none")
-    if flags.model != "lenet5" and "fc_activation" in flags.given:
-        flags.parser.error("--fc-activation is a flag of --model lenet5")
+    if flags.model != "lenet5" and (own := [name for name in LENET5 if name in flags.given]):
+        flags.parser.error(f"{option(own[0])} is a flag of --model lenet5")
 
     # Only now: PyTorch takes seconds to import, and --help and wrong flags are answered before.
     say_loading()
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "classes": len(images.classes),
         }
         if flags.model == "lenet5":
-            description["fc_activation"] = flags.fc_activation
+            description |= {name: getattr(flags, name) for name in LENET5}
         return train(run, images, description, build_model)
 
 

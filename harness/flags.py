@@ -104,6 +104,7 @@ def path_or_url(text: str) -> str:
 
 positive_int = whole_number(1)
 up_to_1024 = whole_number(1, 1024)
+odd_int = checked(int, "odd number", "{} is not an odd number from 1 to 15", lambda n: n % 2 == 1 and 1 <= n <= 15)
 seed_number = whole_number(0, 2**32 - 1)
 positive_float = checked(float, "number", "{} is not a number above 0", lambda x: 0 < x < math.inf)
 non_negative_float = checked(float, "number", "{} is not a number of at least 0", lambda x: 0 <= x < math.inf)
@@ -153,6 +154,7 @@ def augmentation(text: str) -> str:
 _CELLS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
 _OPTIMIZERS = {name: entry.title for name, entry in OPTIMIZERS.items()}
 _OFF = "%(default)g, the default, is off"
+_WITHOUT = "0: without it"
 _TORCHRUN = """On several devices: torchrun --nproc-per-node=2 {}.py, then the flags. Where this machine's name does not
 resolve torchrun hangs, unless --local-addr=127.0.0.1 stands before the script."""
 
@@ -184,6 +186,16 @@ GROUPS: dict[str, dict[str, Flag]] = {
                          in_name="{}", short="{}"),
         "fc_activation": Flag("activation between LeNet5's linear layers", {CNN: "tanh"}, choices=("tanh", "relu"),
                               in_name="{}", label="activation between the linear layers"),
+        "kernel_size": Flag("rows and columns of LeNet5's first filters", {CNN: 5}, type=odd_int, in_name="k{}",
+                            added_later=True, label="first filters' size"),
+        "stride": Flag("of LeNet5's first convolution", {CNN: 1}, type=whole_number(1, 8), in_name="stride{}",
+                       added_later=True, label="first stride"),
+        "conv1_maps": Flag(f"maps of LeNet5's first convolution; {_WITHOUT}", {CNN: 32}, type=whole_number(0, 4096),
+                           in_name="conv1x{}", added_later=True, label="maps of conv1"),
+        "conv2_maps": Flag(f"maps of LeNet5's second convolution; {_WITHOUT}", {CNN: 64}, type=whole_number(0, 4096),
+                           in_name="conv2x{}", added_later=True, label="maps of conv2"),
+        "fc_units": Flag(f"units of LeNet5's hidden linear layer; {_WITHOUT}", {CNN: 1024},
+                         type=whole_number(0, 65_536), in_name="fc{}", added_later=True, label="hidden linear units"),
         "snapshot_epochs": Flag("keep these epochs' filters", {CNN: "1,2,5,10,20,50,100"}, type=epoch_list),
     },
     "augmentation": {
@@ -207,6 +219,9 @@ GROUPS: dict[str, dict[str, Flag]] = {
         "weight_decay": Flag(f"weight decay; {_OFF}", 0.0, type=non_negative_float, in_name="wd{}"),
         "clip_grad_norm": Flag(f"largest gradient norm; {_OFF}", 0.0, type=non_negative_float,
                                in_name="clip{}", label="largest gradient norm"),
+        "max_filter_rms": Flag(f"largest root mean square of a convolution's filter; {_OFF}",
+                               {CNN: 0.0}, type=non_negative_float, in_name="rms{}", added_later=True,
+                               label="largest filter RMS"),
         "schedule": Flag("of the learning rate, step by step; cosine falls to 0; triangle rises, for the --warmup or a "
                          "fifth of the steps, then falls to 0", "constant",
                          choices=("constant", "cosine", "triangle"), in_name="{}", added_later=True),

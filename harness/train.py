@@ -175,6 +175,8 @@ def train_epoch(
     totals = torch.zeros(2, dtype=_exact_dtype(device), device=device)
     summed_loss, summed_correct = totals.unbind()  # views: adding to them changes the totals
     parameters, steps = list(model.parameters()), quick_steps(optimizer, rates)
+    radius = getattr(flags, "max_filter_rms", 0.0)  # a flag of the CNN's
+    filters = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
     computing = autocast(device, flags.precision)
     shares = ranks.shares(len(images.train), flags.batch_size)  # alone: the whole batches
     for share, (inputs, labels) in zip(shares, train_batches(images, order, flags.batch_size, ranks), strict=True):
@@ -187,6 +189,8 @@ def train_epoch(
         if flags.clip_grad_norm:
             nn.utils.clip_grad_norm_(parameters, flags.clip_grad_norm)
         next(steps)  # optimizer.step()
+        if radius:
+            limit_filters(filters, radius)
         if average:
             average.update_parameters(model)
         with torch.no_grad():
@@ -195,6 +199,17 @@ def train_epoch(
         show(share.count, totals)
     loss_sum, correct = ranks.sum(totals).tolist()
     return loss_sum / len(images.train), correct / len(images.train)
+
+
+@torch.no_grad()
+def limit_filters(filters: list[Tensor], radius: float) -> None:
+    """Scale each filter, of weights (maps, channels, height, width), whose root mean square is above the radius to it.
+
+    Zeiler & Fergus (2013), section 3, against a few filters that dominate the first layer.
+    """
+    for weights in filters:
+        rms = weights.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        weights *= (radius / rms.clamp(min=1e-30)).clamp(max=1)
 
 
 def measure(state: State, images: ImageSet, flags: Namespace, ranks: Ranks, *, last: bool) -> dict[str, float]:

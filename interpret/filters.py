@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+FREQUENCIES = 64  # at which a filter's spectrum is taken, along rows and columns
+
 
 def filter_pictures(weights: Tensor, *, per_filter: bool = False) -> tuple[Tensor, Tensor]:
     """Weights (maps, channels, height, width) as pictures in [0, 1] of the same shape, 0.5 standing for weight zero.
@@ -14,6 +16,24 @@ def filter_pictures(weights: Tensor, *, per_filter: bool = False) -> tuple[Tenso
     limit = weights.abs().amax(dim=(1, 2, 3)) if per_filter else weights.abs().max()
     scale = limit.where(limit > 0, torch.ones_like(limit)).view(-1, 1, 1, 1)
     return (weights / scale + 1) / 2, limit
+
+
+def rms(weights: Tensor) -> Tensor:
+    """The root mean square of each filter's weights (maps, channels, height, width): (maps,). The paper's section 3."""
+    return weights.square().mean(dim=(1, 2, 3)).sqrt()
+
+
+def aliased_energy(weights: Tensor, step: int) -> Tensor:
+    """The share of each filter's energy at frequencies too high for what samples its map: (maps,), in [0, 1].
+
+    A map that is kept at every `step`-th position, by strides and poolings, can show 1 / (2 step) cycles a pixel along
+    rows and columns. What a filter passes beyond that comes back as a pattern that is not there: the aliasing that the
+    paper's section 4.1 finds with a stride of 4. Weights (maps, channels, height, width); with a step of 1 it is 0.
+    """
+    spectrum = torch.fft.fft2(weights.double(), s=(FREQUENCIES, FREQUENCIES)).abs().square().sum(dim=1)
+    too_high = torch.fft.fftfreq(FREQUENCIES, dtype=torch.float64).abs() > 1 / (2 * step)
+    either = too_high[:, None] | too_high
+    return (spectrum * either).sum(dim=(1, 2)) / spectrum.sum(dim=(1, 2)).clamp(min=1e-300)
 
 
 def strongest_filters(weights: Tensor, maps: int, inputs: int) -> tuple[Tensor, Tensor]:

@@ -56,7 +56,8 @@ SHARED_DEFAULTS = {
 DEFAULTS = {
     "cnn_cifar10": SHARED_DEFAULTS
     | {"data": "cifar10", "optimizer": "adagrad", "lr": 0.01, "epochs": 20, "batch_size": 256}
-    | {"model": "lenet5", "channels": "gray", "fc_activation": "tanh"}
+    | {"model": "lenet5", "channels": "gray", "fc_activation": "tanh", "kernel_size": 5, "stride": 1}
+    | {"conv1_maps": 32, "conv2_maps": 64, "fc_units": 1024, "max_filter_rms": 0.0}
     | {"snapshot_epochs": "1,2,5,10,20,50,100"},
     "rnn_mnist": SHARED_DEFAULTS
     | {"data": "mnist", "optimizer": "adam", "lr": 0.001, "epochs": 10, "batch_size": 64}
@@ -489,11 +490,14 @@ def test_both_scripts_have_the_same_hyper_parameters_and_epochs_is_none_of_them(
         **{"experiment": "cnn_cifar10", "data": "cifar10", "optimizer": "adagrad", "lr": 0.01, "batch_size": 256},
         **{"channels": "gray", "fc_activation": "tanh", "cell": "-", "hidden_size": "-"},
         **{"model": "lenet5", "layers": "-", "bidirectional": "-", "dropout": "-"},
+        **{"kernel_size": "5", "stride": "1", "conv1_maps": "32", "conv2_maps": "64", "fc_units": "1024"},
+        "max_filter_rms": "0.0",
     }
     assert rnn == shared | {
         **{"experiment": "rnn_mnist", "data": "mnist", "optimizer": "adam", "lr": 0.001, "batch_size": 64},
         **{"channels": "-", "fc_activation": "-", "cell": "gru", "hidden_size": "128"},
         **{"model": "-", "layers": "1", "bidirectional": "no", "dropout": "0.0"},
+        **dict.fromkeys(("kernel_size", "stride", "conv1_maps", "conv2_maps", "fc_units", "max_filter_rms"), "-"),
     }
 
 

@@ -48,6 +48,13 @@ def test_the_reports_grid_has_the_originals_nineteen_rows():
     assert [row.name for row in rows if not row.printed] == ["rnn-adam-lr0.001-h64"]
 
 
+def test_every_grid_of_the_project_can_be_read():
+    grids = [file for file in PROJECT.glob("*.toml") if "[[row]]" in file.read_text()]
+    assert {"demo.toml", "experiments.toml", "paper.toml"} <= {file.name for file in grids}
+    for file in grids:
+        assert load_grid(file)[0]
+
+
 def test_row_takes_what_it_leaves_out_from_the_script():
     (row,) = load(ROW + "flags = { lr = 1, epochs = 3 }")
     assert (row.title, row.printed, row.note) == ("a", {}, "")

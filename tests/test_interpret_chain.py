@@ -9,7 +9,7 @@ from torch import nn
 
 from interpret.chain import convolutions, feature_vectors, trace
 from interpret.deconvnet import receptive_fields
-from interpret.filters import filter_pictures, strongest_filters
+from interpret.filters import aliased_energy, filter_pictures, rms, strongest_filters
 
 
 def test_chain_of_lenet5_names_its_modules_and_sizes():
@@ -166,3 +166,11 @@ def test_strongest_filters_are_the_maps_and_inputs_with_the_largest_weights() ->
     assert maps.tolist() == [1, 2]  # by size, whatever the sign
     assert inputs[0].tolist() == [3, 0] and inputs[1, 0] == 1
     assert [part.shape for part in strongest_filters(weights, 9, 9)] == [(3,), (3, 4)]
+
+
+def test_aliasing_is_energy_that_a_sampled_map_cannot_show():
+    flat, checks = torch.ones(1, 2, 8, 8), (torch.arange(8)[:, None] + torch.arange(8)).remainder(2) * 2.0 - 1
+    assert aliased_energy(flat, 1).item() == 0 and aliased_energy(flat, 2).item() < 0.1
+    assert aliased_energy(checks.expand(1, 2, 8, 8), 2).item() > 0.9
+    assert aliased_energy(torch.zeros(1, 1, 3, 3), 2).item() == 0
+    torch.testing.assert_close(rms(torch.tensor([[[[3.0, 4.0]]], [[[0.0, 2.0]]]])), torch.tensor([12.5, 2.0]).sqrt())

@@ -737,6 +737,29 @@ def test_progress_on_a_gpu_shows_what_has_arrived_and_waits_for_nothing(clock: l
 # -- the compiled step -------------------------------------------------------------------------------------------------
 
 
+FILTERS = "--data synthetic --epochs 1 --batch-size 16 --max-filter-rms 0.05 --kernel-size 3 --threads 1 --name r"
+
+
+@pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
+def test_filters_are_scaled_down_to_the_largest_rms_after_each_step(run_main: Callable, in_project: Path) -> None:
+    code, _, err = run_main("cnn_cifar10", *FILTERS.split())
+    assert (code, err) == (0, "")
+    weights = torch.load(in_project / "runs" / "cnn_synthetic" / "r" / "last.pt")["model"]["features.conv1.weight"]
+    rms = weights.square().mean(dim=(1, 2, 3)).sqrt()
+    assert rms.max() == pytest.approx(0.05) and rms.min() < 0.05  # PyTorch begins at about 0.19
+    assert weights.shape[2:] == (3, 3)
+
+
+def test_filter_within_the_radius_stays_as_it_is() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    filters = torch.randn(3, 2, 5, 5, generator=drawn) * torch.tensor([0.01, 1.0, 3.0]).view(3, 1, 1, 1)
+    limited = filters.clone()
+    harness.train.limit_filters([limited], 0.5)
+    assert torch.equal(limited[0], filters[0])
+    torch.testing.assert_close(limited[1:].square().mean(dim=(1, 2, 3)).sqrt(), torch.tensor([0.5, 0.5]))
+    torch.testing.assert_close(limited[2] / limited[2].norm(), filters[2] / filters[2].norm())
+
+
 @pytest.mark.usefixtures("tiny_synthetic", "quick_figures")
 def test_compiling_leaves_recurrent_networks_as_they_are(run_main: Callable, in_project: Path) -> None:
     code, out, err = run_main("rnn_mnist", *SHORT, "--compile", "--dry-run")

@@ -171,6 +171,8 @@ REFUSED = {
     "dropout of everything and more": (recurrent(dropout=1.5), "dropout 1.5 is not a number from 0.0 to 1.0"),
     "dropout no number": (recurrent(dropout=math.nan), "dropout nan"),
     "many layers": (recurrent(hidden_size=4096, layers=100), "parameters; the limit is"),
+    "stride leaves no pixel": (lenet(image_size=4, stride=8), "stride 8 leaves nothing of 4 pixels a side"),
+    "absurdly many maps": (lenet(conv1_maps=10**9), "conv1_maps 1000000000"),
     "large together": (lenet(image_size=1024), "would have 4,295,0"),  # fc1 alone: 64·256² · 1024 = 4,294,967,296
     "large together, recurrent": (recurrent(cell="lstm", hidden_size=16_384), "would have 1,0"),
 }
@@ -309,6 +311,31 @@ def test_lenet_is_the_composition_of_its_published_layers(activation: str) -> No
     expected = hidden @ w["classifier.fc2.weight"].T + w["classifier.fc2.bias"]
     with torch.no_grad():
         torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "names", "values"),  # values that the last linear layer reads, of images of 16 pixels a side
+    [
+        ({}, ["features.conv1", "features.conv2", "classifier.fc1", "classifier.fc2"], 1024),
+        (
+            {"kernel_size": 9, "stride": 2},
+            ["features.conv1", "features.conv2", "classifier.fc1", "classifier.fc2"],
+            1024,
+        ),
+        ({"conv1_maps": 0, "fc_units": 0}, ["features.conv2", "classifier.fc2"], 64 * 8 * 8),
+        ({"conv2_maps": 0, "fc_units": 7}, ["features.conv1", "classifier.fc1", "classifier.fc2"], 7),
+        ({"conv1_maps": 0, "conv2_maps": 0, "fc_units": 0}, ["classifier.fc2"], 3 * 16 * 16),
+    ],
+)
+def test_lenet_without_a_layer_is_a_chain_of_the_others(sizes: dict, names: list[str], values: int) -> None:
+    model = build_model(lenet(channels=3, image_size=16, **sizes), seed=0)
+    assert list(dict.fromkeys(name.rpartition(".")[0] for name in model.state_dict())) == names
+    assert model.classifier.fc2.in_features == values
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model.train()(images), model.eval()(images))
+    if first := getattr(model.features, "conv1", None):
+        assert first.kernel_size[0] == sizes.get("kernel_size", 5) and first.stride[0] == sizes.get("stride", 1)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

@@ -181,6 +181,13 @@ def test_filter_table_has_the_weights_of_the_checkpoint(trained_run: Path, drawn
     rows = [row for row in _rows(drawn / "filters.csv") if row["layer"] == "features.conv1"]
     assert [float(row["largest"]) for row in rows] == pytest.approx(np.abs(weights).max(axis=(1, 2, 3)))
     assert [float(row["norm"]) for row in rows] == pytest.approx(np.sqrt((weights**2).sum(axis=(1, 2, 3))))
+    assert [float(row["RMS"]) for row in rows] == pytest.approx(np.sqrt((weights**2).mean(axis=(1, 2, 3))))
+    # Pooled by 2: what changes more than once in four pixels is too fast for the map.
+    waves = np.abs(np.fft.fft2(weights, s=(64, 64))) ** 2
+    fast = np.abs(np.fft.fftfreq(64)) > 0.25
+    shares = (waves * (fast[:, None] | fast)).sum(axis=(1, 2, 3)) / waves.sum(axis=(1, 2, 3))
+    assert [float(row["share aliased"]) for row in rows] == pytest.approx(shares)
+    assert f"{shares.mean():.0%} of the filters" in json.loads((drawn / "filters.json").read_text())["text"]
 
 
 def test_deconvnet_table_names_the_strongest_activations(trained_run: Path, drawn: Path):

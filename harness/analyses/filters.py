@@ -1,29 +1,37 @@
 """The filters of every convolution as pictures, on one scale or on each filter's own (the paper's figure 6)."""
 
 from collections.abc import Sequence
+from statistics import fmean, median
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from torch import nn
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
 from harness.pictures import Drawing, add_title, both, for_tiles, mosaic, opaque_tile
 from interpret.chain import convolutions
-from interpret.filters import filter_pictures, strongest_filters
+from interpret.filters import aliased_energy, filter_pictures, rms, strongest_filters
 
 NEEDS = ()
 
 TEXT = """\
-Mid-gray is weight zero; black and white are the largest absolute weight, {scale}. A filter of a later convolution has \
-a picture for each map that it reads: shown are the {maps} feature maps with the largest weights, strongest first, and \
-of each the {inputs} pictures with the largest weights, under the number of the map that they read."""
+{found} Mid-gray is weight zero; black and white are the largest absolute weight, {scale}. A filter of a later \
+convolution has a picture for each map that it reads: shown are the {maps} feature maps with the largest weights, \
+strongest first, and of each the {inputs} pictures with the largest weights, under the number of the map that they \
+read."""
+FOUND = """\
+The paper's section 4.1 in numbers: the largest of the {count} first filters' root mean squares is {largest:.2g}, the \
+median {median:.2g}; stride and pooling keep every {step}. position of a map, and {aliased:.0%} of the filters' energy \
+is at frequencies too high for that (aliasing). How many maps are dead is a number of the activations."""
 MAPS_SHOWN, INPUTS_SHOWN = 8, 12  # of a convolution that reads many maps
 
 
 def analyze(subject: Subject) -> Findings:
     pictures, rows = [], []
+    steps = sampling_steps(subject.model)
     for number, layer in enumerate(convolutions(subject.model), start=1):
         weights = subject.model.get_submodule(layer).weight.detach().cpu()
         drawn, limit = filter_pictures(weights, per_filter=subject.per_filter)
@@ -40,14 +48,35 @@ def analyze(subject: Subject) -> Findings:
             )
         pixels = draw([picture.numpy() for picture in shown], labels, heads, limit.numpy(), title)
         pictures.append(Picture(f"filters_{short(layer)}", pixels, title))
+        own_rms, aliased = rms(weights).tolist(), aliased_energy(weights, steps[layer]).tolist()
+        if number == 1:
+            found = FOUND.format(
+                count=len(weights),
+                largest=max(own_rms),
+                median=median(own_rms),
+                step=steps[layer],
+                aliased=fmean(aliased),
+            )
         for index, row in enumerate(weights.double().flatten(1).numpy()):  # (channels * height * width,) each
-            rows.append((layer, index, *map(float, (row.mean(), row.std(), np.linalg.norm(row), np.abs(row).max()))))
-    header = ("layer", "map", "mean", "std", "norm", "largest")
+            values = row.mean(), row.std(), np.linalg.norm(row), np.abs(row).max(), own_rms[index], aliased[index]
+            rows.append((layer, index, *map(float, values)))
+    header = ("layer", "map", "mean", "std", "norm", "largest", "RMS", "share aliased")
     scale = "each filter's own" if subject.per_filter else "one scale for all filters of a layer"
-    text = TEXT.format(scale=scale, maps=MAPS_SHOWN, inputs=INPUTS_SHOWN)
+    text = TEXT.format(found=found, scale=scale, maps=MAPS_SHOWN, inputs=INPUTS_SHOWN)
     return Findings(
         "Filters", text, pictures, [Table("filters", f"Weights of each filter, {subject.source}", header, rows)]
     )
+
+
+def sampling_steps(model: nn.Module) -> dict[str, int]:
+    """Of each convolution every how manieth position of its map is kept, by its stride and the poolings behind it."""
+    steps, convolution = {}, ""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            convolution, steps[name] = name, module.stride[0]
+        elif isinstance(module, nn.MaxPool2d) and convolution:
+            steps[convolution] *= module.stride if isinstance(module.stride, int) else module.stride[0]
+    return steps
 
 
 def draw(
