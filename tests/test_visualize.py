@@ -434,6 +434,7 @@ def test_tensorboard_waits_for_no_training(run: Path, run_main: Callable):
     ("argv", "sentence"),
     [
         (("--only", "filter"), "'filter' is none of filters, activations"),
+        (("--only", "ocllusion"), "lengths; did you mean occlusion?"),
         (("--only", "gates"), "of a CNN there is filters, activations"),
         (("--maps", "64"), "conv2 has the maps 0 to 63, and no 64"),
         (("--maps", "conv1:32"), "conv1 has the maps 0 to 31, and no 32"),
