@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from harness.analyses import ANALYSES, OF_CNN, OF_OWN_PICTURES, OF_RECURRENT, draw_analyses
 from harness.cli import command_line, program, run_script, say_loading, typed_path
-from harness.flags import Parser, add_flags, map_numbers, path, whole_number
+from harness.flags import Parser, add_flags, did_you_mean, map_numbers, path, whole_number
 from harness.image_sets import CNN, sets_for
 from harness.ranks import refuse_ranks
 
@@ -76,7 +76,7 @@ def names_of_analyses(text: str) -> list[str]:
     chosen = text.split(",")
     for name in chosen:
         if name not in ANALYSES:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(ANALYSES)}")
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(ANALYSES)}{did_you_mean(name, ANALYSES)}")
     return [name for name in ANALYSES if name in chosen]
 
 

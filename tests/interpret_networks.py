@@ -63,7 +63,7 @@ def images(count: int, channels: int, height: int, width: int, seed: int = 0) ->
 
 NETWORKS = {
     "gray LeNet5": lenet5,
-    "colour LeNet5": lambda: lenet5(channels=3, image_size=20),
+    "color LeNet5": lambda: lenet5(channels=3, image_size=20),
     "another network": other,
     "strong network": folded,
     "another in gray": lambda: other(channels=1),

@@ -48,9 +48,9 @@ class Site:
                 site.requests.append((path, self.headers["Range"]))
                 if path not in site.answers:
                     return self.send_error(404)
-                behaviour, content = site.answers[path]
+                behavior, content = site.answers[path]
                 with contextlib.suppress(ConnectionError):  # the client has left
-                    behaviour(self, content, site)
+                    behavior(self, content, site)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -59,8 +59,8 @@ class Site:
         self.root = f"http://127.0.0.1:{self.server.server_port}/"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
-    def serve(self, path: str, behaviour: Callable, content: bytes = CONTENT) -> str:
-        self.answers[path] = (behaviour, content)
+    def serve(self, path: str, behavior: Callable, content: bytes = CONTENT) -> str:
+        self.answers[path] = (behavior, content)
         return self.root + path
 
     def ranges(self, path: str) -> list[str | None]:
@@ -154,15 +154,15 @@ def test_an_honest_source_gives_the_published_bytes(site: Site, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "why"),
+    ("behavior", "why"),
     [(drops, "the connection ended after 100,000 of 200,802 bytes"), (stalls, "timed out")],
 )
 def test_what_a_breaking_source_sent_is_kept_and_continued_elsewhere(
-    site: Site, tmp_path: Path, behaviour: Callable, why: str
+    site: Site, tmp_path: Path, behavior: Callable, why: str
 ) -> None:
     part = tmp_path / "part"
     with pytest.raises(SourceFailed, match=why) as failure:
-        download.download(site.serve("a", behaviour), part, ARCHIVE, replace(CALM, timeout=3))
+        download.download(site.serve("a", behavior), part, ARCHIVE, replace(CALM, timeout=3))
     assert failure.value.again
     assert part.read_bytes() == CONTENT[:HALF]
     download.download(site.serve("b", honest), part, ARCHIVE, CALM)
@@ -224,7 +224,7 @@ def test_both_checksums_of_an_archive_must_agree(site: Site, tmp_path: Path, fie
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "content", "why"),
+    ("behavior", "content", "why"),
     [
         (honest, CONTENT + b"!", "serves 200,803 bytes instead of 200,802"),
         (honest, CONTENT[:-1], "serves 200,801 bytes instead of 200,802"),
@@ -235,11 +235,11 @@ def test_both_checksums_of_an_archive_must_agree(site: Site, tmp_path: Path, fie
     ],
 )
 def test_an_answer_that_cannot_be_right_leaves_the_left_over_untouched(
-    site: Site, tmp_path: Path, behaviour: Callable, content: bytes, why: str
+    site: Site, tmp_path: Path, behavior: Callable, content: bytes, why: str
 ) -> None:
     (tmp_path / "part").write_bytes(CONTENT[:HALF])
     with pytest.raises(SourceFailed, match=why):
-        download.download(site.serve("a", behaviour, content), tmp_path / "part", ARCHIVE, CALM)
+        download.download(site.serve("a", behavior, content), tmp_path / "part", ARCHIVE, CALM)
     assert (tmp_path / "part").read_bytes() == CONTENT[:HALF]
 
 

@@ -385,6 +385,7 @@ def test_failing_and_diverging_runs_are_told_and_the_others_go_on(run_main, writ
         (["--onyl", "cnn"], "unrecognized arguments: --onyl cnn"),
         (["--only", "cnn"], "--only cnn: grid.toml has no such row; it has good"),
         (["--only", "good,bad"], "--only bad: grid.toml has no such row; it has good"),
+        (["--only", "goood"], "--only goood: grid.toml has no such row; it has good; did you mean good?"),
         (["--grid", "none.toml"], "cannot read none.toml: No such file"),
         (["--address", "head:6379"], "--address is for --engine ray"),
         (["--cpus-per-run", "2"], "--cpus-per-run is for --engine ray"),

@@ -441,6 +441,7 @@ def test_tensorboard_waits_for_no_training(run: Path, run_main: Callable):
     ("argv", "sentence"),
     [
         (("--only", "filter"), "'filter' is none of filters, activations"),
+        (("--only", "ocllusion"), "lengths; did you mean occlusion?"),
         (("--only", "gates"), "of a CNN there is filters, activations"),
         (("--maps", "64"), "conv2 has the maps 0 to 63, and no 64"),
         (("--maps", "conv1:32"), "conv1 has the maps 0 to 31, and no 32"),
@@ -482,6 +483,8 @@ def test_where_no_checkpoint_is_the_command_that_makes_one_is_said(run: Path, in
         code, _, err = run_main("visualize", path)
         assert code == 2 and f"there is no {run / 'best.pt'}; python cnn_cifar10.py " in err and err.count("\n") == 1
         assert {*makes.split()} <= {*err.split()}
+    code, _, err = run_main("visualize", run.parent)
+    assert (code, err) == (2, f"error: {run.parent} is a folder of runs; name one, such as {run}\n")
     code, _, err = run_main("visualize", "runs/cnn_cifar10/adagrad-lr0.01-e20-s0")  # as on a fresh clone
     assert code == 2 and "; python cnn_cifar10.py makes one, " in err
 

@@ -56,7 +56,7 @@ def make_tables(layers: Sequence[LayerStatistics], where: str) -> list[Table]:
 
 def printed_table(rows: Sequence[tuple], where: str) -> str:
     """The report's table for the terminal."""
-    lines = ["", f"  {where}", "", "  activations     mean      std      report      std    zeros  dead  active in all"]
+    lines = ["", f"  {where}", "", "  activations     mean      std    original      std    zeros  dead  active in all"]
     for name, mean, std, report_mean, report_std, zeros, dead, in_all in rows:
         report = " " * 16 if report_mean is None else f"{report_mean:7.4f}  {report_std:7.4f}"
         lines.append(f"  {name:11}  {mean:7.4f}  {std:7.4f}     {report}   {zeros:6.1%}  {dead:4}  {in_all:13}")

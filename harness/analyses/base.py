@@ -134,6 +134,9 @@ def find_checkpoint(path: Path) -> Path:
     if file.exists():
         return file
     run = file.parent
+    runs = sorted(config.parent for config in path.glob("**/config.json") if config.parent != path)
+    if runs:
+        raise UserError(f"{path} is a folder of runs; name one, such as {runs[0]}")
     recorded = read_config(run)["flags"] if (run / "config.json").exists() else {}
     training = training_command(RNN if "cell" in recorded else CNN, recorded)
     raise UserError(f"there is no {file}; {training} makes one, and prints the run folder to name here")

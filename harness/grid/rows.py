@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.files import read_file
-from harness.flags import ROW_FLAGS, is_new_folder_name, parse_row_flags, training_parser
+from harness.flags import ROW_FLAGS, did_you_mean, is_new_folder_name, parse_row_flags, training_parser
 from harness.image_sets import CNN, IMAGE_SETS, RNN, sets_for
 from harness.metrics import METRICS
 
@@ -82,7 +82,10 @@ def chosen_rows(rows: list[Row], only: str | None, grid: Path) -> list[Row]:
     words = [word.strip() for word in only.split(",")]
     for word in words:
         if not any(word == row.name or SCRIPT_WORDS.get(word) == row.script for row in rows):
-            raise UserError(f"--only {word}: {grid} has no such row; it has {', '.join(row.name for row in rows)}")
+            names = [row.name for row in rows]
+            raise UserError(
+                f"--only {word}: {grid} has no such row; it has {', '.join(names)}{did_you_mean(word, names)}"
+            )
     scripts = [SCRIPT_WORDS.get(word) for word in words]
     return [row for row in rows if row.name in words or row.script in scripts]
 
