@@ -611,7 +611,7 @@ def test_settings_too_many_to_be_seen_side_by_side_are_not_drawn(write, quick_ch
 # -- stability ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rough", "verdict"), [("rnn", "it holds"), ("lstm", "it is contradicted")])
+@pytest.mark.parametrize(("rough", "verdict"), [("rnn", "✓ LSTM is more stable"), ("lstm", "✗ LSTM is less stable")])
 def test_stability_follows_the_numbers_whichever_way_they_go(write, quick_charts, rough, verdict):
     """One cell falls by 0.3 in the middle of each run, the other by 0.01."""
     results = []
@@ -627,7 +627,7 @@ def test_stability_follows_the_numbers_whichever_way_they_go(write, quick_charts
     text = write(results)[0]
     smooth = {"rnn": "LSTM", "lstm": "RNN"}[rough]
     assert f"{smooth} is the most stable and {rough.upper()} the least" in text
-    assert f"for LSTM {verdict}" in text
+    assert f"**{verdict}**." in text
     sign, answer = ("−", "yes") if rough == "rnn" else ("+", "no")
     assert (
         f"| LSTM − RNN | worst drop | {answer} | {sign}0.2900 | {sign}0.2900 … {sign}0.2900 |" in text
@@ -661,7 +661,7 @@ def test_stability_that_chance_explains_is_called_that(write, quick_charts):
         results.append(RowRuns(row, runs, (0, 1, 2)))
     text = write(results)[0]
     assert "LSTM is the most stable and RNN the least" in text and "these seeds cannot tell that from chance" in text
-    assert "for LSTM it is neither confirmed nor refuted ? (our means point its way)" in text
+    assert "**? LSTM cannot be told from RNN** (our means point its way)." in text
     # 0.02, -0.03 and -0.02: mean -0.01, s = 0.02646; t(2) · s / √3 = 0.06572.
     assert "| LSTM − RNN | worst drop | cannot tell | −0.0100 | −0.0757 … +0.0557 |" in text
 
@@ -670,7 +670,7 @@ def test_one_seed_gives_no_interval_and_no_verdict_on_stability(write, quick_cha
     results = [row_runs(cell_row(cell, printed={"test_loss": 0.1}), (0,), Path("runs")) for cell in ("rnn", "gru")]
     text = write(results)[0]
     assert "no interval with a single seed" in text
-    assert "it is neither confirmed nor refuted" in text
+    assert "**? GRU cannot be told from RNN**" in text
 
 
 # -- in a browser ------------------------------------------------------------------------------------------------------
