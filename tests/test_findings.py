@@ -22,8 +22,8 @@ def test_filters_have_the_metrics_of_their_weights(monkeypatch) -> None:
     model[0].weight.data = torch.tensor([[[[3.0, -4.0]]], [[[0.5, 0.5]]]])
     (table,) = filters.analyze(Subject(SimpleNamespace(model=model, source=lambda images: "cifar10"))).tables
     assert table.rows == [
-        ("0", 0, -0.5, 3.5, 5.0, 4.0),
-        ("0", 1, 0.5, 0.0, pytest.approx(0.5**0.5), 0.5),
+        ("0", 0, -0.5, 3.5, 5.0, 4.0, pytest.approx(12.5**0.5), 0.0),
+        ("0", 1, 0.5, 0.0, pytest.approx(0.5**0.5), 0.5, 0.5, 0.0),
     ]
 
 
@@ -50,17 +50,18 @@ def test_activations_of_each_map_and_the_histogram_with_its_zeros() -> None:
         histogram_counts=torch.tensor([5, 6]),
         zero_count=7,
     )
-    tables = activations.make_tables([layer] * 3, "cifar10, 1,200 test images")
+    tables = activations.make_tables([layer] * 2, "cifar10, 1,200 test images")
     assert tables[0].header[-2:] == ("dead maps", "maps active in every image")
     assert tables[0].rows == [
         ("ReLU1", 1.0, 2.0, 0.0657, 0.1373, 0.5, 0, 1),  # the original's numbers
         ("ReLU2", 1.0, 2.0, 0.1000, 0.3112, 0.5, 0, 1),
-        ("ReLU3", 1.0, 2.0, None, None, 0.5, 0, 1),
     ]
+    other = activations.make_tables([layer] * 3, "cifar10, 1,200 test images")[0].rows  # of another network
+    assert other[2] == ("ReLU3", 1.0, 2.0, None, None, 0.5, 0, 1) and other[0][3:5] == (None, None)
     assert tables[1].rows[2:4] == [("ReLU2", 0, 0.25, 0.5, 0.75, 0.5, 4.0), ("ReLU2", 1, 2.0, 1.0, 0.0, 1.0, 8.0)]
     assert tables[2].rows[:3] == [("ReLU1", None, None, 7), ("ReLU1", 0.0, 1.0, 5), ("ReLU1", 1.0, 3.0, 6)]
     assert "1,200 test images" in tables[0].title
-    printed = activations.printed_table(tables[0].rows, "cifar10").splitlines()
+    printed = activations.printed_table([tables[0].rows[1], other[2]], "cifar10").splitlines()
     assert printed[-2:] == [
         "  ReLU2         1.0000   2.0000      0.1000   0.3112    50.0%     0              1",
         "  ReLU3         1.0000   2.0000                         50.0%     0              1",

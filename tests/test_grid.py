@@ -50,7 +50,7 @@ def test_the_reports_grid_has_the_originals_nineteen_rows():
 
 def test_every_grid_of_the_project_can_be_read():
     grids = [file for file in PROJECT.glob("*.toml") if "[[row]]" in file.read_text()]
-    assert {"demo.toml", "experiments.toml", "paper.toml"} <= {file.name for file in grids}
+    assert {"demo.toml", "experiments.toml", "paper.toml", "recipes.toml"} <= {file.name for file in grids}
     for file in grids:
         assert load_grid(file)[0]
 
