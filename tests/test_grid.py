@@ -11,10 +11,11 @@ from conftest import PROJECT
 
 from harness.errors import UserError
 from harness.files import lock_folder
-from harness.flags import RESULT_FLAGS, recorded_flags
+from harness.flags import RESULT_FLAGS, parse_flags, recorded_flags, run_name
 from harness.grid.rows import Row, experiment_of, load_grid, parser_of, wanted_flags
 from harness.grid.runs import Problem, RowRuns, _note, _read_runs, complete_runs, find_runs, problems_of
 from harness.image_sets import published_checksum
+from harness.metrics import EpochMetrics, metrics_csv
 from harness.report.inside import look_inside
 from models import build_model
 
@@ -434,11 +435,13 @@ def test_list_shows_averaged_weights_and_test_time_augmentation_where_a_run_has_
     own = make_run("gru-h128-adam-lr0.001-e2-average0.9-bf16-s0", average_weights=0.9)
     more = "1,0.5,0.25,0.5,0.5,1.5,0.625,\n2,0.5,0.1,0.5,0.5,1.0,0.75,0.8\n"
     (own / "metrics.csv").write_text(HEADER.rstrip() + ",average/accuracy,tta/accuracy\n" + more)
-    assert listed(run_main)[0][-4:] == [
-        " " * 78 + "test/accuracy      test/loss",
-        "run                                          status   epoch    best   last  average     tta    best   last",
-        "gru-h128-adam-lr0.001-e2-average0.9-bf16-s0  complete   2/2  0.5000 0.5000   0.7500  0.8000  0.5000 0.5000",
-        "gru-h128-adam-lr0.001-e2-bf16-s0             complete   2/2  0.7500 0.7500        –       –  0.2500 0.2500",
+    assert listed(run_main)[0][-6:] == [
+        f"{'test/accuracy':>48}      test/loss",
+        "  status   epoch    best   last  average     tta    best   last",
+        "gru-h128-adam-lr0.001-e2-average0.9-bf16-s0",  # too long to stand beside the rest
+        "  complete   2/2  0.5000 0.5000   0.7500  0.8000  0.5000 0.5000",
+        "gru-h128-adam-lr0.001-e2-bf16-s0",
+        "  complete   2/2  0.7500 0.7500        –       –  0.2500 0.2500",
     ]
 
 
@@ -460,6 +463,20 @@ def test_list_leaves_out_what_is_damaged_with_a_note_and_shows_the_rest(run_main
 def test_list_of_the_reference_runs_fits_80_columns(run_main):
     lines, err = listed(run_main, "--runs-dir", str(PROJECT / "report" / "runs"))
     assert err == "" and max(len(line) for line in lines if not line.startswith(str(PROJECT))) == 80
+
+
+def test_list_puts_long_names_on_lines_of_their_own(run_main):
+    augment = ["--augment", "alternate,shift:2,cutout", "--weight-decay", "0.0005", "--label-smoothing", "0.1"]
+    flags = parse_flags(parser_of("rnn_mnist"), [*augment, "--epochs", "1"])
+    config = {"experiment": "rnn_mnist", "flags": recorded_flags(flags), "status": "complete"}
+    folder = Path("runs/rnn_mnist") / run_name(flags)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "metrics.csv").write_bytes(metrics_csv([EpochMetrics(1, 0.5, 0.8, 0.4, 0.9, 1.0)]))
+    lines, err = listed(run_main)
+    assert err == "" and folder.name in lines
+    assert max(len(line) for line in lines if line != folder.name) <= 80
+    assert lines[lines.index(folder.name) + 1].split() == ["complete", "1/1", *["0.9000"] * 2, *["0.4000"] * 2]
 
 
 def test_only_runs_that_are_not_complete_are_problems():

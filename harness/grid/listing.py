@@ -17,6 +17,7 @@ from harness.flags import FLAGS, RESULT_FLAGS, run_name
 from harness.grid.rows import SCRIPT_WORDS, parser_of
 from harness.metrics import EpochMetrics, aligned, best_values, read_metrics
 
+LONG = 40  # letters of a name, with which there is no room beside it
 MORE_ACCURACIES = ("average_accuracy", "tta_accuracy", "average_tta_accuracy")  # shown where a run has them
 SORTED_BY = ("run", "status", "epoch", "test/accuracy", "test/loss")
 
@@ -89,7 +90,7 @@ def find_all_runs(runs_dir: Path) -> list[ListedRun]:
 
 
 def table_of(runs: list[ListedRun]) -> list[str]:
-    """The lines of a table, of 80 columns where the names are no longer than the flags make them."""
+    """The lines of a table, of 80 columns unless settings differ that no name says; a long name has its own line."""
     named = all(run.is_named_after_its_settings for run in runs)
     differ = [flag for flag in RESULT_FLAGS if flag != "epochs" and len({run.setting(flag) for run in runs}) > 1]
     settings = [] if named else differ
@@ -110,6 +111,9 @@ def table_of(runs: list[ListedRun]) -> list[str]:
         width = max(map(len, cells))
         gap = " " if column[0] in ("epoch", "last") else "  " * (number > 0)
         columns.append([gap + (cell.ljust(width) if number < len(texts) else cell.rjust(width)) for cell in cells])
+    names = columns.pop(0)[1:] if len(columns[0][0]) > LONG else []
     header, *lines = ("".join(cells) for cells in zip(*columns, strict=True))
+    if names:
+        lines = [f"{name.rstrip()}\n{line}" for name, line in zip(names, lines, strict=True)]
     loss = len(columns[-1][0] + columns[-2][0])
     return [f"{'test/accuracy':>{len(header) - loss}}{'test/loss':>{loss}}", header, *lines]
