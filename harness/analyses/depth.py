@@ -1,6 +1,7 @@
 """What a linear classifier reads off the features after each layer (the paper's section 5.3 and table 7)."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -62,10 +63,22 @@ def measure(subject: Subject) -> tuple[dict[str, dict[str, tuple[int, int]]], in
     for network, model in (("trained", subject.model), ("untrained", subject.untrained)):
         train, test = (layer_features(model, images.normalize(part.images.to(subject.inputs.device))) for part in parts)
         for layer, features in train.items():
-            probe_of_layer = probe(features.cpu(), parts[0].labels, classes)
+            with single_thread():
+                probe_of_layer = probe(features.cpu(), parts[0].labels, classes)
             right = probe_of_layer(test[layer].cpu()).argmax(dim=1) == parts[1].labels
             probed.setdefault(network, {})[short(layer)] = features.shape[1], int(right.sum())
     return probed, len(parts[1]), len(parts[0])
+
+
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """Compute on one thread: a probe is thousands of small steps, at each of which busy threads would wait."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def interval(right: int, tested: int) -> tuple[float, float]:
