@@ -21,7 +21,7 @@ they switch, those that end above zero first among units of the same row."""
 
 
 def analyze(subject: Subject) -> Findings:
-    shown, counted = subject.shown, subject.order[: 0 if subject.own else COUNTED]
+    shown, counted = subject.shown, subject.order[:COUNTED]
     states = hidden_states(subject.model, subject.inputs[torch.cat([shown, counted])])  # (rows, images, hidden)
     positive = states > 0
     switches = final_from(positive)  # (images, hidden)
