@@ -42,7 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = run.flags  # of a resumed run, those that it records
         with run.ranks.main_first():  # which downloads
             images = load_images(
-                DATA[flags.data], data_dir=flags.data_dir, channels=flags.channels, mirror=flags.mirror
+                DATA[flags.data],
+                data_dir=flags.data_dir,
+                channels=flags.channels,
+                mirror=flags.mirror,
+                classes=flags.classes,
             )
         channels, image_size = images.train.images.shape[1:3]  # (images, channels, rows, pixels)
         description = {

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with open_run(flags, experiment=f"rnn_{flags.data}") as run:
         flags = run.flags  # of a resumed run, those that it records
         with run.ranks.main_first():  # which downloads
-            images = load_images(DATA[flags.data], data_dir=flags.data_dir, mirror=flags.mirror)
+            images = load_images(DATA[flags.data], data_dir=flags.data_dir, mirror=flags.mirror, classes=flags.classes)
         description = {
             "name": "RecurrentClassifier",
             "cell": flags.cell,

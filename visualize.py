@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", metavar="run", type=path, help=run)
     group = parser.add_argument_group("what to look at")
     add = group.add_argument
-    some = f"some of {', '.join(OF_CNN)}; of a recurrent network of {', '.join(OF_RECURRENT)} (default: all)"
+    some = f"some of {', '.join(OF_CNN)}; of a recurrent network {', '.join(OF_RECURRENT)} (default: all but transfer)"
     add("--only", dest="names", metavar="NAME,NAME", type=names_of_analyses, help=some)
     own = f"pictures of your own, 1 to 10, instead of test images: {', '.join(OF_OWN_PICTURES)}"
     add("--image", dest="own", nargs="+", metavar="FILE", type=path, help=own)

@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from harness.data import ImageSet
 from harness.errors import OutOfMemory, UserError, is_out_of_memory
 from harness.files import make_folder, read_file, write_atomically
+from harness.flags import is_class_list
 from harness.image_sets import IMAGE_SETS
 from harness.metrics import EpochMetrics, is_metrics
 
@@ -219,10 +220,16 @@ class Trained:
     dataset: str  # the name of the set that it was trained on
     checksum: str  # and its MD5
     epoch: int
+    flags: dict  # as recorded
 
     @property
     def folder(self) -> Path:
         return self.path.parent
+
+    @property
+    def classes(self) -> str:
+        """Those it was trained on, as --classes has them; empty: all of the set."""
+        return self.flags.get("classes", "")
 
     @property
     def channels(self) -> str:
@@ -230,7 +237,8 @@ class Trained:
 
     def source(self, images: ImageSet | None, *, all_epochs: bool = False) -> str:
         """What stands in every title: on what the network was trained, and what it is shown if that is another set."""
-        trained_on = f"{self.dataset} {self.channels}" + ("" if all_epochs else f", epoch {self.epoch}")
+        trained_on = f"{self.dataset} {self.channels}" + f", classes {self.classes}" * bool(self.classes)
+        trained_on += "" if all_epochs else f", epoch {self.epoch}"
         if images is None or images.name == self.dataset:
             return trained_on
         return f"trained on {trained_on}; images of {images.name}"
@@ -243,7 +251,9 @@ def load_trained(path: Path, build_model: Callable[[dict], nn.Module]) -> Traine
     if not isinstance(weights, dict) or not isinstance(epoch, int):  # it may be a snapshot
         raise UserError(f"{path} holds no whole network; name a run's best.pt or last.pt")
     dataset = config.get("dataset")
-    if not isinstance(dataset, dict) or dataset.get("name") not in IMAGE_SETS:
+    classes = config["flags"].get("classes", "")
+    known = isinstance(dataset, dict) and dataset.get("name") in IMAGE_SETS
+    if not known or not isinstance(classes, str) or not is_class_list(classes):
         raise UserError(f"{path} does not say on which images it was trained")
     try:
         model = build_model(config)
@@ -255,7 +265,7 @@ def load_trained(path: Path, build_model: Callable[[dict], nn.Module]) -> Traine
     model = folded(model.eval())
     if not all(value.isfinite().all() for value in model.state_dict().values()):
         raise UserError(f"{path} holds weights that are not finite, of a run that diverged; there is nothing to see")
-    return Trained(path, model, config["model"], dataset["name"], str(dataset.get("checksum")), epoch)
+    return Trained(path, model, config["model"], dataset["name"], str(dataset.get("checksum")), epoch, config["flags"])
 
 
 def load_snapshots(trained: Trained) -> dict[int, dict[str, Tensor]]:

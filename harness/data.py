@@ -77,6 +77,19 @@ class ImageSet:
         """The same set cut to the first `count` images of each split, for --dry-run."""
         return replace(self, **{name: split.part(slice(count)) for name, split in self.splits.items()})
 
+    def of_classes(self, classes: str) -> "ImageSet":
+        """Of the classes with these numbers, such as `0,1,2`, and numbered anew; UserError if there is none of one."""
+        numbers = [int(number) for number in classes.split(",")]
+        if max(numbers) >= len(self.classes):
+            raise UserError(f"--classes {classes}: {self.name} has the classes 0 to {len(self.classes) - 1}")
+        number_now = torch.full((len(self.classes),), -1)
+        number_now[numbers] = torch.arange(len(numbers))
+        splits = {}
+        for name, split in self.splits.items():
+            labels = number_now[split.labels]
+            splits[name] = Split(split.images, labels).part(labels >= 0)
+        return replace(self, classes=tuple(self.classes[number] for number in numbers), **splits)
+
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 pixels to (pixel / 255 - mean) / std in float32, in the given shape and on the given device."""
         # In place on the new float tensor: two passes over the batch and no further memory.
@@ -157,15 +170,23 @@ def test_batches(images: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Te
         yield images.normalize(pixels), labels
 
 
-def load_images(name: str, *, data_dir: Path, channels: str = "gray", mirror: str | None = None) -> ImageSet:
+def load_images(
+    name: str, *, data_dir: Path, channels: str = "gray", mirror: str | None = None, classes: str = ""
+) -> ImageSet:
     """Load an image set into memory on the CPU, downloading it first if its files are not there.
 
-    `name` is one of IMAGE_SETS; `channels` is "gray" or "rgb" and matters to the color sets only. Raises UserError if a
-    file is missing and cannot be downloaded, is truncated or corrupt, or cannot be read.
+    `name` is one of IMAGE_SETS; `channels` is "gray" or "rgb" and matters to the color sets only; `classes` is as
+    --classes has it. Raises UserError if a file is missing and cannot be downloaded, is truncated or corrupt, or cannot
+    be read, or if there is no such class.
     """
     entry = IMAGE_SETS[name]
-    if entry.format == "drawn":
-        return _drawn(name, entry, channels)
+    images = (
+        _drawn(name, entry, channels) if entry.format == "drawn" else _read(name, entry, data_dir, channels, mirror)
+    )
+    return images.of_classes(classes) if classes else images
+
+
+def _read(name: str, entry: ImageSetEntry, data_dir: Path, channels: str, mirror: str | None) -> ImageSet:
     read = {"cifar": _read_cifar, "idx": _read_idx}[entry.format]
     with warnings.catch_warnings():
         # NumPy 2.4 and later warn of CIFAR's pickles (pytorch/vision#9340), here and in torchvision.
@@ -187,12 +208,15 @@ def hold_out(images: ImageSet, count: int, seed: int) -> ImageSet:
     if count >= len(train):
         raise UserError(f"--validation {count} leaves none of the {len(train):,} training images to train on")
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-    classes = F.one_hot(train.labels[order])  # (images, classes)
-    # In this order, the how manieth of its class each image is: first come the first ones, then the second ones, …
-    nth = (classes.cumsum(0) * classes).sum(1)
     held = torch.zeros(len(train), dtype=torch.bool)
-    held[order[nth.argsort(stable=True)[:count]]] = True
+    held[order[nth_of_class(train.labels[order]).argsort(stable=True)[:count]]] = True  # first the first ones, …
     return replace(images, train=train.part(~held), validation=train.part(held))
+
+
+def nth_of_class(labels: Tensor) -> Tensor:
+    """The how manieth of its class each of the labels (n,) is, from 1 on, in their order."""
+    classes = F.one_hot(labels)  # (n, classes)
+    return (classes.cumsum(0) * classes).sum(1)
 
 
 def to_gray(images: Tensor) -> Tensor:

@@ -112,6 +112,15 @@ below_one_float = checked(float, "number", "{} is not a number from 0 to below 1
 _SHARE = "{} is neither 0 nor a number from 0.01 to 1"
 gpu_share = checked(lambda text: round(float(text), 4), "number", _SHARE, lambda x: x == 0 or 0.01 <= x <= 1)
 folder_name = checked(str, "name", "{!r} cannot be the name of a folder", is_folder_name)
+
+
+def is_class_list(text: str) -> bool:
+    """Whether it is empty or names two classes or more, in rising order: `0,1,2`."""
+    numbers = [int(each) for each in text.split(",")] if re.fullmatch(r"\d{1,4}(,\d{1,4})+", text) else []
+    return not text or (len(numbers) > 1 and text == ",".join(map(str, sorted({*numbers}))))
+
+
+class_list = checked(str, "list", "{} is not a list of classes in rising order such as 0,1,2", is_class_list)
 _EPOCHS = re.compile(r"(0*[1-9]\d{0,8}(,0*[1-9]\d{0,8})*)?")
 epoch_list = checked(str, "list", "{} is not a list of epochs such as 1,2,5", _EPOCHS.fullmatch)  # kept as text
 
@@ -162,6 +171,8 @@ resolve torchrun hangs, unless --local-addr=127.0.0.1 stands before the script."
 GROUPS: dict[str, dict[str, Flag]] = {
     "data": {
         "data": Flag("image set to train and test on", choices=image_sets.titles(), in_name="{}", set_by_report=True),
+        "classes": Flag("train and test on these classes only, by their numbers: 0,1,2,3,4", "", type=class_list,
+                        in_name="classes{}", added_later=True),
         "validation": Flag(f"training images to hold out, as many of each class, and choose best.pt by; {_OFF}", 0,
                            type=whole_number(0), in_name="val{}", added_later=True,
                            label="images held out for validation", short="{} held out"),

@@ -78,11 +78,6 @@ def best_values(history: Sequence[EpochMetrics]) -> EpochMetrics:
     return EpochMetrics(**{f: best[f.rpartition("_")[2]](values) for f, values in measured.items() if values})
 
 
-def accuracy_at(history: Sequence[EpochMetrics], epoch: int) -> float:
-    """The test accuracy of an epoch; -1 for one that is not there."""
-    return history[epoch - 1].test_accuracy if 1 <= epoch <= len(history) else -1.0
-
-
 def aligned(value: float, width: int, decimals: str = ".4f") -> str:
     """A number for a printed column of at least 7 characters; in powers of ten where `decimals` would not fit it."""
     text = f"{value:{width}{decimals}}"

@@ -29,6 +29,7 @@ from harness.flags import (
 )
 
 SHARED_DEFAULTS = {
+    "classes": "",
     "validation": 0,
     "data_dir": Path("data"),
     "mirror": None,
@@ -477,6 +478,7 @@ def test_both_scripts_have_the_same_hyper_parameters_and_epochs_is_none_of_them(
     cnn, rnn = (hparams(recorded_flags(read_flags(script)), script) for script in SCRIPTS)
     assert list(cnn) == list(rnn)
     shared = {
+        "classes": "",
         "validation": 0,
         "momentum": 0.0,
         "weight_decay": 0.0,
@@ -514,7 +516,7 @@ def test_rows_flags_are_read_by_the_scripts_own_parser(read_flags: Callable) -> 
     [
         ({"cell": "gru"}, "cnn_cifar10.py has no flag 'cell'"),
         ({"batch-size": 3}, "cnn_cifar10.py has no flag 'batch-size'; did you mean batch_size?"),
-        ({"seed": 1}, "seed is not a row's business; a row may set optimizer, lr, epochs, validation, "),
+        ({"seed": 1}, "seed is not a row's business; a row may set optimizer, lr, epochs, classes, "),
         *(({name: "x"}, f"{name} is not a row's business") for name in ("data", "precision", "device", "runs_dir")),
         ({"snapshot_epochs": "1"}, "snapshot_epochs is not a row's business"),
         ({"lr": "0.1"}, "lr must be a number, not '0.1'"),

@@ -362,12 +362,15 @@ def test_pictures_of_visualize_py_and_the_statistics_of_the_relus_are_taken_up(w
     epoch = max(run.history, key=lambda row: row.test_accuracy).epoch
     figures = draw_inside(run, epoch, "filters", "occlusion", "activations")
     readme, page = write(results)
-    assert "| ReLU1 | 0.0657 | 0.0885 | 0.1373 | 0.1618 | 49.4 % | 0 |" in readme
+    assert (
+        "| ReLU1 | 0.08845 | 0.1618 | 0.06570 | 0.1373 | 0.4940 | 0 |" in readme
+        and "<sub>how to read it</sub>" in readme
+    )
     assert f"seed 0, after epoch {epoch}, at its best test accuracy" in readme and "the row cnn-b" in readme
     shown = tmp_path / "report" / "figures" / "inside-filters-conv1.svg"
     assert shown.read_bytes() == (figures / "filters_conv1.svg").read_bytes()
     sources = [urllib.parse.unquote(source) for source in Page(page).sources]
-    assert sources == [f"data:image/svg+xml,{shown.read_text()}"] * 3 and "script" not in Page(page).tags
+    assert sources == [f"data:image/svg+xml,{shown.read_text()}"] * 4 and "script" not in Page(page).tags
     assert "Left out" not in readme
     assert "inside-confusion" not in readme
     matrix = "true class,cat,dog,accuracy\ncat,1,3,0.25\ndog,1,7,0.875\n"  # as the training leaves it

@@ -99,7 +99,8 @@ def test_images_of_another_set_are_told(save, monkeypatch, capsys, data, shown: 
         "harness.analyses.base.load_images", lambda name, **options: asked.append((name, options)) or shown
     )
     assert load_test_images(trained, data, data_dir=Path("data"), mirror="a mirror") is shown
-    assert asked == [(data or "mnist", {"data_dir": Path("data"), "channels": "gray", "mirror": "a mirror"})]
+    options = {"data_dir": Path("data"), "channels": "gray", "mirror": "a mirror", "classes": ""}
+    assert asked == [(data or "mnist", options)]
     out = capsys.readouterr().out
     assert out.startswith(said) and bool(out) == bool(said)
 

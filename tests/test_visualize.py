@@ -25,6 +25,7 @@ import interpret.occlusion
 import visualize
 from harness.analyses import (
     OF_CNN,
+    ON_REQUEST,
     correspondence,
     deconvnet,
     depth,
@@ -43,6 +44,7 @@ from harness.tensorboard import read_events
 from interpret.probe import layer_features, probe
 from models import build_model
 
+DRAWN = [name for name in OF_CNN if name not in ON_REQUEST]  # unless --only names others
 TESTED = 60  # synthetic test images
 RENDERED = ("filters", "correspondence")  # to pixels; Matplotlib takes longer for the others than their computation
 
@@ -85,7 +87,7 @@ def drawn(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Drawing(np.zeros((height, width, 3), dtype=np.uint8), b"<svg/>")
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in set(OF_CNN) - set(RENDERED):
+        for name in set(DRAWN) - set(RENDERED):
             patch.setattr(f"harness.analyses.{name}.both", blank)
         assert visualize.main([str(trained_run / "best.pt"), "--out", str(folder), "--images", "2"]) == 0
     return folder
@@ -95,7 +97,7 @@ def drawn(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blank figures for all but `drawn`, which is made before: Matplotlib takes longer than the analyses."""
     blank = Drawing(np.zeros((30, 40, 3), dtype=np.uint8), b"<svg/>")
-    for name in OF_CNN:
+    for name in DRAWN:
         monkeypatch.setattr(f"harness.analyses.{name}.draw", lambda *_: blank)
 
 
@@ -126,7 +128,7 @@ def _whole(checkpoint: Path):
 
 def test_every_analysis_writes_its_figures_and_tables(drawn: Path):
     written = {path.name for path in drawn.iterdir()}
-    for name in OF_CNN:
+    for name in DRAWN:
         assert {f"{name}.csv", f"{name}.md", f"{name}.json"} <= written
         figures = [each for each in written if re.fullmatch(rf"{name}(_conv[12])?\.png", each)]
         assert len(figures) == (2 if name in ("filters", "deconvnet", "evolution") else 1)
@@ -142,7 +144,7 @@ def test_page_shows_every_figure_and_names_only_files_that_exist(drawn: Path):
     page = (drawn / "index.html").read_text()
     named = set(re.findall(r'(?:src|href)="([^"#]+)"', page))
     assert named == {path.name for path in drawn.iterdir() if path.suffix != ".json"} - {"index.html"}
-    assert re.findall(r'<section id="(\w+)">', page) == list(OF_CNN)
+    assert re.findall(r'<section id="(\w+)">', page) == list(DRAWN)
     assert "prefers-color-scheme" in page and "http" not in page
 
 
@@ -712,7 +714,7 @@ def test_page_escapes_what_it_is_given(tmp_path: Path):
 
 def test_records_say_what_they_are_of_and_what_there_is_to_see(trained_run: Path, drawn: Path):
     records = read_analyses(drawn)
-    assert list(records) == list(OF_CNN)
+    assert list(records) == list(DRAWN)
     content = load_checkpoint(trained_run / "best.pt")
     for name, record in records.items():
         assert record["epoch"] == content["epoch"] and record["checkpoint"] == str(trained_run / "best.pt")

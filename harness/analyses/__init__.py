@@ -1,9 +1,10 @@
 """What visualize.py draws of a trained network: one file an analysis, one line each in ANALYSES.
 
-An analysis is a module with `NEEDS`, what it needs of "images", "snapshots", "steps" (of a recurrent network with one
-layer in one direction) and "gates" (of an LSTM or GRU), and `analyze(subject)`, which selects, computes by interpret/,
-draws, and returns its Findings: figures, tables, and how to read them. `draw_analyses` runs them, and writes what they
-found; `read_analyses` reads it again. base.py has the Subject, findings.py the files.
+An analysis is a module with `NEEDS`, what it needs of "images", "other images" (whose classes the network did not
+learn), "snapshots", "steps" (of a recurrent network with one layer in one direction) and "gates" (of an LSTM or GRU),
+and `analyze(subject)`, which selects, computes by interpret/, draws, and returns its Findings: figures, tables, and how
+to read them. `draw_analyses` runs them, and writes what they found; `read_analyses` reads it again. base.py has the
+Subject, findings.py the files.
 """
 
 import sys
@@ -17,8 +18,10 @@ from harness.errors import Interrupted, UserError
 
 # In the order in which they are made and shown, each a module here.
 OF_CNN = ("filters", "activations", "deconvnet", "evolution", "invariance", "occlusion", "correspondence", "depth")
+OF_CNN += ("transfer",)
 OF_RECURRENT = ("reading", "hidden_state", "gates", "memory", "saliency", "lengths")
 ANALYSES = (*OF_CNN, *OF_RECURRENT)
+ON_REQUEST = ("transfer",)  # it trains networks, for minutes
 OF_OWN_PICTURES = ("deconvnet", "invariance", "occlusion", "reading", "saliency")
 
 
@@ -68,13 +71,18 @@ def draw_analyses(
         raise UserError(f"--only: of {of} there is {', '.join(suited)} to show, and not {others[0]}")
     if len(own) > 10:
         raise UserError(f"--image shows 10 pictures at a time, and not {len(own)}")
-    modules = {name: import_module(f"{__name__}.{name}") for name in names or suited}
+    made = names or [name for name in suited if name not in ON_REQUEST]
+    modules = {name: import_module(f"{__name__}.{name}") for name in made}
     needs = set().union(*(module.NEEDS for module in modules.values()))
     lacks = base.lacks(subject.recurrent) if subject.recurrent else {}
     if "snapshots" in needs:
         subject.snapshots = load_snapshots(trained)
         if not subject.snapshots:
             lacks["snapshots"] = f"{run} has no snapshots (--snapshot-epochs)"
+    if "other images" in needs:
+        subject.others = base.other_images(trained, data_dir, mirror)
+        if not subject.others:
+            lacks["other images"] = f"it needs a network trained with --classes, or another image set in {data_dir}"
     for need, why in lacks.items():
         lacking = [name for name, module in modules.items() if need in module.NEEDS]
         if lacking and names:

@@ -20,7 +20,7 @@ from harness.device import choose_device, choose_threads
 from harness.errors import UserError, one_line
 from harness.files import read_file
 from harness.flags import training_command
-from harness.image_sets import CNN, RNN, sets_for
+from harness.image_sets import CNN, IMAGE_SETS, RNN, sets_for
 from harness.run import read_config
 from interpret.chain import convolutions
 from interpret.choice import rectified_layers, strongest_maps, varied_images
@@ -47,6 +47,7 @@ class Subject:
     inputs: Tensor | None = None  # the test images as the network takes them, float32 (n, channels, height, width)
     labels: Tensor | None = None  # their classes (n,)
     snapshots: Mapping[int, Mapping[str, Tensor]] | None = None  # of each epoch the convolutions' weights
+    others: Sequence[ImageSet] = ()  # images whose classes the network did not learn
     own: Sequence[str] = ()
     build_model: Callable | None = None
 
@@ -206,7 +207,8 @@ def load_test_images(trained: Trained, data: str | None, *, data_dir: Path, mirr
     sizes = trained.description
     recurrent = "cell" in sizes  # then the drawn set of this name is another, and a row is a step
     name = (sets_for(CNN) | (sets_for(RNN) if recurrent else {}))[data] if data else trained.dataset
-    images = load_images(name, data_dir=data_dir, channels=trained.channels, mirror=mirror)
+    classes = trained.classes if name == trained.dataset else ""
+    images = load_images(name, data_dir=data_dir, channels=trained.channels, mirror=mirror, classes=classes)
     wanted = [sizes.get("channels", 1), sizes["input_size" if recurrent else "image_size"], sizes["classes"]]
     found = [*images.test.images.shape[1:3], len(images.classes)]
     if found != wanted:
@@ -219,6 +221,23 @@ def load_test_images(trained: Trained, data: str | None, *, data_dir: Path, mirr
     elif images.checksum != trained.checksum:
         print(f"note: {images.name} here is not the very set that {trained.path} was trained on")
     return images
+
+
+def other_images(trained: Trained, data_dir: Path, mirror: str | None) -> list[ImageSet]:
+    """Images whose classes the network did not learn: the other classes of its image set, trained with --classes.
+
+    Of a network that learned them all: the sets in `data_dir` with images of the same size. UserError as load_images.
+    """
+    own, learned = IMAGE_SETS[trained.dataset], trained.classes.split(",")
+    left = [str(number) for number in range(len(own.classes) or 10) if str(number) not in learned]
+    if trained.classes:
+        found = {trained.dataset: ",".join(left)} if len(left) > 1 else {}
+    else:
+        alike = (each for each in IMAGE_SETS.items() if each[1].archives and each[1].lies_in(data_dir))
+        shape = own.channels, own.size
+        found = {name: "" for name, set_ in alike if name != trained.dataset and (set_.channels, set_.size) == shape}
+    options = {"data_dir": data_dir, "channels": trained.channels, "mirror": mirror}
+    return [load_images(name, classes=classes, **options) for name, classes in found.items()]
 
 
 def maps_by_layer(asked: Iterable[tuple[str, Sequence[int]]], trained: Trained) -> dict[str, list[int]]:

@@ -96,6 +96,7 @@ def read_record(folder: Path, name: str) -> dict | None:
     try:
         record = json.loads(read_file(folder / f"{name}.json"))
         whole = isinstance(record["epoch"], int) and isinstance(record["dataset"], dict)
+        whole = whole and isinstance(record["heading"], str) and isinstance(record["text"], str)
         for table in record["tables"]:
             whole = whole and all(len(row) == len(table["header"]) for row in table["rows"])
         shown = (*record["figures"], *record["tables"])

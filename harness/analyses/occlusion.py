@@ -20,10 +20,9 @@ NEEDS = ("images",)
 TEXT = """\
 Zeiler & Fergus, section 4.2 and figure 7: a gray square of {size} × {size} pixels slid over the image pixel by \
 pixel; each point of a map, which lies over the image, stands for the square centered there: the redder, the less is \
-left. The frame in the image is the square that costs most. The strongest map of the last convolution is the one \
-with the largest activation in the whole image; its total activation is relative to the largest in the row. In the \
-table, top and left say where the square lowers the probability most, and share right at which share of the places the \
-answer stays right."""
+left. Where it drops the network was looking; if that is beside the object, it answers from the surroundings. The \
+frame in the image is the square that costs most. The strongest map of the last convolution is the one with the \
+largest activation in the whole image; its total activation is relative to the largest in the row."""
 
 
 def analyze(subject: Subject) -> Findings:
@@ -43,7 +42,8 @@ def analyze(subject: Subject) -> Findings:
         *(subject.image_column, "class", "p as it is", "lowest p", "top", "left", "share right"),
         *("map", "its activation", "lowest"),
     )
-    table = Table("occlusion", title, header, occlusion_rows(maps, ids, labels, classes))
+    columns = "top and left: where it costs most; share right: of the places that leave the answer right"
+    table = Table("occlusion", f"{title}; {columns}", header, occlusion_rows(maps, ids, labels, classes))
     return Findings("Occlusion", TEXT.format(size=size), [picture], [table])
 
 

@@ -1,36 +1,28 @@
-"""Which CNN run the report looks into, and which of the analyses that visualize.py kept in its figures/ it can show.
+"""Which run the report looks into, and which of the analyses that visualize.py kept in its figures/ it can show.
 
 A person can have drawn other figures there, by `visualize.py last.pt` or `--data synthetic`: what is shown is of the
-run's own images and of one epoch. The words around them are in templates/inside.md.j2.
+run's own images and of one epoch. Headings, words and tables are those that visualize.py recorded.
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from harness.analyses import ANALYSES, read_analyses
+from harness.analyses.findings import rounded, text_columns
 from harness.files import read_file
 from harness.grid.runs import RowRuns, Run
-from harness.metrics import accuracy_at, best_epoch
+from harness.metrics import best_epoch
 from harness.pictures import confusion_svg, png_bytes
 from harness.report.figures import Figure
 from harness.report.results import best
 
 EVOLUTION = "evolution"  # of all epochs, where the run kept snapshots
 WIDTH = 880  # CSS pixels that a figure is shown at
-STATISTICS = {
-    "mean",
-    "std",
-    "report mean",
-    "report std",
-    "share of zeros",
-    "dead maps",
-}  # columns that the report shows
 
 
 @dataclass(frozen=True)
@@ -43,12 +35,6 @@ class Inside:
     at_best: bool  # that epoch has the best test accuracy
     analyses: dict[str, dict]  # their records
     left_out: list[str]  # analyses that are of another epoch or of other images, or not whole
-
-    @property
-    def figures(self) -> list[str]:
-        """The names of the files, without their suffixes; `confusion` is the training's own."""
-        names = [Path(figure["file"]).stem for record in self.analyses.values() for figure in record["figures"]]
-        return names + ["confusion"] * (self.confusion is not None)
 
     @cached_property
     def confusion(self) -> tuple[list[str], np.ndarray] | None:
@@ -68,24 +54,32 @@ class Inside:
         accuracies = 100 * counts.diagonal() / counts.sum(axis=1).clip(min=1)
         return sorted(zip(classes, accuracies.tolist(), strict=True), key=lambda each: -each[1])
 
-    @property
-    def activations(self) -> list[dict]:
-        """Statistics of the activations of each layer, by the columns of activations.csv."""
-        table = self.analyses["activations"]["tables"][0]
-        return [dict(zip(table["header"], row, strict=True)) for row in table["rows"]]
+    def confusion_figure(self) -> Figure:
+        classes, counts = self.confusion
+        title = f"{self.run.config['dataset']['name']}, test images, epoch {len(self.run.history)}"
+        return Figure("Confusion matrix", confusion_svg(counts, classes, title), WIDTH, chart=False)
 
-    def figure(self, name: str, description: str) -> Figure:
-        """One of them as SVG or, if an earlier version drew it, as a PNG of 256 colors."""
-        file = self.run.path / "figures" / name
-        if name == "confusion":
-            classes, counts = self.confusion
-            title = f"{self.run.config['dataset']['name']}, test images, epoch {len(self.run.history)}"
-            content = confusion_svg(counts, classes, title)
-        elif file.with_suffix(".svg").is_file():
-            content = read_file(file.with_suffix(".svg"))
-        else:
-            content = png_bytes(np.asarray(Image.open(file.with_suffix(".png")).convert("RGB")))
-        return Figure(description, content, WIDTH, chart=False)
+    def figures(self, name: str) -> Iterator[tuple[str, Figure]]:
+        """The file names and figures of an analysis; of one that has a figure for each of many layers, three of them.
+
+        As SVG or, if an earlier version drew them, as PNGs of 256 colors.
+        """
+        drawn = self.analyses[name]["figures"]
+        for index in sorted({0, len(drawn) // 2, len(drawn) - 1} if drawn else ()):
+            file = self.run.path / "figures" / drawn[index]["file"]
+            if file.with_suffix(".svg").is_file():
+                content = read_file(file.with_suffix(".svg"))
+            else:
+                content = png_bytes(np.asarray(Image.open(file).convert("RGB")))
+            figure = Figure(str(drawn[index].get("title", name)), content, WIDTH, chart=False)
+            yield file.stem.replace("_", "-") + figure.suffix, figure
+
+    def table(self, name: str) -> list[list[str]]:
+        """The first table of an analysis: a header, in which a < begins a column of words, and the rows."""
+        table = self.analyses[name]["tables"][0]
+        words = text_columns(table["header"], table["rows"])
+        header = [f"{'<' * is_words}{head}" for head, is_words in zip(table["header"], words, strict=True)]
+        return [header, *([rounded(value) for value in row] for row in table["rows"])]
 
 
 def look_inside(rows: Sequence[RowRuns]) -> Inside | None:
@@ -102,30 +96,21 @@ def rank(run: Run) -> tuple:
     return len(run.history), best(run, "test_accuracy"), -run.seed
 
 
-def _holds_statistics(tables: list[dict]) -> bool:
-    """Whether the first is the table of `Inside.activations`, all numbers; another version may have written another."""
-    if not tables or not {"activations", *STATISTICS} <= {*map(str, tables[0]["header"])}:
-        return False
-    values = (value for row in tables[0]["rows"] for value in row[1:])
-    return all(value is None or (type(value) in (int, float) and abs(value) < 1e30) for value in values)
-
-
 def _look_into(row: RowRuns, run: Run) -> Inside | None:
     """The analyses of the model with the best test accuracy, of those epochs that were drawn with the run's images."""
-    folder, trained, images = run.path / "figures", range(1, len(run.history) + 1), run.config["dataset"]
+    folder, images = run.path / "figures", run.config["dataset"]
+    accuracies = {metrics.epoch: metrics.test_accuracy for metrics in run.history}
     own = {
         name: record
         for name, record in read_analyses(folder).items()
         if all(record["dataset"].get(key) == images.get(key) for key in ("name", "checksum"))
-        and (name == EVOLUTION or record["epoch"] in trained)
-        and (name != "activations" or _holds_statistics(record["tables"]))
+        and (name == EVOLUTION or record["epoch"] in accuracies)
     }
     if not run.history or not own:
         return None
-    best_one = best_epoch(run.history)
-    epochs = {record["epoch"] for name, record in own.items() if name != EVOLUTION} or {best_one.epoch}
-    shown = max(sorted(epochs), key=lambda epoch: accuracy_at(run.history, epoch))
+    epochs = {record["epoch"] for name, record in own.items() if name != EVOLUTION}
+    shown = max(sorted(epochs or {best_epoch(run.history).epoch}), key=accuracies.__getitem__)
     analyses = {name: record for name, record in own.items() if name == EVOLUTION or record["epoch"] == shown}
     left_out = [name for name in ANALYSES if name not in analyses and any(folder.glob(f"{name}[._]*"))]
-    at_best = accuracy_at(run.history, shown) == best(run, "test_accuracy")
+    at_best = accuracies[shown] == best(run, "test_accuracy")
     return Inside(row, run, shown, at_best, analyses, left_out)

@@ -107,7 +107,9 @@ def _sample(runs: Sequence[Run], metric: str, value: Callable[[Run], float]) -> 
 
 def guessing_loss(row: RowRuns) -> float:
     """The loss of a network that gives every class the same probability: ln(classes)."""
-    return math.log(len(IMAGE_SETS[sets_for(row.row.script)[dataset(row)]].classes) or 10)  # the drawn sets have ten
+    data, some = images_of(row)
+    classes = some.split(",") if some else IMAGE_SETS[sets_for(row.row.script)[data]].classes
+    return math.log(len(classes) or 10)  # the drawn sets have ten
 
 
 def learned(row: RowRuns) -> tuple[int, int]:
@@ -157,9 +159,14 @@ def dataset(row: RowRuns) -> str:
     return setting(row, "data") or row.row.data or next(iter(sets_for(row.row.script)))
 
 
+def images_of(row: RowRuns) -> tuple[str, str]:
+    """The image set and, as --classes has them, the classes of it; none named: all of them."""
+    return dataset(row), setting(row, "classes")
+
+
 @dataclass(frozen=True)
 class Family:
-    """All rows of one script and image set."""
+    """All rows of one script and of the same images."""
 
     kind: str  # "CNN" or "RNN"
     rows: list[RowRuns]
@@ -167,7 +174,8 @@ class Family:
 
     @property
     def title(self) -> str:
-        return f"{self.kind} with {flag_label('data', dataset(self.rows[0]))}"
+        data, classes = images_of(self.rows[0])
+        return f"{self.kind} with {flag_label('data', data)}" + f", classes {classes}" * bool(classes)
 
     @property
     def complete(self) -> list[Run]:
@@ -175,19 +183,19 @@ class Family:
 
 
 def families_of(rows: Sequence[RowRuns]) -> list[Family]:
-    """The rows by script and image set; the first set of a script gives its family no longer name: "cnn", "rnn"."""
+    """The rows by script and images; the first images of a script give its family no longer name: "cnn", "rnn"."""
     found: list[Family] = []
     for kind, script in (("CNN", CNN), ("RNN", RNN)):
         of_script = [row for row in rows if row.row.script == script]
-        for number, data in enumerate(dict.fromkeys(map(dataset, of_script))):
-            name = kind.lower() + f"-{data}" * (number > 0)
-            found.append(Family(kind, [row for row in of_script if dataset(row) == data], name))
+        for number, images in enumerate(dict.fromkeys(map(images_of, of_script))):
+            name = "-".join([kind.lower(), *filter(None, images)][: None if number else 1]).replace(",", "")
+            found.append(Family(kind, [row for row in of_script if images_of(row) == images], name))
     return found
 
 
 def varied_flags(rows: Sequence[RowRuns]) -> list[str]:
     """The result-changing flags in which the rows differ, the original's own first."""
-    left_out = ("seed", "precision", "cell", "data")  # said elsewhere
+    left_out = ("seed", "precision", "cell", "data", "classes")  # said elsewhere
     ordered = dict.fromkeys((*ORIGINAL_FLAGS, *RESULT_FLAGS))
     return [flag for flag in ordered if flag not in left_out and len(values_of(rows, flag)) > 1]
 
