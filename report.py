@@ -186,29 +186,36 @@ def keep_first_rows_of(comparison: "RowRuns", results: "list[RowRuns]", flags: a
 
 
 def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
-    """Draw those analyses that the report lacks of a CNN, the first seed of the row that it chooses.
+    """Draw what the report lacks of a look inside a CNN and a recurrent network, the first seed of the rows it chooses.
 
     They are lacking if they are not of the model in best.pt, shown the images that it was trained on.
     """
-    from harness.analyses import OF_CNN, draw_analyses, read_analyses
+    from harness.analyses import OF_CNN, OF_REPORT, ON_REQUEST, draw_analyses, read_analyses
     from harness.checkpoint import load_trained
     from harness.report.inside import rank
     from models import build_model
 
-    runs = [each.complete[0] for each in results if each.row.script == CNN and each.complete]
-    run = max(runs, key=rank, default=None)
-    if not run or not (run.path / "best.pt").exists():
-        return
-    with warned(f"cannot draw the pictures that the report lacks of {run.path}"):
-        current = load_trained(run.path / "best.pt", build_model).epoch, run.config["dataset"]
-        drawn = read_analyses(run.path / "figures").items()
-        whole = {name for name, record in drawn if (record["epoch"], record["dataset"]) == current}
+    for script in (CNN, RNN):
+        runs = [each.complete[0] for each in results if each.row.script == script and each.complete]
+        run = max(runs, key=rank, default=None)
+        if not run or not (run.path / "best.pt").exists():
+            continue
+        trained, impossible = run.config["flags"], {*ON_REQUEST}
         if not any((run.path / "snapshots").glob("epoch-*.pt")):
-            whole.add("evolution")  # which cannot be drawn
-        if lacking := [name for name in OF_CNN if name not in whole]:
-            print(f"looking inside {run.path}", flush=True)
-            device = flags.device if flags.engine == "local" else "auto"
-            draw_analyses(run.path / "best.pt", build_model, names=lacking, data_dir=flags.data_dir, device=device)
+            impossible.add("evolution")
+        if trained.get("cell") == "rnn":
+            impossible.add("gates")
+        if trained.get("layers", 1) > 1 or trained.get("bidirectional"):
+            impossible |= {*OF_REPORT} - {*OF_CNN}  # they follow one layer in one direction
+        wanted = [name for name in OF_REPORT if (name in OF_CNN) == (script == CNN) and name not in impossible]
+        with warned(f"cannot draw the pictures that the report lacks of {run.path}"):
+            current = load_trained(run.path / "best.pt", build_model).epoch, run.config["dataset"]
+            drawn = read_analyses(run.path / "figures").items()
+            whole = {name for name, record in drawn if (record["epoch"], record["dataset"]) == current}
+            if lacking := [name for name in wanted if name not in whole]:
+                print(f"looking inside {run.path}", flush=True)
+                device = flags.device if flags.engine == "local" else "auto"
+                draw_analyses(run.path / "best.pt", build_model, names=lacking, data_dir=flags.data_dir, device=device)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ import torch
 from conftest import PROJECT
 
 import report
-from harness.analyses import OF_CNN
+from harness.analyses import OF_CNN, ON_REQUEST
 from harness.analyses.findings import Findings, Picture, write_findings
 from harness.checkpoint import load_checkpoint
 from harness.cli import command_line, program, run_script
@@ -221,6 +221,24 @@ def test_report_is_written_without_pictures_that_cannot_be_drawn(run_main, writt
     )
 
 
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ("", ["reading", "gates", "memory"]),
+        (", cell = 'rnn'", ["reading", "memory"]),
+        (", layers = 2", None),
+        (", bidirectional = true", None),
+    ],
+)
+def test_of_a_recurrent_network_is_drawn_what_can_be(run_main, monkeypatch, in_process, flags: str, names: list | None):
+    table = f"[[row]]\nname = 'digits'\nscript = 'rnn_mnist'\nflags = {{ epochs = 1, hidden_size = 4{flags} }}\n"
+    Path("grid.toml").write_text(table)
+    asked = []
+    monkeypatch.setattr("harness.analyses.draw_analyses", lambda *_, names, **others: asked.append(names))
+    assert run_main("report", *FLAGS)[0] == 0
+    assert asked == ([names] if names else [])
+
+
 def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_of_its_best_model(
     run_main, monkeypatch, in_process
 ):
@@ -246,7 +264,8 @@ def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_of_its_bes
         assert (code, err) == (0, "")
         return drawn
 
-    assert report_again(stop="invariance") == list(OF_CNN)
+    drawn = [name for name in OF_CNN if name not in ON_REQUEST]
+    assert report_again(stop="invariance") == drawn
     run = folders[0]
     assert "e2-" in run.name  # most epochs first, as the report chooses what it shows
     assert report_again() == ["invariance", "occlusion", "correspondence", "depth"]
@@ -264,7 +283,7 @@ def test_the_best_run_is_looked_into_until_its_pictures_are_whole_and_of_its_bes
 
     torch.save(best | {"epoch": 3 - epoch}, run / "best.pt")  # another epoch is the best now
     shutil.rmtree(run / "snapshots")
-    assert report_again() == [name for name in OF_CNN if name != "evolution"]
+    assert report_again() == [name for name in drawn if name != "evolution"]
     assert report_again() == []
     torch.save(best | {"epoch": torch.tensor([1, 2])}, run / "best.pt")
     assert run_main("report", *FLAGS)[::2] == (

@@ -22,6 +22,7 @@ OF_CNN += ("transfer",)
 OF_RECURRENT = ("reading", "hidden_state", "gates", "memory", "saliency", "lengths")
 ANALYSES = (*OF_CNN, *OF_RECURRENT)
 ON_REQUEST = ("transfer",)  # it trains networks, for minutes
+OF_REPORT = (*OF_CNN, "reading", "gates", "memory")
 OF_OWN_PICTURES = ("deconvnet", "invariance", "occlusion", "reading", "saliency")
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from harness.analyses import ANALYSES, read_analyses
+from harness.analyses import OF_REPORT, read_analyses
 from harness.analyses.findings import rounded, text_columns
 from harness.files import read_file
 from harness.grid.runs import RowRuns, Run
@@ -103,7 +103,8 @@ def _look_into(row: RowRuns, run: Run) -> Inside | None:
     own = {
         name: record
         for name, record in read_analyses(folder).items()
-        if all(record["dataset"].get(key) == images.get(key) for key in ("name", "checksum"))
+        if name in OF_REPORT
+        and all(record["dataset"].get(key) == images.get(key) for key in ("name", "checksum"))
         and (name == EVOLUTION or record["epoch"] in accuracies)
     }
     if not run.history or not own:
@@ -111,6 +112,6 @@ def _look_into(row: RowRuns, run: Run) -> Inside | None:
     epochs = {record["epoch"] for name, record in own.items() if name != EVOLUTION}
     shown = max(sorted(epochs or {best_epoch(run.history).epoch}), key=accuracies.__getitem__)
     analyses = {name: record for name, record in own.items() if name == EVOLUTION or record["epoch"] == shown}
-    left_out = [name for name in ANALYSES if name not in analyses and any(folder.glob(f"{name}[._]*"))]
+    left_out = [name for name in OF_REPORT if name not in analyses and any(folder.glob(f"{name}[._]*"))]
     at_best = accuracies[shown] == best(run, "test_accuracy")
     return Inside(row, run, shown, at_best, analyses, left_out)
