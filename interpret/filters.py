@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-FREQUENCIES = 64  # at which a filter's spectrum is taken, along rows and columns
-
 
 def filter_pictures(weights: Tensor, *, per_filter: bool = False) -> tuple[Tensor, Tensor]:
     """Weights (maps, channels, height, width) as pictures in [0, 1] of the same shape, 0.5 standing for weight zero.
@@ -30,10 +28,15 @@ def aliased_energy(weights: Tensor, step: int) -> Tensor:
     rows and columns. What a filter passes beyond that comes back as a pattern that is not there: the aliasing that the
     paper's section 4.1 finds with a stride of 4. Weights (maps, channels, height, width); with a step of 1 it is 0.
     """
-    spectrum = torch.fft.fft2(weights.double(), s=(FREQUENCIES, FREQUENCIES)).abs().square().sum(dim=1)
-    too_high = torch.fft.fftfreq(FREQUENCIES, dtype=torch.float64).abs() > 1 / (2 * step)
-    either = too_high[:, None] | too_high
-    return (spectrum * either).sum(dim=(1, 2)) / spectrum.sum(dim=(1, 2)).clamp(min=1e-300)
+    weights = weights.double()
+
+    def low_pass(side: int) -> Tensor:  # what is left of a row or column without these frequencies
+        places = torch.arange(side, dtype=torch.float64)
+        return torch.sinc((places[:, None] - places) / step) / step
+
+    rows, columns = map(low_pass, weights.shape[2:])
+    energy, shown = ((weights * part).sum(dim=(1, 2, 3)) for part in (weights, rows @ weights @ columns))
+    return ((energy - shown) / energy.clamp(min=1e-300)).clamp(min=0)
 
 
 def strongest_filters(weights: Tensor, maps: int, inputs: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from interpret_networks import NETWORKS, images, lenet5, other, small_batches  # noqa: F401 - a fixture
@@ -173,4 +174,9 @@ def test_aliasing_is_energy_that_a_sampled_map_cannot_show():
     assert aliased_energy(flat, 1).item() == 0 and aliased_energy(flat, 2).item() < 0.1
     assert aliased_energy(checks.expand(1, 2, 8, 8), 2).item() > 0.9
     assert aliased_energy(torch.zeros(1, 1, 3, 3), 2).item() == 0
+    weights = np.random.default_rng(0).normal(size=(4, 3, 5, 7))
+    spectrum = (np.abs(np.fft.fft2(weights, s=(1024, 1024))) ** 2).sum(axis=1)
+    low = np.abs(np.fft.fftfreq(1024)) < 1 / 6
+    expected = 1 - (spectrum * np.outer(low, low)).sum(axis=(1, 2)) / spectrum.sum(axis=(1, 2))
+    np.testing.assert_allclose(aliased_energy(torch.tensor(weights), 3), expected, atol=2e-3)
     torch.testing.assert_close(rms(torch.tensor([[[[3.0, 4.0]]], [[[0.0, 2.0]]]])), torch.tensor([12.5, 2.0]).sqrt())
