@@ -24,8 +24,9 @@ strongest first, and of each the {inputs} pictures with the largest weights, und
 read."""
 FOUND = """\
 The paper's section 4.1 in numbers: the largest of the {count} first filters' root mean squares is {largest:.2g}, the \
-median {median:.2g}; stride and pooling keep every {step}. position of a map, and {aliased:.0%} of the filters' energy \
-is at frequencies too high for that (aliasing). How many maps are dead is a number of the activations."""
+median {median:.2g}; stride and pooling keep one in {step} rows and columns of a map, and {aliased:.0%} of the \
+filters' energy is at frequencies too high for that (aliasing). How many maps are dead is a number of the \
+activations."""
 MAPS_SHOWN, INPUTS_SHOWN = 8, 12  # of a convolution that reads many maps
 
 
