@@ -165,7 +165,7 @@ def train_missing(results: "list[RowRuns]", flags: argparse.Namespace) -> dict[t
 def keep_first_rows_of(comparison: "RowRuns", results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     """Once the networks to compare are trained: how much of an image each needs, of its first seed, kept in its folder.
 
-    Compared are the CNN on MNIST and those recurrent rows that have its optimizer, lr and epochs. What has no
+    Compared are the CNN on MNIST and those recurrent rows that have its images, optimizer, lr and epochs. What has no
     checkpoint any more, as the reference runs of this repository, is left as it is.
     """
     from harness.analyses.first_rows import FILE, keep_first_rows
@@ -175,8 +175,9 @@ def keep_first_rows_of(comparison: "RowRuns", results: "list[RowRuns]", flags: a
 
     rows = [comparison, *(each for each in results if each.row.script == RNN)]
     firsts = [each.complete[0] for each in rows if each.complete] if comparison.complete else []
-    names = ("optimizer", "lr", "epochs")
-    alike = [run.path for run in firsts if all(run.config["flags"][n] == firsts[0].config["flags"][n] for n in names)]
+    names = ("data", "classes", "optimizer", "lr", "epochs")
+    settings = [[run.config["flags"].get(name) for name in names] for run in firsts]
+    alike = [run.path for run, setting in zip(firsts, settings, strict=True) if setting == settings[0]]
     folders = [folder for folder in alike if is_outdated(folder / FILE, folder / "best.pt")]
     images = load_images("mnist", data_dir=flags.data_dir) if folders else None
     for folder in folders:
@@ -186,18 +187,20 @@ def keep_first_rows_of(comparison: "RowRuns", results: "list[RowRuns]", flags: a
 
 
 def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
-    """Draw what the report lacks of a look inside a CNN and a recurrent network, the first seed of the rows it chooses.
+    """Draw what the report lacks of its looks inside: one at a CNN and one at each cell, for each set of images.
 
-    They are lacking if they are not of the model in best.pt, shown the images that it was trained on.
+    Looked into is the first seed of the row with the best runs. Analyses are lacking if they are not of the model in
+    best.pt, shown the images that it was trained on.
     """
     from harness.analyses import OF_CNN, OF_REPORT, ON_REQUEST, draw_analyses, read_analyses
     from harness.checkpoint import load_trained
     from harness.report.inside import rank
+    from harness.report.results import by_cell, families_of
     from models import build_model
 
-    for script in (CNN, RNN):
-        runs = [each.complete[0] for each in results if each.row.script == script and each.complete]
-        run = max(runs, key=rank, default=None)
+    families = families_of(results)
+    for rows in (rows for family in families for rows in list(by_cell(family.rows).values()) or [family.rows]):
+        run = max((row.complete[0] for row in rows if row.complete), key=rank, default=None)
         if not run or not (run.path / "best.pt").exists():
             continue
         trained, impossible = run.config["flags"], {*ON_REQUEST}
@@ -207,7 +210,8 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
             impossible.add("gates")
         if trained.get("layers", 1) > 1 or trained.get("bidirectional"):
             impossible |= {*OF_REPORT} - {*OF_CNN}  # they follow one layer in one direction
-        wanted = [name for name in OF_REPORT if (name in OF_CNN) == (script == CNN) and name not in impossible]
+        impossible |= {*OF_REPORT} - {*OF_CNN} if rows[0].row.script == CNN else {*OF_CNN}
+        wanted = [name for name in OF_REPORT if name not in impossible]
         with warned(f"cannot draw the pictures that the report lacks of {run.path}"):
             current = load_trained(run.path / "best.pt", build_model).epoch, run.config["dataset"]
             drawn = read_analyses(run.path / "figures").items()

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from harness.analyses import ANALYSES, OF_CNN, OF_OWN_PICTURES, OF_RECURRENT, draw_analyses
+from harness.analyses import ANALYSES, OF_CNN, OF_OWN_PICTURES, OF_RECURRENT, ON_REQUEST, draw_analyses
 from harness.cli import command_line, program, run_script, say_loading, typed_path
 from harness.flags import Parser, add_flags, did_you_mean, map_numbers, path, whole_number
 from harness.image_sets import CNN, sets_for
@@ -49,7 +49,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", metavar="run", type=path, help=run)
     group = parser.add_argument_group("what to look at")
     add = group.add_argument
-    some = f"some of {', '.join(OF_CNN)}; of a recurrent network {', '.join(OF_RECURRENT)} (default: all but transfer)"
+    some = f"some of {', '.join(OF_CNN)}; of a recurrent network {', '.join(OF_RECURRENT)} (default: all but "
+    some += f"{', '.join(ON_REQUEST)})"
     add("--only", dest="names", metavar="NAME,NAME", type=names_of_analyses, help=some)
     own = f"pictures of your own, 1 to 10, instead of test images: {', '.join(OF_OWN_PICTURES)}"
     add("--image", dest="own", nargs="+", metavar="FILE", type=path, help=own)

@@ -50,7 +50,7 @@ class ImageSet:
     """A train and a test split with what is needed to use them; `hold_out` makes a validation split of the first.
 
     `checksum` is an MD5 over the published file checksums (of a synthetic set: over its pixels and labels), so that
-    two runs with the same checksum saw the same data. `mean` and `std` refer to pixels in [0, 1]. Images are mirrored
+    two runs with the same checksum saw the same files. `mean` and `std` refer to pixels in [0, 1]. Images are mirrored
     only if they are to be `mirrored`.
     """
 
@@ -78,9 +78,9 @@ class ImageSet:
         return replace(self, **{name: split.part(slice(count)) for name, split in self.splits.items()})
 
     def of_classes(self, classes: str) -> "ImageSet":
-        """Of the classes with these numbers, such as `0,1,2`, and numbered anew; UserError if there is none of one."""
+        """Of the classes `0,1,2`, as --classes has them, numbered anew. UserError if the set lacks one of them."""
         numbers = [int(number) for number in classes.split(",")]
-        if max(numbers) >= len(self.classes):
+        if numbers[-1] >= len(self.classes):
             raise UserError(f"--classes {classes}: {self.name} has the classes 0 to {len(self.classes) - 1}")
         number_now = torch.full((len(self.classes),), -1)
         number_now[numbers] = torch.arange(len(numbers))

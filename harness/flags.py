@@ -116,11 +116,11 @@ folder_name = checked(str, "name", "{!r} cannot be the name of a folder", is_fol
 
 def is_class_list(text: str) -> bool:
     """Whether it is empty or names two classes or more, in rising order: `0,1,2`."""
-    numbers = [int(each) for each in text.split(",")] if re.fullmatch(r"\d{1,4}(,\d{1,4})+", text) else []
-    return not text or (len(numbers) > 1 and text == ",".join(map(str, sorted({*numbers}))))
+    numbers = {*map(int, text.split(","))} if re.fullmatch(r"\d{1,4}(,\d{1,4})+", text) else ()
+    return text == ",".join(map(str, sorted(numbers)))
 
 
-class_list = checked(str, "list", "{} is not a list of classes in rising order such as 0,1,2", is_class_list)
+class_list = checked(str, "list", "{} is not two classes or more in rising order, such as 0,1,2", is_class_list)
 _EPOCHS = re.compile(r"(0*[1-9]\d{0,8}(,0*[1-9]\d{0,8})*)?")
 epoch_list = checked(str, "list", "{} is not a list of epochs such as 1,2,5", _EPOCHS.fullmatch)  # kept as text
 
@@ -171,7 +171,7 @@ resolve torchrun hangs, unless --local-addr=127.0.0.1 stands before the script."
 GROUPS: dict[str, dict[str, Flag]] = {
     "data": {
         "data": Flag("image set to train and test on", choices=image_sets.titles(), in_name="{}", set_by_report=True),
-        "classes": Flag("train and test on these classes only, by their numbers: 0,1,2,3,4", "", type=class_list,
+        "classes": Flag("train and test on these classes only, as 0,1,2,3,4 (default: all)", "", type=class_list,
                         in_name="classes{}", added_later=True),
         "validation": Flag(f"training images to hold out, as many of each class, and choose best.pt by; {_OFF}", 0,
                            type=whole_number(0), in_name="val{}", added_later=True,
@@ -286,7 +286,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return "\n\n".join(each if "\n  " in each else fill(each, width, indent) for each in paragraphs)
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        nothing_to_tell = action.default is None or action.default is False
+        nothing_to_tell = action.default is None or action.default is False or action.default == ""
         return action.help if nothing_to_tell else super()._get_help_string(action)
 
 

@@ -48,6 +48,10 @@ class ImageSetEntry:
     train: dict[str, str] = field(default_factory=dict)
     test: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def class_count(self) -> int:
+        return len(self.classes) or 10  # the drawn sets have ten
+
     def lies_in(self, data_dir: Path) -> bool:
         """Whether every file of the set is there."""
         return all(os.path.exists(data_dir / self.folder / name) for name in (*self.train, *self.test))  # noqa: PTH110

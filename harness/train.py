@@ -71,9 +71,7 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
         images = hold_out(images, flags.validation, flags.seed)
     if flags.dry_run:
         images, flags.epochs = images.first(2 * flags.batch_size), 1
-    images = images.to(device)
-    if flags.augment is not True and augment.keys() & {"mirror", "alternate"}:  # asked for by its name: digits, too
-        images = replace(images, mirrored=True)
+    images = mirrored_if_named(images.to(device), flags)
     dataset = {"name": images.name, "checksum": images.checksum}
     if run.recorded and run.recorded.get("dataset") != dataset:
         raise UserError(f"cannot resume {run.path}: it was trained on {run.recorded.get('dataset')}, this is {dataset}")
@@ -149,6 +147,12 @@ def train(run: RunFolder, images: ImageSet, description: dict, build_model: Call
         _warn_of_large_loss(state.history, len(images.classes))
     _print_summary(run, state.history, run.config["wall_seconds"])
     return 0
+
+
+def mirrored_if_named(images: ImageSet, flags: Namespace) -> ImageSet:
+    """Digits are mirrored, too, where --augment names that."""
+    named = flags.augment is not True and augmentations(flags.augment).keys() & {"mirror", "alternate"}
+    return replace(images, mirrored=images.mirrored or bool(named))
 
 
 def train_epoch(

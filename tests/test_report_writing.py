@@ -342,7 +342,7 @@ def draw_inside(run: Run, epoch: int, *analyses: str, **dataset: str) -> Path:
     """Files as visualize.py leaves them in a run's figures/: red pictures, a table, and the record of what they are."""
     folder = run.path / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    columns = ("activations", "mean", "std", "report mean", "report std", "share of zeros", "dead maps")
+    columns = ("activations", "mean", "std", "original mean", "original std", "share of zeros", "dead maps")
     pixels = np.full((30, 40, 3), (255, 0, 0), dtype=np.uint8)
     for name in analyses:
         parts = ("_conv1", "_conv2") if name in ("filters", "deconvnet", "evolution") else ("",)

@@ -82,8 +82,13 @@ def draw_analyses(
             lacks["snapshots"] = f"{run} has no snapshots (--snapshot-epochs)"
     if "other images" in needs:
         subject.others = base.other_images(trained, data_dir, mirror)
-        if not subject.others:
-            lacks["other images"] = f"it needs a network trained with --classes, or another image set in {data_dir}"
+        if data:
+            lacks["other images"] = "it chooses its images itself; leave out --data"
+        elif not subject.others:
+            lacks["other images"] = (
+                "it needs two classes that the network did not learn: "
+                f"of a training with --classes, or of another image set in {data_dir}"
+            )
     for need, why in lacks.items():
         lacking = [name for name, module in modules.items() if need in module.NEEDS]
         if lacking and names:

@@ -14,7 +14,7 @@ from interpret.activations import LayerStatistics, activation_statistics
 
 NEEDS = ("images",)
 HEADER = (
-    *("activations", "mean", "std", "report mean", "report std"),
+    *("activations", "mean", "std", "original mean", "original std"),
     *("share of zeros", "dead maps", "maps active in every image"),
 )
 REPORT = ((0.0657, 0.1373), (0.1000, 0.3112))  # mean and standard deviation of ReLU1 and ReLU2, as printed there
@@ -44,7 +44,7 @@ def make_tables(layers: Sequence[LayerStatistics], where: str) -> list[Table]:
         edges, counts = layer.histogram_edges.tolist(), layer.histogram_counts.tolist()
         bins.append((name, None, None, layer.zero_count))
         bins += [(name, *each) for each in zip(edges[:-1], edges[1:], counts, strict=True)]
-    title = f"Activations, {where}; the report's figures are for its CIFAR-10 network"
+    title = f"Activations, {where}; the original's numbers are of one of its networks on CIFAR-10"
     header_by_map = ("activations", "map", "mean", "std", "share of zeros", "share of images", "max")
     histogram = f"Histogram of activations, {where}; the row without a range counts the zeros"
     return [

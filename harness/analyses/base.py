@@ -229,7 +229,7 @@ def other_images(trained: Trained, data_dir: Path, mirror: str | None) -> list[I
     Of a network that learned them all: the sets in `data_dir` with images of the same size. UserError as load_images.
     """
     own, learned = IMAGE_SETS[trained.dataset], trained.classes.split(",")
-    left = [str(number) for number in range(len(own.classes) or 10) if str(number) not in learned]
+    left = [str(number) for number in range(own.class_count) if str(number) not in learned]
     if trained.classes:
         found = {trained.dataset: ",".join(left)} if len(left) > 1 else {}
     else:

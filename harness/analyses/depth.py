@@ -22,7 +22,7 @@ TEXT = """\
 {found} The paper's table 7: a linear classifier learns from the features after each layer, once of the trained \
 network and once of the same one before any training (the first values of seed 0). What it gets right is what the \
 layer has made easy to read. Each is a softmax regression on {learned:,} training images, with that of two \
-penalties that does best on a fifth of them, tested on {tested:,} test images; maps of more than {side} x {side} are \
+penalties that does better on a fifth of them, tested on {tested:,} test images; maps of more than {side} x {side} are \
 averaged down to that. The bars are 95 % intervals (Wilson's), for the choice of the test images alone."""
 
 

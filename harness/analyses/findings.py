@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,9 @@ def read_record(folder: Path, name: str) -> dict | None:
         whole = whole and isinstance(record["heading"], str) and isinstance(record["text"], str)
         for table in record["tables"]:
             whole = whole and all(len(row) == len(table["header"]) for row in table["rows"])
+        drawn = [figure["file"] for figure in record["figures"]]
+        whole = whole and len({*drawn}) == len(drawn)
+        whole = whole and all(re.fullmatch(rf"{name}(_\w+)?\.png", file, re.ASCII) for file in drawn)
         shown = (*record["figures"], *record["tables"])
         for name_of_file in (each[key] for each in shown for key in ("file", "svg") if key in each):
             file = folder / name_of_file

@@ -16,11 +16,11 @@ from harness.analyses.base import Subject
 from harness.analyses.depth import single_thread
 from harness.analyses.findings import Findings, Picture, Table
 from harness.data import EpochOrder, ImageSet, nth_of_class
-from harness.flags import augmentations, training_parser, typed_record
+from harness.flags import ROW_FLAGS, augmentations, flag_words, parse_flags, training_parser
 from harness.image_sets import CNN
 from harness.optimizers import learning_rates, make_optimizer
 from harness.pictures import TEST, THIRD, TRAIN, Drawing, add_title, both
-from harness.train import evaluate, train_epoch
+from harness.train import evaluate, mirrored_if_named, train_epoch
 from interpret.chain import feature_vectors
 from interpret.probe import probe
 
@@ -39,23 +39,27 @@ of few images it is the mean over several random choices of them, and the bar re
 
 
 def analyze(subject: Subject) -> Findings:
-    title = f"Transfer: features of {subject.source}"
+    recorded = {n: value for n, value in subject.trained.flags.items() if n in (*ROW_FLAGS, "precision") and value}
+    flags = parse_flags(training_parser(CNN, ""), flag_words(recorded))
+    source = subject.trained.source(None)
+    title = f"Transfer: features of {source}"
     header = ("new classes", "images of each", "method", "choices", "accuracy", "lowest", "highest")
-    rows = [row for others in subject.others for row in measure(subject, others)]
+    rows = [row for others in subject.others for row in measure(subject, others, flags)]
     names = [name_of(others) for others in subject.others]
     found = " ".join(compare(name, [row for row in rows if row[0] == name]) for name in names)
-    text = TEXT.format(found=found, source=subject.source, others=" and of ".join(names), steps=STEPS)
+    text = TEXT.format(found=found, source=source, others=" and of ".join(names), steps=STEPS)
     return Findings(
         "Transfer", text, [Picture("transfer", draw(rows, title), title)], [Table("transfer", title, header, rows)]
     )
 
 
 def name_of(images: ImageSet) -> str:
-    """What the new classes are called: by themselves if they are few, else by their set."""
-    return ", ".join(images.classes) if len(images.classes) <= 5 else images.name
+    """What the new classes are called: by themselves if they are few, else by their number and set."""
+    few = len(images.classes) <= 5
+    return f"{images.name}'s {', '.join(images.classes)}" if few else f"{len(images.classes)} classes of {images.name}"
 
 
-def measure(subject: Subject, others: ImageSet) -> Iterator[tuple]:
+def measure(subject: Subject, others: ImageSet, flags: Namespace) -> Iterator[tuple]:
     """The table's rows of these new images: a row a size and method, as far as each class has so many images."""
     labels, name = others.train.labels, name_of(others)
     networks = {"trained features": subject.model, "untrained features": subject.untrained}
@@ -76,7 +80,7 @@ def measure(subject: Subject, others: ImageSet) -> Iterator[tuple]:
                     softmax = probe(train[chosen], labels[chosen], len(others.classes))
                 right = softmax(test).argmax(dim=1) == others.test.labels
                 accuracies[method].append(float(right.double().mean()))
-            accuracies["from scratch"].append(from_scratch(subject, others, chosen))
+            accuracies["from scratch"].append(from_scratch(subject, others, chosen, flags))
         for method, values in accuracies.items():
             yield name, count, method, choices, fmean(values), min(values), max(values)
 
@@ -88,18 +92,16 @@ def features_of(model: nn.Module, images: ImageSet, pixels: Tensor) -> Tensor:
     return torch.cat([feature_vectors(model, part).last_hidden.cpu() for part in parts])
 
 
-def from_scratch(subject: Subject, others: ImageSet, chosen: Tensor) -> float:
+def from_scratch(subject: Subject, others: ImageSet, chosen: Tensor, flags: Namespace) -> float:
     """The test accuracy of the same kind of network, trained on the `chosen` training images alone as the run was."""
-    trained, device = subject.trained, subject.inputs.device
-    flags = Namespace(**typed_record(trained.flags, training_parser(CNN, "")))
-    images = replace(others, train=others.train.part(chosen)).to(device)
+    trained, device, kinds = subject.trained, subject.inputs.device, augmentations(flags.augment)
+    images = mirrored_if_named(replace(others, train=others.train.part(chosen)).to(device), flags)
     steps = math.ceil(len(chosen) / flags.batch_size)
-    flags.epochs = max(flags.epochs, math.ceil(STEPS / steps))
+    flags = Namespace(**vars(flags) | {"epochs": max(flags.epochs, math.ceil(STEPS / steps))})
     model = subject.build_model({"model": trained.description | {"classes": len(others.classes)}}, seed=subject.seed)
     model = model.to(device, memory_format=torch.channels_last)
     optimizer, generator = make_optimizer(flags, model, device), torch.Generator().manual_seed(subject.seed)
     for epoch in range(1, flags.epochs + 1):
-        kinds = augmentations(flags.augment)
         order = EpochOrder.draw(len(chosen), generator, kinds, seed=subject.seed, epoch=epoch).to(device)
         rates = learning_rates(flags, epoch, steps)
         train_epoch(model, optimizer, images, order, flags, lambda *_: None, rates=rates)
@@ -107,7 +109,7 @@ def from_scratch(subject: Subject, others: ImageSet, chosen: Tensor) -> float:
 
 
 def compare(name: str, rows: Sequence[tuple]) -> str:
-    """In words: what the features are worth with the fewest and with the most images, and where scratch overtakes."""
+    """In words: what the features are worth with the fewest and the most images, and where scratch is better."""
     accuracy = {(count, method): mean for _, count, method, _, mean, *_ in rows}
     counts = sorted({count for count, _ in accuracy})
     ends = [
@@ -115,9 +117,10 @@ def compare(name: str, rows: Sequence[tuple]) -> str:
         f"{accuracy[count, 'from scratch']:.1%} from scratch"
         for count in dict.fromkeys((counts[0], counts[-1]))
     ]
-    better = [count for count in counts if accuracy[count, "from scratch"] > accuracy[count, "trained features"]]
-    overtakes = f"from {better[0]:,} on, of the sizes tried, scratch is better" if better else "the features always win"
-    return f"Of {name}: {'; '.join(ends)}; {overtakes}."
+    better = [f"{n:,}" for n in counts if accuracy[n, "from scratch"] > accuracy[n, "trained features"]]
+    return (
+        f"Of {name}: {'; '.join(ends)}. Training from scratch is better with {' and '.join(better) or 'none'} of these."
+    )
 
 
 def draw(rows: Sequence[tuple], title: str) -> Drawing:
@@ -130,7 +133,7 @@ def draw(rows: Sequence[tuple], title: str) -> Drawing:
         for method, color in METHODS.items():
             own = [row for row in rows if row[0] == name and row[2] == method]
             _, counts, _, _, means, lows, highs = zip(*own, strict=True)
-            reach = np.subtract(means, lows), np.subtract(highs, means)
+            reach = np.abs([np.subtract(means, lows), np.subtract(highs, means)])  # rounding may put a mean outside
             style = "o-" if method == "trained features" else "o--" if method == "untrained features" else "s-"
             axes.errorbar(counts, means, reach, fmt=style, color=color, markersize=4, capsize=3, label=method)
         axes.set(xscale="log", xlabel="images of each class", ylim=(0, 1), title=name)

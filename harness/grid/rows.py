@@ -139,6 +139,12 @@ def _read_row(table: object) -> Row:
         if type(value) not in (int, float) or not 0 <= value <= most:  # nor is NaN
             raise UserError(f"printed {metric} must be a loss of at least 0, or an accuracy up to 1, not {value!r:.60}")
     flags = parse_row_flags(parser_of(row.script), row.flags)
-    if flags.get("channels") == "rgb" and row.data and IMAGE_SETS[sets_for(row.script)[row.data]].channels == 1:
+    sets = sets_for(row.script)
+    images = IMAGE_SETS[sets[row.data or next(iter(sets))]]
+    if flags.get("channels") == "rgb" and images.channels == 1:
         raise UserError(f"channels rgb needs color images, and {row.data} has none")
+    if flags.get("classes") and int(flags["classes"].split(",")[-1]) >= images.class_count:
+        raise UserError(
+            f"{images.title} has the classes 0 to {images.class_count - 1}, and not all of {flags['classes']}"
+        )
     return replace(row, flags=flags, printed={metric: float(value) for metric, value in row.printed.items()})

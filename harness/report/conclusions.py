@@ -334,7 +334,7 @@ def _read_first_rows(path: Path) -> tuple[list[int], list[float]] | None:
 # -- other runs in the runs folder, found by their config --------------------------------------------------------------
 
 # What makes no other row of the original: the flags for which it gives no value.
-_UNNAMED = {*RESULT_FLAGS} - {"seed", "data", "cell", *results.ORIGINAL_FLAGS}
+_UNNAMED = {*RESULT_FLAGS} - {"seed", "data", "classes", "cell", *results.ORIGINAL_FLAGS}
 
 Kept = tuple[
     RowRuns, dict[str, str], list[Run]

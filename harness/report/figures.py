@@ -61,7 +61,7 @@ def overview(family: results.Family, mark: str) -> Figure:
     if any(line.reference is not None for line in lines):
         legend |= {"values": "a run of ours", "reference": "original"}
     scale = accuracy_scale(family.rows)
-    title = f"{family.kind}: best test accuracy{mark}"
+    title = f"{family.title}: best test accuracy{mark}"
     return Figure(title, charts.dot_chart(title, lines, _accuracy_label(scale), scale, legend))
 
 

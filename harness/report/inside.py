@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from harness.analyses import OF_REPORT, read_analyses
+from harness.analyses import OF_REPORT, ON_REQUEST, read_analyses
 from harness.analyses.findings import rounded, text_columns
 from harness.files import read_file
 from harness.grid.runs import RowRuns, Run
@@ -85,10 +85,12 @@ class Inside:
 def look_inside(rows: Sequence[RowRuns]) -> Inside | None:
     """Of the run with the most analyses to show, of several the first by `rank`; None where there are none.
 
-    Whether there is an evolution does not count: a run without snapshots never has one.
+    What not every run can have does not count: an evolution without snapshots, and what is made on request only.
     """
     found = [inside for row in rows for run in row.runs.values() if (inside := _look_into(row, run))]
-    return max(found, key=lambda each: (len(each.analyses.keys() - {EVOLUTION}), rank(each.run)), default=None)
+    return max(
+        found, key=lambda each: (len(each.analyses.keys() - {EVOLUTION, *ON_REQUEST}), rank(each.run)), default=None
+    )
 
 
 def rank(run: Run) -> tuple:

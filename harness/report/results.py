@@ -108,8 +108,7 @@ def _sample(runs: Sequence[Run], metric: str, value: Callable[[Run], float]) -> 
 def guessing_loss(row: RowRuns) -> float:
     """The loss of a network that gives every class the same probability: ln(classes)."""
     data, some = images_of(row)
-    classes = some.split(",") if some else IMAGE_SETS[sets_for(row.row.script)[data]].classes
-    return math.log(len(classes) or 10)  # the drawn sets have ten
+    return math.log(len(some.split(",")) if some else IMAGE_SETS[sets_for(row.row.script)[data]].class_count)
 
 
 def learned(row: RowRuns) -> tuple[int, int]:
@@ -188,7 +187,7 @@ def families_of(rows: Sequence[RowRuns]) -> list[Family]:
     for kind, script in (("CNN", CNN), ("RNN", RNN)):
         of_script = [row for row in rows if row.row.script == script]
         for number, images in enumerate(dict.fromkeys(map(images_of, of_script))):
-            name = "-".join([kind.lower(), *filter(None, images)][: None if number else 1]).replace(",", "")
+            name = "-".join([kind.lower(), *filter(None, images)][: None if number else 1]).replace(",", ".")
             found.append(Family(kind, [row for row in of_script if images_of(row) == images], name))
     return found
 
