@@ -91,7 +91,7 @@ def test_help_tells_every_flag_with_its_default(
         if type(default) is float and default == 0:
             assert told.endswith("0, the default, is off")
         elif default not in (None, False):
-            assert told.endswith(f"(default: {default})")
+            assert told.endswith(f"(default: {default or 'all'})")
     for group in ("data:", "model:", "augmentation:", "optimization:", "machine:", "run folder:"):
         assert group in lines
 
