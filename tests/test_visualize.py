@@ -185,11 +185,14 @@ def test_filter_table_has_the_weights_of_the_checkpoint(trained_run: Path, drawn
     assert [float(row["norm"]) for row in rows] == pytest.approx(np.sqrt((weights**2).sum(axis=(1, 2, 3))))
     assert [float(row["RMS"]) for row in rows] == pytest.approx(np.sqrt((weights**2).mean(axis=(1, 2, 3))))
     # Pooled by 2: what changes more than once in four pixels is too fast for the map.
-    waves = np.abs(np.fft.fft2(weights, s=(64, 64))) ** 2
-    fast = np.abs(np.fft.fftfreq(64)) > 0.25
+    waves = np.abs(np.fft.fft2(weights, s=(1024, 1024))) ** 2
+    fast = np.abs(np.fft.fftfreq(1024)) > 0.25
     shares = (waves * (fast[:, None] | fast)).sum(axis=(1, 2, 3)) / waves.sum(axis=(1, 2, 3))
-    assert [float(row["share aliased"]) for row in rows] == pytest.approx(shares)
-    assert f"{shares.mean():.0%} of the filters" in json.loads((drawn / "filters.json").read_text())["text"]
+    aliased = [float(row["share aliased"]) for row in rows]
+    assert aliased == pytest.approx(shares, abs=3e-3)  # ours is the integral over all frequencies
+    assert f"{np.mean(aliased):.0%} of the filters" in " ".join(
+        json.loads((drawn / "filters.json").read_text())["text"].split()
+    )
 
 
 def test_deconvnet_table_names_the_strongest_activations(trained_run: Path, drawn: Path):
@@ -695,7 +698,7 @@ OF_MNIST = {"name": "mnist", "checksum": "5"}
 
 def test_page_escapes_what_it_is_given(tmp_path: Path):
     table = Table("t", "a <b> title", ("name", "value"), [("<i>", 0.25), ("a|b", None)])
-    findings = Findings("<h>", "1 < 2", [Picture("p", DRAWING, 'a "quoted" picture')], [table])
+    findings = Findings("<h>", "1 < 2", [Picture("filters_p", DRAWING, 'a "quoted" picture')], [table])
     write_findings(tmp_path, "filters", findings, {"epoch": 1, "dataset": OF_MNIST, "command": "<c>"})
     write_page(tmp_path, read_analyses(tmp_path).values(), "<t>")
     page = (tmp_path / "index.html").read_text()
