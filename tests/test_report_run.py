@@ -64,7 +64,8 @@ report.PROJECT, harness.device.cores = Path("scripts").resolve(), lambda: 1
 sys.exit(run_script(report.main))
 """
 FLAGS = ("--grid", "grid.toml", "--data", "synthetic", "--precision", "fp32", "--device", "cpu")
-TINY = 'cell = "rnn", hidden_size = 8, batch_size = 20'
+# Nothing is drawn of a network in two directions: Matplotlib would take longer than all else.
+TINY = 'cell = "rnn", hidden_size = 8, batch_size = 20, bidirectional = true'
 posix = pytest.mark.skipif(os.name == "nt", reason="sends signals")
 
 
