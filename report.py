@@ -15,7 +15,7 @@ from harness.cli import command_line, program, run_script, say_loading
 from harness.errors import Interrupted, UserError
 from harness.flags import Parser, add_flags, gpu_share, option, path, up_to_1024
 from harness.grid.listing import SORTED_BY, print_runs
-from harness.image_sets import CNN, RNN, sets_for
+from harness.image_sets import RNN, sets_for
 from harness.ranks import refuse_ranks
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; the flags are answered before
@@ -192,7 +192,7 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
     Looked into is the first seed of the row with the best runs. Analyses are lacking if they are not of the model in
     best.pt, shown the images that it was trained on.
     """
-    from harness.analyses import OF_CNN, OF_REPORT, ON_REQUEST, draw_analyses, read_analyses
+    from harness.analyses import OF_REPORT, draw_analyses, possible_analyses, read_analyses
     from harness.checkpoint import load_trained
     from harness.report.inside import rank
     from harness.report.results import by_cell, families_of
@@ -203,20 +203,12 @@ def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
         run = max((row.complete[0] for row in rows if row.complete), key=rank, default=None)
         if not run or not (run.path / "best.pt").exists():
             continue
-        trained, impossible = run.config["flags"], {*ON_REQUEST}
-        if not any((run.path / "snapshots").glob("epoch-*.pt")):
-            impossible.add("evolution")
-        if trained.get("cell") == "rnn":
-            impossible.add("gates")
-        if trained.get("layers", 1) > 1 or trained.get("bidirectional"):
-            impossible |= {*OF_REPORT} - {*OF_CNN}  # they follow one layer in one direction
-        impossible |= {*OF_REPORT} - {*OF_CNN} if rows[0].row.script == CNN else {*OF_CNN}
-        wanted = [name for name in OF_REPORT if name not in impossible]
         with warned(f"cannot draw the pictures that the report lacks of {run.path}"):
-            current = load_trained(run.path / "best.pt", build_model).epoch, run.config["dataset"]
+            trained = load_trained(run.path / "best.pt", build_model)
+            current = trained.epoch, run.config["dataset"]
             drawn = read_analyses(run.path / "figures").items()
             whole = {name for name, record in drawn if (record["epoch"], record["dataset"]) == current}
-            if lacking := [name for name in wanted if name not in whole]:
+            if lacking := [name for name in possible_analyses(trained) if name in OF_REPORT and name not in whole]:
                 print(f"looking inside {run.path}", flush=True)
                 device = flags.device if flags.engine == "local" else "auto"
                 draw_analyses(run.path / "best.pt", build_model, names=lacking, data_dir=flags.data_dir, device=device)

@@ -12,9 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.cli import command_line, typed_path
 from harness.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from harness.checkpoint import Trained
 
 # In the order in which they are made and shown, each a module here.
 OF_CNN = ("filters", "activations", "deconvnet", "evolution", "invariance", "occlusion", "correspondence", "depth")
@@ -81,7 +85,7 @@ def draw_analyses(
         if not subject.snapshots:
             lacks["snapshots"] = f"{run} has no snapshots (--snapshot-epochs)"
     if "other images" in needs:
-        subject.others = base.other_images(trained, data_dir, mirror)
+        subject.others = [] if data else base.other_images(trained, data_dir, mirror)
         if data:
             lacks["other images"] = "it chooses its images itself; leave out --data"
         elif not subject.others:
@@ -143,6 +147,17 @@ def draw_analyses(
             group = "visualize/own_" if own else "visualize/"
             add_images(run, {f"{group}{picture.name}": picture.drawing.pixels for picture in pictures}, trained.epoch)
     return pictures
+
+
+def possible_analyses(trained: "Trained") -> list[str]:
+    """The analyses that can be made of this network, but for those on request. UserError if a snapshot is damaged."""
+    from harness.analyses import base
+    from harness.checkpoint import load_snapshots
+
+    recurrent = getattr(trained.model, "recurrent", None)
+    lacks = {*base.lacks(recurrent)} if recurrent else {*["snapshots"] * (not load_snapshots(trained))}
+    names = [name for name in (OF_RECURRENT if recurrent else OF_CNN) if name not in ON_REQUEST]
+    return [name for name in names if lacks.isdisjoint(import_module(f"{__name__}.{name}").NEEDS)]
 
 
 def read_analyses(folder: Path) -> dict[str, dict]:
