@@ -187,28 +187,24 @@ def keep_first_rows_of(comparison: "RowRuns", results: "list[RowRuns]", flags: a
 
 
 def look_inside(results: "list[RowRuns]", flags: argparse.Namespace) -> None:
-    """Draw what the report lacks of its looks inside: one at a CNN and one at each cell, for each set of images.
+    """Draw what the report lacks of the analyses that it shows.
 
-    Looked into is the first seed of the row with the best runs. Analyses are lacking if they are not of the model in
-    best.pt, shown the images that it was trained on.
+    They are lacking if they are not of the model in best.pt, shown the images that it was trained on.
     """
-    from harness.analyses import OF_REPORT, draw_analyses, possible_analyses, read_analyses
+    from harness.analyses import draw_analyses, possible_analyses, read_analyses
     from harness.checkpoint import load_trained
-    from harness.report.inside import rank
-    from harness.report.results import by_cell, families_of
+    from harness.report.inside import to_look_into
     from models import build_model
 
-    families = families_of(results)
-    for rows in (rows for family in families for rows in list(by_cell(family.rows).values()) or [family.rows]):
-        run = max((row.complete[0] for row in rows if row.complete), key=rank, default=None)
-        if not run or not (run.path / "best.pt").exists():
+    for run, names in to_look_into(results):
+        if not (run.path / "best.pt").exists():
             continue
         with warned(f"cannot draw the pictures that the report lacks of {run.path}"):
             trained = load_trained(run.path / "best.pt", build_model)
             current = trained.epoch, run.config["dataset"]
             drawn = read_analyses(run.path / "figures").items()
             whole = {name for name, record in drawn if (record["epoch"], record["dataset"]) == current}
-            if lacking := [name for name in possible_analyses(trained) if name in OF_REPORT and name not in whole]:
+            if lacking := [name for name in possible_analyses(trained) if name in names and name not in whole]:
                 print(f"looking inside {run.path}", flush=True)
                 device = flags.device if flags.engine == "local" else "auto"
                 draw_analyses(run.path / "best.pt", build_model, names=lacking, data_dir=flags.data_dir, device=device)

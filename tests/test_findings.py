@@ -18,13 +18,15 @@ PIXEL = np.zeros((1, 1, 3), dtype=np.uint8)
 
 def test_filters_have_the_metrics_of_their_weights(monkeypatch) -> None:
     monkeypatch.setattr(filters, "draw", lambda *_: PIXEL)
-    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, (1, 2)))
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, (1, 2), stride=2))
     model[0].weight.data = torch.tensor([[[[3.0, -4.0]]], [[[0.5, 0.5]]]])
-    (table,) = filters.analyze(Subject(SimpleNamespace(model=model, source=lambda images: "cifar10"))).tables
+    table, by_layer = filters.analyze(Subject(SimpleNamespace(model=model, source=lambda images: "cifar10"))).tables
     assert table.rows == [
-        ("0", 0, -0.5, 3.5, 5.0, 4.0, pytest.approx(12.5**0.5), 0.0),
-        ("0", 1, 0.5, 0.0, pytest.approx(0.5**0.5), 0.5, 0.5, 0.0),
+        ("0", 0, -0.5, 3.5, 5.0, 4.0, pytest.approx(12.5**0.5), pytest.approx(0.75 + 12 / 25 / math.pi)),
+        ("0", 1, 0.5, 0.0, pytest.approx(0.5**0.5), 0.5, 0.5, pytest.approx(0.75 - 0.5 / math.pi)),
     ]
+    in_all = (12.5**0.5, (12.5**0.5 + 0.5) / 2, 2, 0.75 - 0.01 / math.pi)
+    assert by_layer.rows == [("0", 2, *map(pytest.approx, in_all))]
 
 
 def test_filters_say_what_black_and_white_are(monkeypatch) -> None:

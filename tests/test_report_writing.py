@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from report_grids import cell_row, cnn_row, history, row_runs, run, write_run
 
+from harness.analyses import OF_REPORT
 from harness.analyses.findings import Findings, Picture, Table, write_findings
 from harness.errors import UserError
 from harness.flags import parse_flags, recorded_flags
@@ -26,6 +27,7 @@ from harness.grid.runs import Problem, RowRuns, Run
 from harness.metrics import EpochMetrics
 from harness.pictures import Drawing
 from harness.report import charts, write_report
+from harness.report.inside import to_look_into
 
 HOSTILE = "<b>R&D</b> *x* _y_ | `z` [l](u) $a$ <script>alert(1)</script>"
 
@@ -396,6 +398,32 @@ def test_pictures_of_visualize_py_and_the_statistics_of_the_relus_are_taken_up(w
         assert "Confusion matrix" not in write(results)[0], damaged
     shutil.rmtree(figures)
     assert "python visualize.py" in write(results)[0].split("</a>Visualization")[1].split("\n## ")[0]
+
+
+def test_first_filters_that_differ_in_kind_are_compared(write, quick_charts, tmp_path):
+    kinds = {
+        "small": {"kernel_size": 3},
+        "again": {"kernel_size": 3, "lr": 0.01},
+        "strided": {"stride": 2},
+        "plain": {},
+    }
+    results = [row_runs(cnn_row(name, flags=flags), (0,), tmp_path) for name, flags in kinds.items()]
+    runs = {row.row.name: row.runs[0] for row in results}
+    runs["again"].history[-1] = runs["again"].history[-1]._replace(test_accuracy=0.99)
+    few = ("filters", "activations")
+    wanted = {run.path: names for run, names in to_look_into(results)}
+    assert wanted == {runs[name].path: OF_REPORT if name == "again" else few for name in kinds}
+
+    for name in ("small", "again", "strided"):
+        draw_inside(runs[name], 3, *few)
+    assert "First filters" not in write(results[:2])[0]  # of one kind
+    readme = write(results)[0].split("</a>First filters")[1].split("\n## ")[0]
+    table = [line.split("|")[1:-1] for line in readme.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in table[0]][2:4] == ["filters", "dead maps"]
+    accuracy = f"{runs['small'].history[-1].test_accuracy:.4f}"
+    assert [cell.strip() for cell in table[2]] == ["[small](#row-small)", accuracy, "", "0", "", "", "", ""]
+    assert len(table) == 4 and "[strided]" in table[3][0]
+    assert re.findall(r"figures/(\S+)\)", readme) == ["row-small-filters-conv1.svg", "row-strided-filters-conv1.svg"]
 
 
 def test_pictures_of_one_epoch_are_shown_and_called_the_best_only_if_they_are(write, quick_charts, tmp_path):

@@ -22,16 +22,17 @@ TEXT = """\
 convolution has a picture for each map that it reads: shown are the {maps} feature maps with the largest weights, \
 strongest first, and of each the {inputs} pictures with the largest weights, under the number of the map that they \
 read."""
+HEADER_BY_LAYER = ("layer", "filters", "largest RMS", "median RMS", "one row kept in", "share aliased")
 FOUND = """\
 The paper's section 4.1 in numbers: the largest of the {count} first filters' root mean squares is {largest:.2g}, the \
-median {median:.2g}; stride and pooling keep one in {step} rows and columns of a map, and {aliased:.0%} of the \
+median {middle:.2g}; stride and pooling keep one in {step} rows and columns of a map, and {aliased:.0%} of the \
 filters' energy is at frequencies too high for that (aliasing). How many maps are dead is a number of the \
 activations."""
 MAPS_SHOWN, INPUTS_SHOWN = 8, 12  # of a convolution that reads many maps
 
 
 def analyze(subject: Subject) -> Findings:
-    pictures, rows = [], []
+    pictures, rows, by_layer = [], [], []
     steps = sampling_steps(subject.model)
     for number, layer in enumerate(convolutions(subject.model), start=1):
         weights = subject.model.get_submodule(layer).weight.detach().cpu()
@@ -50,23 +51,20 @@ def analyze(subject: Subject) -> Findings:
         pixels = draw([picture.numpy() for picture in shown], labels, heads, limit.numpy(), title)
         pictures.append(Picture(f"filters_{short(layer)}", pixels, title))
         own_rms, aliased = rms(weights).tolist(), aliased_energy(weights, steps[layer]).tolist()
-        if number == 1:
-            found = FOUND.format(
-                count=len(weights),
-                largest=max(own_rms),
-                median=median(own_rms),
-                step=steps[layer],
-                aliased=fmean(aliased),
-            )
+        by_layer.append((layer, len(weights), max(own_rms), median(own_rms), steps[layer], fmean(aliased)))
         for index, row in enumerate(weights.double().flatten(1).numpy()):  # (channels * height * width,) each
             values = row.mean(), row.std(), np.linalg.norm(row), np.abs(row).max(), own_rms[index], aliased[index]
             rows.append((layer, index, *map(float, values)))
     header = ("layer", "map", "mean", "std", "norm", "largest", "RMS", "share aliased")
+    tables = [
+        Table("filters", f"Weights of each filter, {subject.source}", header, rows),
+        Table("filters_by_layer", f"Filters of each convolution, {subject.source}", HEADER_BY_LAYER, by_layer),
+    ]
+    _, count, largest, middle, step, aliased = by_layer[0]
+    found = FOUND.format(count=count, largest=largest, middle=middle, step=step, aliased=aliased)
     scale = "each filter's own" if subject.per_filter else "one scale for all filters of a layer"
     text = TEXT.format(found=found, scale=scale, maps=MAPS_SHOWN, inputs=INPUTS_SHOWN)
-    return Findings(
-        "Filters", text, pictures, [Table("filters", f"Weights of each filter, {subject.source}", header, rows)]
-    )
+    return Findings("Filters", text, pictures, tables)
 
 
 def sampling_steps(model: nn.Module) -> dict[str, int]:
@@ -88,7 +86,8 @@ def draw(
     Eight in a row; with `heads`, which stand before the rows, as many as share out evenly. `limit` is the absolute
     weight that black and white stand for: one number, or one for each map.
     """
-    columns, zoom, gap = len(pictures) // len(heads) if heads else 8, 12, 22  # the gap leaves room for the label
+    columns = len(pictures) // len(heads) if heads else 8
+    zoom, gap = 60 // pictures[0].shape[1], 22  # the gap leaves room for the label
     height, width = (side * zoom + gap for side in pictures[0].shape[1:])
     sheet = mosaic([opaque_tile(picture) for picture in pictures], columns, zoom=zoom, gap=gap, margin=gap)
     figure = Figure(figsize=(8, 6.9 * sheet.shape[0] / sheet.shape[1] + 0.75), layout="constrained")

@@ -19,9 +19,11 @@ from harness.grid.runs import RowRuns, Run
 from harness.metrics import best_epoch
 from harness.pictures import confusion_svg, png_bytes
 from harness.report.figures import Figure
-from harness.report.results import best
+from harness.report.results import best, by_cell, families_of, first_filters_compared
 
 EVOLUTION = "evolution"  # of all epochs, where the run kept snapshots
+FIRST_FILTERS_SHOWN = ("filters", "activations")  # of each row whose first filters are compared
+FIRST_FILTERS = ("filters", "dead maps", "maps active in every image", "largest RMS", "median RMS", "share aliased")
 WIDTH = 880  # CSS pixels that a figure is shown at
 
 
@@ -82,6 +84,22 @@ class Inside:
         return [header, *([rounded(value) for value in row] for row in table["rows"])]
 
 
+def to_look_into(results: Sequence[RowRuns]) -> list[tuple[Run, Sequence[str]]]:
+    """The runs that a report of these rows looks into, each with the names of the analyses to show.
+
+    For each set of images one CNN and one run of each cell: the first seed of the row with the best runs. Of rows whose
+    first filters differ in kind their filters and activations.
+    """
+    found = {}
+    for family in families_of(results):
+        for row in first_filters_compared(family.rows):
+            found |= {run.path: (run, FIRST_FILTERS_SHOWN) for run in row.complete[:1]}
+        for rows in list(by_cell(family.rows).values()) or [family.rows]:
+            best_run = max((row.complete[0] for row in rows if row.complete), key=rank, default=None)
+            found |= {best_run.path: (best_run, OF_REPORT)} if best_run else {}
+    return list(found.values())
+
+
 def look_inside(rows: Sequence[RowRuns]) -> Inside | None:
     """Of the run with the most analyses to show, of several the first by `rank`; None where there are none.
 
@@ -91,6 +109,20 @@ def look_inside(rows: Sequence[RowRuns]) -> Inside | None:
     return max(
         found, key=lambda each: (len(each.analyses.keys() - {EVOLUTION, *ON_REQUEST}), rank(each.run)), default=None
     )
+
+
+def first_filters(rows: Sequence[RowRuns]) -> list[tuple[RowRuns, list[str], tuple[str, Figure]]]:
+    """Of rows whose first filters differ in kind, each one's first run: the cells below FIRST_FILTERS, and a figure."""
+    found = []
+    for row in first_filters_compared(rows):
+        inside = _look_into(row, row.complete[0]) if row.complete else None
+        if inside and {*FIRST_FILTERS_SHOWN} <= inside.analyses.keys() and inside.analyses["filters"]["figures"]:
+            tables = [table for name in FIRST_FILTERS_SHOWN for table in inside.analyses[name]["tables"]]
+            first_rows = [dict(zip(table["header"], *table["rows"][:1], strict=False)) for table in tables]
+            values = {column: value for each in first_rows for column, value in each.items()}  # of the first layer
+            cells = [rounded(values.get(column)) for column in FIRST_FILTERS]
+            found.append((row, cells, next(inside.figures("filters"))))
+    return found
 
 
 def rank(run: Run) -> tuple:

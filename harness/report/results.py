@@ -22,6 +22,7 @@ _NAMES = ("train loss", "train accuracy", "test loss", "test accuracy")
 METRIC_NAMES = dict(zip(METRICS, _NAMES, strict=True))
 PART = 0.1  # of a metric's range: 0 … 1 of an accuracy, 0 … that of guessing of a loss
 ORIGINAL_FLAGS = ("lr", "hidden_size", "optimizer", "epochs")  # these first, as the original's tables have them
+FIRST_FILTERS = ("kernel_size", "stride", "max_filter_rms")  # the flags that shape the CNN's first filters
 
 
 # -- metrics -----------------------------------------------------------------------------------------------------------
@@ -202,6 +203,14 @@ def varied_flags(rows: Sequence[RowRuns]) -> list[str]:
 def values_of(rows: Sequence[RowRuns], flag: str) -> list:
     """A flag's values in these rows, sorted."""
     return sorted({setting(row, flag) for row in rows})
+
+
+def first_filters_compared(rows: Sequence[RowRuns]) -> list[RowRuns]:
+    """The first row with each kind of first filters; none if they are of one kind in all rows."""
+    kinds: dict[tuple, RowRuns] = {}
+    for row in rows:
+        kinds.setdefault(tuple(setting(row, flag) for flag in FIRST_FILTERS), row)
+    return list(kinds.values()) if len(kinds) > 1 else []
 
 
 def tried_settings(rows: Sequence[RowRuns]) -> list[list[str]]:
