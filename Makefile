@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	@echo "Their report: open demo/report/index.html in a browser."
 
 report: $(VENV)/.installed
-	$(PYTHON) report.py --no-train --seeds 4 --runs-dir report/runs --out report
+	$(PYTHON) report.py --no-train --seeds 10 --runs-dir report/runs --out report
 
 test: $(VENV)/.installed-dev
 	$(PYTHON) -m ruff check .

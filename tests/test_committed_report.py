@@ -47,7 +47,7 @@ def test_committed_report_is_what_the_committed_runs_give(
     monkeypatch.setattr("harness.report.render.SETTINGS_PAGE", repository / "docs" / "original-settings.md")
     monkeypatch.setattr("sys.argv", ["report.py"])
 
-    code, _, err = run_main("report", "--no-train", "--seeds", "4", "--runs-dir", "report/runs", "--out", "report")
+    code, _, err = run_main("report", "--no-train", "--seeds", "10", "--runs-dir", "report/runs", "--out", "report")
 
     assert (code, err) == (0, "")
     new_readme, new_page, new_files = contents_of(folder)
