@@ -22,8 +22,15 @@ from harness.report.figures import Figure
 from harness.report.results import best, by_cell, families_of, first_filters_compared
 
 EVOLUTION = "evolution"  # of all epochs, where the run kept snapshots
-FIRST_FILTERS_SHOWN = ("filters", "activations")  # of each row whose first filters are compared
-FIRST_FILTERS = ("filters", "dead maps", "maps active in every image", "largest RMS", "median RMS", "share aliased")
+FIRST_FILTER_ANALYSES = ("filters", "activations")  # of each row whose first filters are compared
+FIRST_FILTER_COLUMNS = (
+    "filters",
+    "dead maps",
+    "maps active in every image",
+    "largest RMS",
+    "median RMS",
+    "share aliased",
+)
 WIDTH = 880  # CSS pixels that a figure is shown at
 
 
@@ -93,7 +100,7 @@ def to_look_into(results: Sequence[RowRuns]) -> list[tuple[Run, Sequence[str]]]:
     found = {}
     for family in families_of(results):
         for row in first_filters_compared(family.rows):
-            found |= {run.path: (run, FIRST_FILTERS_SHOWN) for run in row.complete[:1]}
+            found |= {run.path: (run, FIRST_FILTER_ANALYSES) for run in row.complete[:1]}
         for rows in list(by_cell(family.rows).values()) or [family.rows]:
             best_run = max((row.complete[0] for row in rows if row.complete), key=rank, default=None)
             found |= {best_run.path: (best_run, OF_REPORT)} if best_run else {}
@@ -112,15 +119,17 @@ def look_inside(rows: Sequence[RowRuns]) -> Inside | None:
 
 
 def first_filters(rows: Sequence[RowRuns]) -> list[tuple[RowRuns, list[str], tuple[str, Figure]]]:
-    """Of rows whose first filters differ in kind, each one's first run: the cells below FIRST_FILTERS, and a figure."""
+    """Of rows whose first filters differ in kind, each one's first run: cells below FIRST_FILTER_COLUMNS, a figure."""
     found = []
     for row in first_filters_compared(rows):
         inside = _look_into(row, row.complete[0]) if row.complete else None
-        if inside and {*FIRST_FILTERS_SHOWN} <= inside.analyses.keys() and inside.analyses["filters"]["figures"]:
-            tables = [table for name in FIRST_FILTERS_SHOWN for table in inside.analyses[name]["tables"]]
-            first_rows = [dict(zip(table["header"], *table["rows"][:1], strict=False)) for table in tables]
+        if inside and {*FIRST_FILTER_ANALYSES} <= inside.analyses.keys() and inside.analyses["filters"]["figures"]:
+            tables = [table for name in FIRST_FILTER_ANALYSES for table in inside.analyses[name]["tables"]]
+            first_rows = [
+                dict(zip(table["header"], table["rows"][0], strict=True)) for table in tables if table["rows"]
+            ]
             values = {column: value for each in first_rows for column, value in each.items()}  # of the first layer
-            cells = [rounded(values.get(column)) for column in FIRST_FILTERS]
+            cells = [rounded(values.get(column)) for column in FIRST_FILTER_COLUMNS]
             found.append((row, cells, next(inside.figures("filters"))))
     return found
 

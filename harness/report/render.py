@@ -23,7 +23,7 @@ from harness.files import check_writable, make_folder, nearest_folder, os_errors
 from harness.grid.runs import Problem, RowRuns, Run
 from harness.report import conclusions, figures, results, statistics
 from harness.report.figures import Figure
-from harness.report.inside import FIRST_FILTERS, first_filters, look_inside
+from harness.report.inside import FIRST_FILTER_COLUMNS, first_filters, look_inside
 from harness.report.results import dataset
 
 MARKER = "written by report.py: every number here is computed from the run folders; edits are lost"
@@ -187,7 +187,7 @@ _TEMPLATES.globals |= {
     "draw": figures,
     "look_inside": look_inside,
     "first_filters": first_filters,
-    "FIRST_FILTERS": FIRST_FILTERS,
+    "FIRST_FILTER_COLUMNS": FIRST_FILTER_COLUMNS,
 }
 _TEMPLATES.globals |= {"visualize": visualize_command, "MARKER": MARKER}
 

@@ -22,7 +22,7 @@ _NAMES = ("train loss", "train accuracy", "test loss", "test accuracy")
 METRIC_NAMES = dict(zip(METRICS, _NAMES, strict=True))
 PART = 0.1  # of a metric's range: 0 … 1 of an accuracy, 0 … that of guessing of a loss
 ORIGINAL_FLAGS = ("lr", "hidden_size", "optimizer", "epochs")  # these first, as the original's tables have them
-FIRST_FILTERS = ("kernel_size", "stride", "max_filter_rms")  # the flags that shape the CNN's first filters
+FIRST_FILTER_FLAGS = ("kernel_size", "stride", "max_filter_rms")  # the flags that shape the CNN's first filters
 
 
 # -- metrics -----------------------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def first_filters_compared(rows: Sequence[RowRuns]) -> list[RowRuns]:
     """The first row with each kind of first filters; none if they are of one kind in all rows."""
     kinds: dict[tuple, RowRuns] = {}
     for row in rows:
-        kinds.setdefault(tuple(setting(row, flag) for flag in FIRST_FILTERS), row)
+        kinds.setdefault(tuple(setting(row, flag) for flag in FIRST_FILTER_FLAGS), row)
     return list(kinds.values()) if len(kinds) > 1 else []
 
 
