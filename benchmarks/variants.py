@@ -427,7 +427,8 @@ def tables(rows: list[Row], cell: str, results: Results) -> str:
                 compared = compare_all(row)
                 cells = [f"{each.mark} {each.ours}" for each in compared]
                 confirmed.append([rate, title_of(name), *cells, str(len(row.complete))])
-                if all(each.verdict == "agrees" for each in compared):
+                together = compare_all(runs_of(row.row, name, SEARCHED + CONFIRMED, results))
+                if all(each.verdict == "agrees" for each in compared + together):
                     reached.append(f"{title_of(name)} ({rate})")
     if confirmed:
         for row in rows:
@@ -435,7 +436,8 @@ def tables(rows: list[Row], cell: str, results: Results) -> str:
         confirmed.sort(key=lambda line: (line[0], line[1] != "**printed**"))
         head = ["", "change", *(metric.replace("_", " ") for metric in METRICS), "seeds"]
         text += [f"\n### {cell.upper()}, on seeds that had no part in the choice\n", *table(head, confirmed, left=2)]
-        text += [f"\nAll four printed values agree with: {'; '.join(reached) or 'nothing that was tried'}."]
+        reached = "; ".join(reached) or "nothing that was tried"
+        text += [f"\nAll four printed values agree, on these seeds and on all eight, with: {reached}."]
     legend = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
     return "\n".join([*text, f"\nVerdicts on {', '.join(m.replace('_', ' ') for m in METRICS)}: {legend}.\n"])
 

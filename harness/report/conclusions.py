@@ -379,8 +379,10 @@ def other_precisions(kept: Sequence[Kept]) -> list[dict]:
 
 
 def made_by(run: Run) -> str:
-    """`commit 1a3788b, PyTorch 2.14.1`; config.json names no machine."""
-    return f"commit {str(run.config.get('git_commit') or 'unknown')[:7]}, PyTorch {run.config['torch'].split('+')[0]}"
+    """`commit 1a3788b with changes, PyTorch 2.14.1`; config.json names no machine."""
+    commit = str(run.config.get("git_commit") or "unknown")
+    changes = " with changes" * commit.endswith("-dirty")
+    return f"commit {commit[:7]}{changes}, PyTorch {run.config['torch'].split('+')[0]}"
 
 
 def by_maker(runs: Sequence[Run]) -> dict[str, list[Run]]:
