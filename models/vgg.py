@@ -18,6 +18,7 @@ from models.convolution import Convolution
 
 MAPS = (32, 64, 64, 256, 256, 256, 256)  # of each convolution
 POOLED = (2, 4, 6)  # the convolutions behind which each side is halved
+FIRST_NORM = 8.0  # of each first filter: behind a normalization, a step turns a long one little
 BIAS_GAIN = 8.0  # the normalizations' biases count so many times: then SGD trains them at 64 times the learning rate
 LOGIT_SCALE = 1 / 9  # maxima over the last maps are large
 MOMENTUM = 0.4  # share of a step in the running statistics: few epochs change them quickly
@@ -61,12 +62,13 @@ class VGG(nn.Module):
         """Replace some of the convolutions' first weights, which models.initialize has drawn.
 
         The first maps of each convolution hand on the maps that it reads, so that the image's content reaches every
-        depth from the first step on. The first convolution begins with the patterns of `cosine_filters`.
+        depth from the first step on. The first convolution begins with the patterns of `cosine_filters`, long enough to
+        change slowly.
         """
         first, *others = (module.weight for module in self.features if isinstance(module, nn.Conv2d))
         with torch.no_grad():
             patterns = cosine_filters(first.shape[1], first.shape[2])[: len(first) // 2]
-            first[: 2 * len(patterns)] = torch.stack([patterns, -patterns], dim=1).flatten(0, 1)
+            first[: 2 * len(patterns)] = FIRST_NORM * torch.stack([patterns, -patterns], dim=1).flatten(0, 1)
             for weight in others:
                 nn.init.dirac_(weight[: weight.shape[1]])
 

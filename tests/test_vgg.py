@@ -12,7 +12,7 @@ from harness.errors import UserError
 from harness.flops import flops_per_image
 from models import build_model
 from models.convolution import Convolution
-from models.vgg import BIAS_GAIN, cosine_filters
+from models.vgg import BIAS_GAIN, FIRST_NORM, cosine_filters
 
 
 def description(**changes: object) -> dict:
@@ -92,7 +92,7 @@ def test_first_filters_are_orthonormal_patterns_each_with_its_negative() -> None
     torch.testing.assert_close(filters @ filters.t(), torch.eye(27), atol=1e-6, rtol=0)
     assert (filters[0] - filters[0, 0]).abs().max() < 1e-6  # the first one is brightness
     weight = build_model(description(), seed=0).features.conv1.weight.detach()
-    torch.testing.assert_close(weight[0], filters[0].view(3, 3, 3))
+    torch.testing.assert_close(weight[0], FIRST_NORM * filters[0].view(3, 3, 3))
     torch.testing.assert_close(weight[::2], -weight[1::2])
 
 
