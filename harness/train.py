@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from harness.augmentation import views
-from harness.checkpoint import State, is_best_of, restore, save_best, save_last, save_snapshot
+from harness.checkpoint import State, folded, is_best_of, restore, save_best, save_last, save_snapshot
 from harness.cli import command_line
 from harness.data import EpochOrder, ImageSet, hold_out, test_batches, train_batches
 from harness.device import autocast, choose_device, choose_threads, compiled, keep_freed_memory, warn_of_slow_bf16
@@ -308,7 +308,7 @@ def log_events(run: RunFolder, state: State, images: ImageSet, *, complete: bool
     events.head(hparams(recorded_flags(run.flags), run.experiment), state.wall_times[0])
     for metrics, wall_time in zip(state.history, state.wall_times, strict=True):
         events.scalars(metrics.curves, metrics.epoch, wall_time)
-    convolution = next((each for each in state.model.modules() if isinstance(each, nn.Conv2d)), None)
+    convolution = next((each for each in folded(state.model).modules() if isinstance(each, nn.Conv2d)), None)
     if convolution and state.history[-1].finite and shows_filters(epoch, run.config["flags"]["epochs"]):
         from harness.pictures import filters_grid
 

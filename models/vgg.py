@@ -18,7 +18,7 @@ from models.convolution import Convolution
 
 MAPS = (32, 64, 64, 256, 256, 256, 256)  # of each convolution
 POOLED = (2, 4, 6)  # the convolutions behind which each side is halved
-FIRST_NORM = 8.0  # of each first filter: behind a normalization, a step turns a long one little
+FALL = 3.0  # from one frequency to the next, natural images hold so many times less of a pattern
 BIAS_GAIN = 8.0  # the normalizations' biases count so many times: then SGD trains them at 64 times the learning rate
 LOGIT_SCALE = 1 / 9  # maxima over the last maps are large
 MOMENTUM = 0.4  # share of a step in the running statistics: few epochs change them quickly
@@ -45,7 +45,8 @@ class VGG(nn.Module):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for number, (inputs, maps) in enumerate(zip((channels, *MAPS), MAPS, strict=False), start=1):
             # The first one pads nothing: sides of 30, 15, 7 and 3 take a fifth less work than 32, 16, 8 and 4.
-            layers[f"conv{number}"] = Convolution(inputs, maps, padding=int(number > 1))
+            first = number == 1
+            layers[f"conv{number}"] = InPatterns(inputs, maps) if first else Convolution(inputs, maps, padding=1)
             if number in POOLED:
                 layers[f"pool{number}"] = nn.MaxPool2d(2)
             layers[f"norm{number}"] = BatchNorm(maps)
@@ -62,13 +63,12 @@ class VGG(nn.Module):
         """Replace some of the convolutions' first weights, which models.initialize has drawn.
 
         The first maps of each convolution hand on the maps that it reads, so that the image's content reaches every
-        depth from the first step on. The first convolution begins with the patterns of `cosine_filters`, long enough to
-        change slowly.
+        depth from the first step on. The first convolution begins with the smoothest patterns and their negatives.
         """
         first, *others = (module.weight for module in self.features if isinstance(module, nn.Conv2d))
         with torch.no_grad():
-            patterns = cosine_filters(first.shape[1], first.shape[2])[: len(first) // 2]
-            first[: 2 * len(patterns)] = FIRST_NORM * torch.stack([patterns, -patterns], dim=1).flatten(0, 1)
+            patterns = torch.eye(first[0].numel()).view(-1, *first.shape[1:])[: len(first) // 2]
+            first[: 2 * len(patterns)] = torch.stack([patterns, -patterns], dim=1).flatten(0, 1)
             for weight in others:
                 nn.init.dirac_(weight[: weight.shape[1]])
 
@@ -84,14 +84,36 @@ class VGG(nn.Module):
             trained, norm = layers[f"conv{number}"], layers[f"norm{number}"]
             with torch.device("meta"):  # its own weights would be drawn in vain
                 convolution = nn.Conv2d(*trained.weight.shape[1::-1], 3, padding=trained.padding)
+            filters = trained.filters() if number == 1 else trained.weight
             statistics = norm.running_mean, norm.running_var, norm.eps
             convolution.weight, convolution.bias = fuse_conv_bn_weights(
-                trained.weight, None, *statistics, None, BIAS_GAIN * norm.bias
+                filters, None, *statistics, None, BIAS_GAIN * norm.bias
             )
             after = (f"relu{number}", f"pool{number}")
             chain |= {f"conv{number}": convolution} | {name: layers[name] for name in after if name in layers}
         plain.features = nn.Sequential(chain | {"pool": layers["pool"]})
         return plain
+
+
+class InPatterns(Convolution):
+    """A first convolution that learns how much of each pattern its filters hold.
+
+    `weight` has these numbers, in the order of `cosine_patterns`. A step of SGD on pixels would be one towards what
+    most of an image is, its brightness over some pixels: a little of that drowns the fine pattern that a filter had.
+    Here all patterns move its output alike, as if the images had been whitened.
+    """
+
+    def __init__(self, inputs: int, maps: int) -> None:
+        super().__init__(inputs, maps, padding=0)
+
+    def filters(self) -> Tensor:
+        """What the images are convolved with, (maps, channels, 3, 3)."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            patterns = cosine_patterns(*self.weight.shape[1:3], self.weight.device)
+            return (self.weight.flatten(1) @ patterns.flatten(1)).view_as(self.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.conv2d(images, self.filters())
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -110,19 +132,21 @@ class BatchNorm(nn.BatchNorm2d):
         return F.batch_norm(maps, *running, None, BIAS_GAIN * self.bias, self.training, self.momentum, self.eps)
 
 
-def cosine_filters(channels: int, side: int) -> Tensor:
+def cosine_patterns(channels: int, side: int, device: torch.device | None = None) -> Tensor:
     """The patterns of the discrete cosine transform over channels, rows and columns, the smoothest first.
 
-    (channels · side², channels, side, side), each of length 1 and orthogonal to all others. Of three channels they
-    weigh brightness, red against blue, and green against both. The principal components of natural images are much
-    like them (Ahmed, Natarajan & Rao 1974), so that with the normalization behind them they whiten.
+    (channels · side², channels, side, side), orthogonal to one another. Of three channels they weigh brightness, red
+    against blue, and green against both. The principal components of natural images are much like them (Ahmed,
+    Natarajan & Rao 1974). Each is as long as it takes for all to answer about equally to such images: they whiten.
     """
 
     def transform(count: int) -> Tensor:  # (frequency, place)
-        waves = torch.cos(math.pi / count * torch.outer(torch.arange(count), torch.arange(count) + 0.5))
+        places = torch.arange(count, device=device)
+        waves = torch.cos(math.pi / count * torch.outer(places, places + 0.5))
         return waves / waves.norm(dim=1, keepdim=True)
 
     over_channels, over_side = transform(channels), transform(side)
     patterns = torch.einsum("ax,by,cz->abcxyz", over_channels, over_side, over_side).flatten(0, 2)
-    frequencies = torch.cartesian_prod(*map(torch.arange, (channels, side, side))).sum(dim=1)
-    return patterns[frequencies.argsort(stable=True)]
+    frequencies = torch.cartesian_prod(*(torch.arange(count, device=device) for count in (channels, side, side)))
+    frequencies, order = frequencies.sum(dim=1).sort(stable=True)
+    return FALL ** frequencies.view(-1, 1, 1, 1) * patterns[order]

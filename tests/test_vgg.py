@@ -12,7 +12,7 @@ from harness.errors import UserError
 from harness.flops import flops_per_image
 from models import build_model
 from models.convolution import Convolution
-from models.vgg import BIAS_GAIN, FIRST_NORM, cosine_filters
+from models.vgg import BIAS_GAIN, FALL, cosine_patterns
 
 
 def description(**changes: object) -> dict:
@@ -87,13 +87,29 @@ def test_first_maps_of_a_convolution_start_as_those_that_it_reads() -> None:
         torch.testing.assert_close(model.features.conv4(maps)[:, :64], maps)
 
 
-def test_first_filters_are_orthonormal_patterns_each_with_its_negative() -> None:
-    filters = cosine_filters(3, 3).flatten(1)
-    torch.testing.assert_close(filters @ filters.t(), torch.eye(27), atol=1e-6, rtol=0)
-    assert (filters[0] - filters[0, 0]).abs().max() < 1e-6  # the first one is brightness
-    weight = build_model(description(), seed=0).features.conv1.weight.detach()
-    torch.testing.assert_close(weight[0], FIRST_NORM * filters[0].view(3, 3, 3))
-    torch.testing.assert_close(weight[::2], -weight[1::2])
+def test_first_filters_are_patterns_each_with_its_negative() -> None:
+    patterns = cosine_patterns(3, 3)
+    lengths = patterns.flatten(1).norm(dim=1)
+    torch.testing.assert_close(
+        lengths, FALL ** torch.tensor([0.0] + 3 * [1] + 6 * [2] + 7 * [3] + 6 * [4] + 3 * [5] + [6])
+    )
+    directions = patterns.flatten(1) / lengths[:, None]
+    torch.testing.assert_close(directions @ directions.t(), torch.eye(27), atol=1e-6, rtol=0)
+    assert (patterns[0] - patterns[0, 0, 0, 0]).abs().max() < 1e-6  # the first one is brightness
+    filters = build_model(description(), seed=0).features.conv1.filters().detach()
+    torch.testing.assert_close(filters[::2], patterns[:16])
+    torch.testing.assert_close(filters[1::2], -patterns[:16])
+
+
+def test_first_filters_learn_in_patterns() -> None:
+    """The weights' gradient is the filters' one, asked how much of each pattern it holds."""
+    first, images = build_model(description(), seed=0).features.conv1, random_images(4)
+    answers = torch.randn(4, 32, 18, 18, generator=torch.Generator().manual_seed(2))
+    first(images).backward(answers)
+    filters = first.filters().detach().requires_grad_()
+    F.conv2d(images, filters).backward(answers)
+    expected = torch.einsum("mxyz,pxyz->mp", filters.grad, cosine_patterns(3, 3))
+    torch.testing.assert_close(first.weight.grad.flatten(1), expected, atol=1e-2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("batch", [32, 5])
