@@ -1,30 +1,41 @@
 """cifar10-airbench94 as published (Jordan 2024, arXiv 2404.00498), on this machine: what recipes.toml is to be beside.
 
-    python benchmarks/airbench.py --seeds 3 --threads 1
+    python benchmarks/airbench.py --seeds 3
     python benchmarks/airbench.py --activation relu
+    python benchmarks/airbench.py --steps 5 --out benchmarks/airbench.md
 
 Its network, first weights, optimizer, schedule and augmentation, written after the paper for our batches; not its data
 path and not `torch.compile`. bf16 in place of the GPU's fp16. A line for each seed, then the means: test accuracy
 plain and with test-time augmentation, seconds of training, and PFLOP as harness/flops.py counts them.
+
+With `--steps` instead the seconds of single training steps: of its network, of ours, and of ResNet-18 (He et al. 2016)
+as one trains it on CIFAR-10, with a first convolution of 3x3 and no pooling behind it. The steps are interleaved, and
+the limit is the fastest large matrix product of the same rounds.
 """
 
 import math
 import statistics
 import time
 from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import argument_parser, machine, table
+from common import argument_parser, machine, table, time_of, write_page
+from peers import prepare_peak
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
 from harness.data import EpochOrder, ImageSet, load_images, train_batches
 from harness.device import autocast, keep_freed_memory
 from harness.flops import flops_per_image
 from harness.train import evaluate
+from models import build_model
 
 BATCH, EPOCHS, WHITENED_FROM, WHITENING_BIAS_EPOCHS = 1024, 9.9, 5000, 3
 LR, MOMENTUM, WEIGHT_DECAY, BIAS_GAIN, SMOOTHING = 11.5, 0.85, 0.0153, 64, 0.2  # rate and decay for 1024 examples
+STEP_BATCH = 256
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
@@ -36,9 +47,16 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="of the products")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--images", type=int, help="use the first so many only, to try this script")
+    parser.add_argument("--steps", type=int, default=0, help="time so many single steps instead")
+    parser.add_argument("--out", type=Path, help="a page to write, with --steps")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
+    if arguments.steps:
+        lines = ["# A training step of strong networks", "", *machine(), "", *step_table(arguments)]
+        write_page(arguments.out, lines) if arguments.out else print("\n".join(lines))
+        return
     images = load_images("cifar10", data_dir=arguments.data_dir, channels="rgb")
     images = images.first(arguments.images) if arguments.images else images
     results = []
@@ -58,7 +76,6 @@ def main() -> None:
 
 def train(images: ImageSet, seed: int, arguments: Namespace) -> tuple[float, float, float, int]:
     """Train one network: (test accuracy, the same with test-time augmentation, seconds of training, FLOPs)."""
-    keep_freed_memory()
     torch.manual_seed(seed)
     device, generator = torch.device("cpu"), torch.Generator().manual_seed(seed)
     model = network(arguments.activation).to(memory_format=torch.channels_last)
@@ -154,6 +171,57 @@ def look_ahead(model: nn.Module, slow: list[Tensor], kept: float) -> None:
         if value.is_floating_point():
             average.lerp_(value, 1 - kept)
             value.copy_(average)
+
+
+def step_table(arguments: Namespace) -> list[str]:
+    """The seconds of a training step of each network, a row each; medians over the rounds."""
+    ours = build_model({"model": {"name": "VGG", "channels": 3, "image_size": 32, "classes": 10}}, seed=0)
+    resnet = resnet18(num_classes=10)
+    resnet.conv1, resnet.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    models = {"airbench94, GELU": network("gelu"), "airbench94, ReLU": network("relu"), "ours, VGG": ours}
+    models = {
+        name: model.to(memory_format=torch.channels_last) for name, model in (models | {"ResNet-18": resnet}).items()
+    }
+    flops = {name: STEP_BATCH * flops_per_image(model, torch.zeros(1, 3, 32, 32)) for name, model in models.items()}
+    steps = {name: training_step(model, arguments.precision) for name, model in models.items()}
+    peak = prepare_peak(arguments.precision)
+    for step in steps.values():
+        step()
+    rounds = [({name: time_of(step) for name, step in steps.items()}, peak()) for _ in range(arguments.steps)]
+    rows = []
+    for name in models:
+        seconds = statistics.median(times[name] for times, _ in rounds)
+        longer = statistics.median(times[name] / times["ours, VGG"] for times, _ in rounds)
+        share = statistics.median(flops[name] / times[name] / limit for times, limit in rounds)
+        rate = f"{flops[name] / seconds / 1e9:.0f}"
+        rows.append([name, f"{flops[name] / 1e12:.2f}", f"{seconds:.2f}", f"{longer:.2f}", rate, f"{share:.0%}"])
+    limit = statistics.median(limit for _, limit in rounds) / 1e9
+    command = f"python benchmarks/airbench.py --steps {arguments.steps} --precision {arguments.precision}"
+    return [
+        f"Written by `{command} --threads {arguments.threads}`. A step on {STEP_BATCH} images: forward, backward and "
+        f"SGD, in {arguments.precision}. Medians of {arguments.steps} interleaved rounds. The fastest large matrix "
+        f"product reaches {limit:.0f} GFLOP/s.",
+        "",
+        *table(["network", "TFLOP a step", "seconds", "times ours", "GFLOP/s", "of the limit"], rows),
+    ]
+
+
+def training_step(model: nn.Module, precision: str) -> Callable[[], None]:
+    """A function that trains the model on one batch, always the same."""
+    images = torch.randn(STEP_BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
+    labels = torch.randint(10, (STEP_BATCH,))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=1e-3, momentum=MOMENTUM, nesterov=True, fused=True)
+    model.train()
+
+    def step() -> None:
+        with autocast(torch.device("cpu"), precision):
+            logits = model(images)
+        optimizer.zero_grad()
+        F.cross_entropy(logits.float(), labels).backward()
+        optimizer.step()
+
+    return step
 
 
 if __name__ == "__main__":
