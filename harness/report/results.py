@@ -7,7 +7,7 @@ drawn, but counts in no mean. `conclusions` compares rows by what is here.
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.flags import FLAGS, RESULT_FLAGS, flag_label, training_command
@@ -69,6 +69,15 @@ def measured_beside(row: RowRuns) -> dict[str, Sample]:
         ", ".join(["accuracy", *(words[part] for part in field.split("_")[:-1])]): lasts(row.complete, field)
         for field in fields
     }
+
+
+def augmented(row: RowRuns) -> Sample | None:
+    """The last epoch's accuracy with test-time augmentation."""
+    return measured_beside(row).get("accuracy, test-time augmentation")
+
+
+def any_augmented(rows: Iterable[RowRuns]) -> bool:
+    return any(map(augmented, rows))
 
 
 def cost(row: RowRuns, count_parameters: Callable[[dict], int]) -> str:
