@@ -15,6 +15,7 @@ import io
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,8 @@ class Ranks:
             return model
         from torch.nn.parallel import DistributedDataParallel
 
+        # Of a gray image's filters, which lie alike in memory whatever the strides of their one channel are called.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return DistributedDataParallel(model)
 
     def share_buffers(self, model: "nn.Module") -> None:
