@@ -45,8 +45,8 @@ class VGG(nn.Module):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for number, (inputs, maps) in enumerate(zip((channels, *MAPS), MAPS, strict=False), start=1):
             # The first one pads nothing: sides of 30, 15, 7 and 3 take a fifth less work than 32, 16, 8 and 4.
-            first = number == 1
-            layers[f"conv{number}"] = InPatterns(inputs, maps) if first else Convolution(inputs, maps, padding=1)
+            kind, padding = (InPatterns, 0) if number == 1 else (Convolution, 1)
+            layers[f"conv{number}"] = kind(inputs, maps, padding=padding)
             if number in POOLED:
                 layers[f"pool{number}"] = nn.MaxPool2d(2)
             layers[f"norm{number}"] = BatchNorm(maps)
@@ -102,9 +102,6 @@ class InPatterns(Convolution):
     most of an image is, its brightness over some pixels: a little of that drowns the fine pattern that a filter had.
     Here all patterns move its output alike, as if the images had been whitened.
     """
-
-    def __init__(self, inputs: int, maps: int) -> None:
-        super().__init__(inputs, maps, padding=0)
 
     def filters(self) -> Tensor:
         """What the images are convolved with, (maps, channels, 3, 3)."""
