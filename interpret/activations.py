@@ -51,12 +51,13 @@ class LayerStatistics:
 def activation_statistics(model: nn.Module, images: Tensor) -> list[LayerStatistics]:
     """Statistics of the outputs of all ReLU modules of the chain (ReLU1 and ReLU2 of the report), in its order.
 
-    `images` (n, channels, height, width) are streamed: one forward pass a batch, and sums in float64. ValueError as
+    `images` (n, channels, height, width) are streamed: one forward pass a batch, and sums over the images in float64.
+    ValueError as
     `chain.trace`.
     """
     chain = trace(model, images)
     relus = [layer for layer in chain if isinstance(layer.module, nn.ReLU)]
-    sums = {layer.name: _Sums(layer.output_size, images.device) for layer in relus}
+    sums = {layer.name: _Sums(layer.output_size) for layer in relus}
     with evaluating(model):
         for batch in images.split(BATCH):
             for name, maps in run(chain, batch):
@@ -68,39 +69,37 @@ def activation_statistics(model: nn.Module, images: Tensor) -> list[LayerStatist
 class _Sums:
     """What is summed up over the batches of one layer's outputs."""
 
-    def __init__(self, output_size: tuple[int, int, int], device: torch.device) -> None:
+    def __init__(self, output_size: tuple[int, int, int]) -> None:
         maps, height, width = output_size
         self.positions = height * width
-        # MPS has no float64: there the maps come to the CPU.
-        self.device = torch.device("cpu") if device.type == "mps" else device
         self.center: Tensor | None = None
-        self.sum, self.squares = torch.zeros(2, maps, dtype=torch.float64, device=self.device)
-        self.above, self.images = torch.zeros(2, maps, dtype=torch.int64, device=self.device)
-        self.max = torch.full((maps,), -torch.inf, dtype=torch.float64, device=self.device)
-        self.bins = torch.zeros(_BINS, dtype=torch.int64, device=self.device)
+        self.sum, self.squares = torch.zeros(2, maps, dtype=torch.float64)
+        self.above, self.images = torch.zeros(2, maps, dtype=torch.int64)
+        self.max = torch.full((maps,), -torch.inf)
+        self.bins = torch.zeros(_BINS, dtype=torch.int64)
 
     def add(self, outputs: Tensor) -> None:
         """Take in one batch (batch, maps, height, width)."""
-        outputs = outputs.to(self.device)
+        outputs = outputs.float()
         if self.center is None:
             # Summing differences from about the mean keeps the variance exact where it is small beside the mean.
-            self.center = outputs.mean(dim=(0, 2, 3), keepdim=True).double()
-        exact = outputs.double() - self.center
-        self.sum += exact.sum(dim=(2, 3)).sum(dim=0)
-        self.squares += exact.square_().sum(dim=(2, 3)).sum(dim=0)
-        above = (outputs > 0).sum(dim=(2, 3))  # (batch, maps): at how many positions
+            self.center = outputs.mean(dim=(0, 2, 3), keepdim=True)
+        differences = outputs - self.center
+        self.sum += differences.sum(dim=(2, 3)).cpu().double().sum(dim=0)
+        self.squares += differences.square_().sum(dim=(2, 3)).cpu().double().sum(dim=0)
+        above = outputs.gt(0).float().sum(dim=(2, 3)).long().cpu()  # (batch, maps): at how many positions
         self.above += above.sum(dim=0)
         self.images += (above > 0).sum(dim=0)
-        self.max = self.max.maximum(outputs.amax(dim=(2, 3)).amax(dim=0).double())
+        self.max = self.max.maximum(outputs.amax(dim=(0, 2, 3)).cpu())
         # The bits of a positive float32, shifted until octave and quarter are left: the bin, without a logarithm.
-        bins = (outputs.float().view(torch.int32) >> _SHIFT).sub_(_LOWEST).clamp_(min=0)
-        self.bins += torch.bincount(bins.flatten(), minlength=_BINS)
+        bins = (outputs.view(torch.int32) >> _SHIFT).sub_(_LOWEST).clamp_(min=0)
+        self.bins += torch.bincount(bins.movedim(1, 3).flatten(), minlength=_BINS).cpu()
         self.bins[0] -= above.numel() * self.positions - above.sum()  # zeros are no part of the histogram
 
     def statistics(self, name: str, images: int) -> LayerStatistics:
         count = images * self.positions  # outputs of one map
         offset = self.sum / count
-        map_mean = self.center.flatten() + offset
+        map_mean = self.center.flatten().cpu().double() + offset
         map_variance = (self.squares / count - offset.square()).clamp(min=0)
         mean = map_mean.mean()
         variance = map_variance.mean() + (map_mean - mean).square().mean()  # within the maps, and between them
@@ -113,12 +112,12 @@ class _Sums:
             mean=float(mean),
             std=float(variance.sqrt()),
             zeros=zero_count / (count * len(map_mean)),
-            map_mean=map_mean.cpu(),
-            map_std=map_variance.sqrt().cpu(),
-            map_zeros=1 - self.above.cpu().double() / count,
-            map_images=self.images.cpu().double() / images,
-            map_max=self.max.cpu(),
+            map_mean=map_mean,
+            map_std=map_variance.sqrt(),
+            map_zeros=1 - self.above.double() / count,
+            map_images=self.images.double() / images,
+            map_max=self.max.double(),
             histogram_edges=(edges << _SHIFT).view(torch.float32).double(),
-            histogram_counts=self.bins[:used].cpu(),
+            histogram_counts=self.bins[:used],
             zero_count=zero_count,
         )

@@ -1,6 +1,7 @@
 """How much a linear classifier reads off the features after each layer (the paper's section 5.3 and table 7)."""
 
 import contextlib
+import math
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,10 @@ from torch import Tensor, nn
 
 from interpret.chain import BATCH, evaluating, trace
 
-LARGEST_SIDE = 8  # larger maps are averaged to this many rows and columns: a probe of every pixel would take minutes
+LARGEST_SIDE, LARGEST = (
+    8,
+    4096,
+)  # maps are averaged down to this, and a layer to so many features: else it takes minutes
 PENALTIES = (1e-3, 1e-4)  # of which a probe takes the best
 STEPS = 50
 
@@ -18,7 +22,8 @@ def layer_features(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
     First `images`, the pixels themselves; then each convolution with the ReLU and pooling behind it, named by the
     convolution; last what the last Linear module is given, named by the Linear module that makes it. Maps larger than
-    8 x 8 are averaged down to that. ValueError as `chain.trace`.
+    8 x 8 are averaged down to that, and many maps further, so that a layer has at most 4096 features. ValueError as
+    `chain.trace`.
     """
     chain = trace(model, images)
     convolution, ends = "", {}
@@ -29,8 +34,10 @@ def layer_features(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     seen: dict[str, Tensor] = {}
 
     def keep(name: str, values: Tensor) -> None:
-        if values.ndim == 4 and name != "images" and max(values.shape[2:]) > LARGEST_SIDE:
-            values = F.adaptive_avg_pool2d(values, LARGEST_SIDE)
+        if values.ndim == 4 and name != "images":
+            largest = max(1, min(LARGEST_SIDE, math.isqrt(LARGEST // values.shape[1])))
+            if max(values.shape[2:]) > largest:
+                values = F.adaptive_avg_pool2d(values, largest)
         seen[name] = values.flatten(1).float().clone()  # copied, because a later module may work in place
 
     batches = []

@@ -34,6 +34,15 @@ def test_maps_larger_than_eight_are_averaged_and_the_image_is_not():
     assert features["images"].shape == (4, 256) and list(features) == ["images", "0"]
 
 
+def test_many_maps_are_averaged_further():
+    chain = nn.Sequential(nn.Conv2d(1, 300, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(300 * 36, 2))
+    pictures = torch.rand(4, 1, 6, 6)
+    features = layer_features(chain, pictures)
+    with torch.no_grad():
+        maps = F.avg_pool2d(chain[1](chain[0](pictures)), 2)
+    torch.testing.assert_close(features["0"], maps.flatten(1))  # 300 times 3 x 3, not 6 x 6
+
+
 @pytest.mark.parametrize("penalty", [1e-2, 1e-3])
 def test_softmax_regression_is_scikit_learns(penalty):
     drawn = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ from matplotlib.ticker import EngFormatter, LogLocator
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import TEST, TRAIN, Drawing, add_title, both
+from harness.pictures import INK, TEST, TRAIN, Drawing, add_title, both
 from interpret.activations import LayerStatistics, activation_statistics
 
 NEEDS = ("images",)
@@ -25,9 +25,9 @@ zero at every position of every test image; one active in every image is above z
 
 
 def analyze(subject: Subject) -> Findings:
-    layers = activation_statistics(subject.model, subject.inputs)
-    where = f"{subject.source}, {layers[0].images:,} test images"
-    title = f"Activations over the test set: {where}"
+    layers = activation_statistics(subject.model, subject.inputs[subject.searched])
+    where = f"{subject.source}, {layers[0].images:,} {subject.searched_images}"
+    title = f"Activations: {where}"
     picture, tables = Picture("activations", draw(layers, title), title), make_tables(layers, where)
     return Findings("Activation statistics", TEXT, [picture], tables, printed_table(tables[0].rows, where))
 
@@ -69,14 +69,14 @@ def draw(layers: Sequence[LayerStatistics], title: str) -> Drawing:
     add_title(figure, title)
     grid = figure.subplots(len(layers), 2, squeeze=False, width_ratios=(3, 2))
     for (left, right), layer in zip(grid, layers, strict=True):
-        numbers = range(len(layer.map_mean))
-        left.bar(numbers, layer.map_std.numpy(), color=TRAIN, alpha=0.3, width=0.9, label="standard deviation")
-        left.bar(numbers, layer.map_mean.numpy(), color=TRAIN, width=0.5, label="mean")
+        borders = np.arange(len(layer.map_mean) + 1) - 0.5
+        left.stairs(layer.map_mean.numpy(), borders, color=TRAIN, alpha=0.6, fill=True, label="mean")
+        left.stairs(layer.map_std.numpy(), borders, color=INK, linewidth=0.8, label="standard deviation")
         if layer.dead:
             left.plot(layer.dead, np.zeros(len(layer.dead)), "x", color=TEST, label="dead", clip_on=False)
         if not 1e-3 < layer.map_std.max() < 1e4:
             left.yaxis.set_major_formatter("{x:g}")  # a common factor would stand where the legend does
-        left.set(xlabel="feature map", ylabel=f"activation, {short(layer.layer)}", xlim=(-1, len(numbers)))
+        left.set(xlabel="feature map", ylabel=f"activation, {short(layer.layer)}", xlim=(-1, len(layer.map_mean)))
         left.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 0.99), borderaxespad=0)
         # Without the first bin, which holds all that is smaller still.
         edges, counts = layer.histogram_edges[1:].numpy(), layer.histogram_counts[1:].numpy()

@@ -20,12 +20,14 @@ from harness.device import choose_device, choose_threads
 from harness.errors import UserError, one_line
 from harness.files import read_file
 from harness.flags import training_command
+from harness.flops import flops_per_image
 from harness.image_sets import CNN, IMAGE_SETS, RNN, sets_for
 from harness.run import read_config
 from interpret.chain import convolutions
 from interpret.choice import rectified_layers, strongest_maps, varied_images
 from interpret.deconvnet import Strongest, strongest_activations
 
+SEARCH = 1.5e12  # operations, counted as in training, to search images with: LeNet5 can search 10,000
 STRONGEST = 9  # activations shown of a map, as in the paper
 OWN = "your own"  # the name of an image set of pictures that --image names
 
@@ -69,7 +71,7 @@ class Subject:
     def untrained(self) -> nn.Module:
         """The same network before any training, as `--seed 0` draws it."""
         model = self.build_model({"model": self.trained.description}, seed=0)
-        return folded(model.to(self.inputs.device).eval())
+        return folded(model.to(self.inputs.device).eval()).to(memory_format=torch.channels_last)
 
     @property
     def background(self) -> float:
@@ -87,6 +89,16 @@ class Subject:
         return torch.randperm(len(self.inputs), generator=torch.Generator().manual_seed(self.seed))
 
     @cached_property
+    def searched(self) -> Tensor:
+        """The numbers of the test images that maps are measured on: all, or as many random ones as take SEARCH."""
+        return self.order[: int(SEARCH / flops_per_image(self.model, self.inputs[:1]))].sort().values
+
+    @property
+    def searched_images(self) -> str:
+        """What texts call them, after their number."""
+        return "random test images" if len(self.searched) < len(self.inputs) else "test images"
+
+    @cached_property
     def shown(self) -> Tensor:
         """The numbers of the test images that are shown one by one."""
         if self.own:
@@ -95,14 +107,24 @@ class Subject:
         return order[varied_images(self.model, self.inputs[order], self.labels[order], self.shown_count)]
 
     @cached_property
+    def shown_convolutions(self) -> list[str]:
+        """The convolutions that get pictures: of many the first, the middle and the last, and those of --maps."""
+        names = convolutions(self.model)
+        some = names if len(names) <= 3 else [names[0], names[len(names) // 2], names[-1]]
+        return [name for name in names if name in some or name in (self.maps or ())]
+
+    @cached_property
     def layers(self) -> dict[str, str]:
-        """Each convolution and the layer whose maps are looked at."""
-        return rectified_layers(self.model, self.inputs)
+        """Each convolution that gets pictures and the layer whose maps are looked at."""
+        layers = rectified_layers(self.model, self.inputs)
+        return {name: layers[name] for name in self.shown_convolutions}
 
     @cached_property
     def strongest(self) -> dict[str, Strongest]:
-        """The strongest activations of each map of each looked-at layer over the test images."""
-        return strongest_activations(self.model, self.inputs, list(self.layers.values()), count=STRONGEST)
+        """The strongest activations of each map of each looked-at layer over the images searched."""
+        layers = list(self.layers.values())
+        found = strongest_activations(self.model, self.inputs[self.searched], layers, count=STRONGEST)
+        return {name: each._replace(images=self.searched[each.images]) for name, each in found.items()}
 
     @property
     def asked_class(self) -> str:

@@ -30,7 +30,7 @@ TEXT = """\
 Zeiler & Fergus, section 2.1 and figure 2. {what} Left what the deconvnet projects back to the pixels (each on its own \
 scale, mid-gray is zero), right the part of the image that the activation depends on."""
 OF_MAPS = """\
-For each feature map, its strongest activations over the test set, at most one an image; the number is the strongest. \
+For each feature map, its strongest activations over {images}, at most one an image; the number is the strongest. \
 Maps are those of --maps, or those with the largest activations."""
 OF_PICTURES = "For each picture, the feature maps with the largest activations in it, the strongest first."
 
@@ -50,7 +50,8 @@ def analyze(subject: Subject) -> Findings:
         rows += activation_rows(subject, layer, maps.tolist(), [*range(1, count + 1)] * len(headings), found)
     header = ("layer", "map", "rank", subject.image_column, "class", "row", "column", "activation")
     table = Table("deconvnet", f"Strongest activations, {subject.source}", header, rows)
-    text = TEXT.format(what=OF_PICTURES if subject.own else OF_MAPS)
+    of_maps = OF_MAPS.format(images=f"{len(subject.searched):,} {subject.searched_images}")
+    text = TEXT.format(what=OF_PICTURES if subject.own else of_maps)
     return Findings("Deconvnet", text, pictures, [table])
 
 

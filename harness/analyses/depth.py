@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from scipy.stats import binomtest
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
 from harness.pictures import TEST, TRAIN, Drawing, add_title, both
-from interpret.probe import LARGEST_SIDE, layer_features, probe
+from interpret.probe import LARGEST, LARGEST_SIDE, layer_features, probe
 
 NEEDS = ("images",)
 LEARNED_FROM, TESTED_ON = 3000, 2000  # at most so many random images of each split
@@ -22,8 +23,9 @@ TEXT = """\
 {found} The paper's table 7: a linear classifier learns from the features after each layer, once of the trained \
 network and once of the same one before any training (the first values of seed 0). What it gets right is what the \
 layer has made easy to read. Each is a softmax regression on {learned:,} training images, with that of two \
-penalties that does better on a fifth of them, tested on {tested:,} test images; maps of more than {side} x {side} are \
-averaged down to that. The bars are 95 % intervals (Wilson's), for the choice of the test images alone."""
+penalties that does better on a fifth of them, tested on {tested:,} test images; maps of more than {side} x {side}, \
+and layers of more than {largest:,} features, are averaged down to that. The bars are 95 % intervals (Wilson's), for \
+the choice of the test images alone."""
 
 
 def analyze(subject: Subject) -> Findings:
@@ -43,7 +45,7 @@ def analyze(subject: Subject) -> Findings:
         f"A linear classifier is right on {share['trained'][first]} of the test images from the pixels alone, and on "
         f"{share['trained'][last]} from what {last} makes of them; untrained, {last} gives {share['untrained'][last]}."
     )
-    counts = {"learned": learned, "tested": tested, "side": LARGEST_SIDE}
+    counts = {"learned": learned, "tested": tested, "side": LARGEST_SIDE, "largest": LARGEST}
     text = TEXT.format(found=found, **counts)
     return Findings("Depth", text, [Picture("depth", draw(rows, title), title)], [Table("depth", title, header, rows)])
 
@@ -62,21 +64,28 @@ def measure(subject: Subject) -> tuple[dict[str, dict[str, tuple[int, int]]], in
     probed: dict[str, dict[str, tuple[int, int]]] = {}
     for network, model in (("trained", subject.model), ("untrained", subject.untrained)):
         train, test = (layer_features(model, images.normalize(part.images.to(subject.inputs.device))) for part in parts)
-        for layer, features in train.items():
-            with single_thread():
-                probe_of_layer = probe(features.cpu(), parts[0].labels, classes)
-            right = probe_of_layer(test[layer].cpu()).argmax(dim=1) == parts[1].labels
-            probed.setdefault(network, {})[short(layer)] = features.shape[1], int(right.sum())
+
+        def right(layer: str, train: dict = train, test: dict = test) -> int:
+            classifier = probe(train[layer].cpu(), parts[0].labels, classes)
+            return int((classifier(test[layer].cpu()).argmax(dim=1) == parts[1].labels).sum())
+
+        with single_threads() as pool:
+            counts = pool.map(right, train)
+            probed[network] = {
+                short(layer): (features.shape[1], count)
+                for (layer, features), count in zip(train.items(), counts, strict=True)
+            }
     return probed, len(parts[1]), len(parts[0])
 
 
 @contextlib.contextmanager
-def single_thread() -> Iterator[None]:
-    """Compute on one thread: a probe is thousands of small steps, at each of which busy threads would wait."""
+def single_threads() -> Iterator[ThreadPoolExecutor]:
+    """PyTorch's threads, each to compute alone: a probe is thousands of small steps, too short to share."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool
     finally:
         torch.set_num_threads(threads)
 

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from harness.analyses.base import Subject, short
 from harness.analyses.deconvnet import activation_rows, activation_tiles, set_margins
 from harness.analyses.findings import Findings, Picture, Table
-from harness.flops import flops_per_image
 from harness.pictures import Drawing, add_title, both, for_tiles, mosaic
 from interpret.deconvnet import Activations
 from interpret.evolution import evolution
@@ -17,11 +16,10 @@ from interpret.evolution import evolution
 NEEDS = ("images", "snapshots")
 MAPS_SHOWN = 6  # of each convolution, if --maps names none
 STAGES = 12  # snapshots shown of a run with more
-SEARCH = 1.5e12  # operations at a snapshot, counted as in training, to search images with: LeNet5 can search 10,000
 
 TEXT = """\
 Zeiler & Fergus, figure 4: the same maps at epochs of the run's snapshots, each with the image that excites it most \
-among {count:,}{random} test images. Each picture is on its own scale. What a snapshot does not hold, such as the \
+among {images}. Each picture is on its own scale. What a snapshot does not hold, such as the \
 linear layers, is the checkpoint's. A jump from one epoch to the next mostly means that another image has become the \
 strongest."""
 
@@ -35,14 +33,12 @@ def analyze(subject: Subject) -> Findings:
     snapshots = {epoch: subject.snapshots[epoch] for epoch in epochs}
     source = subject.trained.source(subject.images, all_epochs=True)
     chosen = {layer: subject.chosen_maps(name, MAPS_SHOWN) for name, layer in subject.layers.items()}
-    count = int(SEARCH / flops_per_image(subject.model, subject.inputs[:1]))
-    searched = subject.order[:count].sort().values
-    stages = evolution(subject.model, subject.inputs[searched], chosen, snapshots)
+    stages = evolution(subject.model, subject.inputs[subject.searched], chosen, snapshots)
     pictures, rows = [], []
     for convolution, layer in subject.layers.items():
         maps = chosen[layer]
         found = Activations(*map(torch.cat, zip(*stages[layer].values(), strict=True)))  # by epoch, then by map
-        found = found._replace(images=searched[found.images])
+        found = found._replace(images=subject.searched[found.images])
         projected, patches = activation_tiles(subject, layer, found)
         each = [slice(index, None, len(maps)) for index in range(len(maps))]
         entries = [(f"map {n}", projected[here], patches[here]) for n, here in zip(maps, each, strict=True)]
@@ -51,7 +47,7 @@ def analyze(subject: Subject) -> Findings:
         rows += activation_rows(subject, layer, maps * len(epochs), np.repeat(epochs, len(maps)).tolist(), found)
     header = ("layer", "map", "epoch", "test image", "class", "row", "column", "activation")
     table = Table("evolution", f"Strongest activation at each snapshot, {source}", header, rows)
-    text = TEXT.format(count=len(searched), random=" random" * (len(searched) < len(subject.inputs)))
+    text = TEXT.format(images=f"{len(subject.searched):,} {subject.searched_images}")
     return Findings("Evolution", text, pictures, [table], printed)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
@@ -36,20 +36,8 @@ def analyze(subject: Subject) -> Findings:
     steps = sampling_steps(subject.model)
     for number, layer in enumerate(convolutions(subject.model), start=1):
         weights = subject.model.get_submodule(layer).weight.detach().cpu()
-        drawn, limit = filter_pictures(weights, per_filter=subject.per_filter)
-        title = f"Filters of convolution {number}: {subject.source}"
-        own = [f"  ±{each:.2g}" for each in limit.tolist()] if limit.ndim else [""] * len(weights)
-        if weights.shape[1] in (1, 3):
-            labels, heads, shown = [f"{index}{each}" for index, each in enumerate(own)], (), list(drawn)
-        else:
-            maps, inputs = strongest_filters(weights, MAPS_SHOWN, INPUTS_SHOWN)
-            heads = [f"map {index}{own[index]}" for index in maps.tolist()]
-            labels, shown = (
-                list(map(str, inputs.flatten().tolist())),
-                list(drawn[maps[:, None], inputs].flatten(0, 1)[:, None]),
-            )
-        pixels = draw([picture.numpy() for picture in shown], labels, heads, limit.numpy(), title)
-        pictures.append(Picture(f"filters_{short(layer)}", pixels, title))
+        if layer in subject.shown_convolutions:
+            pictures.append(picture(subject, number, layer, weights))
         own_rms, aliased = rms(weights).tolist(), aliased_energy(weights, steps[layer]).tolist()
         by_layer.append((layer, len(weights), max(own_rms), median(own_rms), steps[layer], fmean(aliased)))
         for index, row in enumerate(weights.double().flatten(1).numpy()):  # (channels * height * width,) each
@@ -65,6 +53,22 @@ def analyze(subject: Subject) -> Findings:
     scale = "each filter's own" if subject.per_filter else "one scale for all filters of a layer"
     text = TEXT.format(found=found, scale=scale, maps=MAPS_SHOWN, inputs=INPUTS_SHOWN)
     return Findings("Filters", text, pictures, tables)
+
+
+def picture(subject: Subject, number: int, layer: str, weights: Tensor) -> Picture:
+    """The filters of one convolution, (maps, channels, height, width), or the strongest of those that are many."""
+    drawn, limit = filter_pictures(weights, per_filter=subject.per_filter)
+    title = f"Filters of convolution {number}: {subject.source}"
+    own = [f"  ±{each:.2g}" for each in limit.tolist()] if limit.ndim else [""] * len(weights)
+    if weights.shape[1] in (1, 3):
+        labels, heads, shown = [f"{index}{each}" for index, each in enumerate(own)], (), list(drawn)
+    else:
+        maps, inputs = strongest_filters(weights, MAPS_SHOWN, INPUTS_SHOWN)
+        heads = [f"map {index}{own[index]}" for index in maps.tolist()]
+        labels = list(map(str, inputs.flatten().tolist()))
+        shown = list(drawn[maps[:, None], inputs].flatten(0, 1)[:, None])
+    drawing = draw([each.numpy() for each in shown], labels, heads, limit.numpy(), title)
+    return Picture(f"filters_{short(layer)}", drawing, title)
 
 
 def sampling_steps(model: nn.Module) -> dict[str, int]:
