@@ -51,9 +51,8 @@ class LayerStatistics:
 def activation_statistics(model: nn.Module, images: Tensor) -> list[LayerStatistics]:
     """Statistics of the outputs of all ReLU modules of the chain (ReLU1 and ReLU2 of the report), in its order.
 
-    `images` (n, channels, height, width) are streamed: one forward pass a batch, and sums over the images in float64.
-    ValueError as
-    `chain.trace`.
+    `images` (n, channels, height, width) are streamed, one forward pass a batch. Sums are in float32 within an image
+    and in float64 over the images. ValueError as `chain.trace`.
     """
     chain = trace(model, images)
     relus = [layer for layer in chain if isinstance(layer.module, nn.ReLU)]
@@ -81,13 +80,15 @@ class _Sums:
     def add(self, outputs: Tensor) -> None:
         """Take in one batch (batch, maps, height, width)."""
         outputs = outputs.float()
+        if outputs.device.type == "mps":
+            outputs = outputs.cpu()  # older versions of PyTorch cannot shift and count there
         if self.center is None:
             # Summing differences from about the mean keeps the variance exact where it is small beside the mean.
             self.center = outputs.mean(dim=(0, 2, 3), keepdim=True)
         differences = outputs - self.center
         self.sum += differences.sum(dim=(2, 3)).cpu().double().sum(dim=0)
         self.squares += differences.square_().sum(dim=(2, 3)).cpu().double().sum(dim=0)
-        above = outputs.gt(0).float().sum(dim=(2, 3)).long().cpu()  # (batch, maps): at how many positions
+        above = outputs.gt(0).float().sum(dim=(2, 3)).long().cpu()  # (batch, maps): positions; quicker than in int64
         self.above += above.sum(dim=0)
         self.images += (above > 0).sum(dim=0)
         self.max = self.max.maximum(outputs.amax(dim=(0, 2, 3)).cpu())

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 
 from interpret.chain import BATCH, evaluating, trace
 
-LARGEST_SIDE, LARGEST = (
-    8,
-    4096,
-)  # maps are averaged down to this, and a layer to so many features: else it takes minutes
+LARGEST_SIDE = 8  # rows and columns that larger maps are averaged to: a probe of every pixel would take minutes
+LARGEST = 4096  # features of a layer, for which many maps are averaged further
 PENALTIES = (1e-3, 1e-4)  # of which a probe takes the best
 STEPS = 50
 
@@ -22,7 +20,7 @@ def layer_features(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
     First `images`, the pixels themselves; then each convolution with the ReLU and pooling behind it, named by the
     convolution; last what the last Linear module is given, named by the Linear module that makes it. Maps larger than
-    8 x 8 are averaged down to that, and many maps further, so that a layer has at most 4096 features. ValueError as
+    8 x 8 are averaged down to that, and further where a layer would have more than 4096 features. ValueError as
     `chain.trace`.
     """
     chain = trace(model, images)

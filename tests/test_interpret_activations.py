@@ -52,8 +52,15 @@ def test_statistics_equal_a_numpy_pass(network):
         assert moved <= 2 and each.histogram_counts.sum() == (maps > 0).sum()
 
 
-def test_statistics_are_exact_to_float64():
-    """On one map of known numbers, whose spread is a millionth of their mean."""
+def test_statistics_of_general_numbers():
+    model, pictures = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU()), 5 * images(300, 1, 30, 30).exp()
+    nn.init.ones_(model[0].weight)
+    (statistics,) = activation_statistics(model, pictures)
+    exact = pictures.double().numpy()
+    assert (statistics.mean, statistics.std) == pytest.approx((exact.mean(), exact.std()), rel=1e-7)
+
+
+def test_statistics_lose_nothing_where_the_spread_is_a_millionth_of_the_mean():
     model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU())
     nn.init.ones_(model[0].weight)
     pictures = 3 + 1e-6 * images(40, 1, 8, 8)

@@ -41,6 +41,8 @@ def test_many_maps_are_averaged_further():
     with torch.no_grad():
         maps = F.avg_pool2d(chain[1](chain[0](pictures)), 2)
     torch.testing.assert_close(features["0"], maps.flatten(1))  # 300 times 3 x 3, not 6 x 6
+    wide = nn.Sequential(nn.Conv2d(1, 5000, 1), nn.Flatten(), nn.Linear(5000 * 36, 2))
+    assert layer_features(wide, pictures)["0"].shape == (4, 5000)  # at least the mean of each map
 
 
 @pytest.mark.parametrize("penalty", [1e-2, 1e-3])

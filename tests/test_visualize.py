@@ -39,6 +39,7 @@ from harness.analyses.findings import Findings, Picture, Table, write_findings, 
 from harness.checkpoint import load_checkpoint, load_snapshots, load_trained
 from harness.errors import UserError
 from harness.files import lock_folder
+from harness.flops import flops_per_image
 from harness.pictures import DPI, Drawing
 from harness.tensorboard import read_events
 from interpret.probe import layer_features, probe
@@ -237,14 +238,33 @@ def test_strong_network_is_looked_into_as_any_other(tiny_sets, tmp_path: Path, r
     run = _train("cnn_cifar10", tmp_path / "runs", "--model", "vgg", "--channels", "rgb", "--snapshot-epochs", "2")
     assert run_main("visualize", run, "--images", "2")[0] == 0
     drawn = {path.stem for path in drawn_into(run) if path.suffix == ".png"}
-    layers = [f"conv{number}" for number in range(1, 8)]
-    by_layer = {f"{name}_{layer}" for name in ("filters", "deconvnet", "evolution") for layer in layers}
+    layers, shown = [f"conv{number}" for number in range(1, 8)], ["conv1", "conv4", "conv7"]
+    by_layer = {f"{name}_{layer}" for name in ("filters", "deconvnet", "evolution") for layer in shown}
     assert drawn == by_layer | {"activations", "invariance", "occlusion", "correspondence", "depth"}
+    assert "Without conv2, conv3, conv5, conv6:" in (run / "figures" / "filters.json").read_text()
+    assert run_main("visualize", run, "--only", "deconvnet", "--maps", "conv2:3", "--out", tmp_path / "own")[0] == 0
+    assert {path.stem for path in (tmp_path / "own").glob("*.png")} == {f"deconvnet_{n}" for n in ("conv2", *shown)}
     # The snapshot of the last epoch has the folded weights and biases of its best.pt or last.pt.
     trained = load_trained(run / "last.pt", build_model)
     (weights,) = load_snapshots(trained).values()
     assert {name.rpartition(".")[0] for name in weights} == {f"features.{layer}" for layer in layers}
     assert all(torch.equal(value, trained.model.state_dict()[name]) for name, value in weights.items())
+
+
+def test_large_network_is_measured_on_some_of_the_test_images(
+    run: Path, tmp_path: Path, run_main: Callable, monkeypatch
+):
+    trained = load_trained(run / "best.pt", build_model)
+    of_image = flops_per_image(trained.model, torch.zeros(1, 3, 32, 32))
+    monkeypatch.setattr("harness.analyses.base.SEARCH", 12.5 * of_image)
+    code, _, err = run_main("visualize", run, "--only", "activations,deconvnet,evolution", "--out", tmp_path / "some")
+    assert (code, err) == (0, "")
+    some = {*torch.randperm(TESTED, generator=torch.Generator().manual_seed(0))[:12].tolist()}
+    for name in ("deconvnet", "evolution"):
+        shown = {int(row["test image"]) for row in _rows(tmp_path / "some" / f"{name}.csv")}
+        assert shown <= some and len(shown) > 1
+        assert "12 random test images" in (tmp_path / "some" / f"{name}.json").read_text()
+    assert "12 random test images" in (tmp_path / "some" / "activations.json").read_text()
 
 
 def test_evolution_of_many_snapshots_is_shown_at_some(run: Path, tmp_path: Path, run_main: Callable, monkeypatch):

@@ -1,4 +1,4 @@
-"""How strongly each ReLU responds over the test set, beside the two numbers of the original report."""
+"""How strongly each ReLU responds to the test images, beside the two numbers of the original report."""
 
 from collections.abc import Sequence
 
@@ -21,12 +21,12 @@ REPORT = ((0.0657, 0.1373), (0.1000, 0.3112))  # mean and standard deviation of 
 
 TEXT = """\
 Mean and standard deviation over all images, maps and positions, the standard deviation divided by n. A dead map is \
-zero at every position of every test image; one active in every image is above zero somewhere in each."""
+zero at every position of every image; one active in every image is above zero somewhere in each."""
 
 
 def analyze(subject: Subject) -> Findings:
     layers = activation_statistics(subject.model, subject.inputs[subject.searched])
-    where = f"{subject.source}, {layers[0].images:,} {subject.searched_images}"
+    where = f"{subject.source}, {subject.searched_images}"
     title = f"Activations: {where}"
     picture, tables = Picture("activations", draw(layers, title), title), make_tables(layers, where)
     return Findings("Activation statistics", TEXT, [picture], tables, printed_table(tables[0].rows, where))

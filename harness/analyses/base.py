@@ -27,7 +27,7 @@ from interpret.chain import convolutions
 from interpret.choice import rectified_layers, strongest_maps, varied_images
 from interpret.deconvnet import Strongest, strongest_activations
 
-SEARCH = 1.5e12  # operations, counted as in training, to search images with: LeNet5 can search 10,000
+SEARCH = 2e12  # operations, counted as in training, to search images with: enough for 10,000 of most LeNet5s
 STRONGEST = 9  # activations shown of a map, as in the paper
 OWN = "your own"  # the name of an image set of pictures that --image names
 
@@ -90,13 +90,15 @@ class Subject:
 
     @cached_property
     def searched(self) -> Tensor:
-        """The numbers of the test images that maps are measured on: all, or as many random ones as take SEARCH."""
-        return self.order[: int(SEARCH / flops_per_image(self.model, self.inputs[:1]))].sort().values
+        """The numbers of the test images that maps are measured on: all, or as many random ones as SEARCH allows."""
+        count = int(SEARCH / flops_per_image(self.model, self.inputs[:1]))
+        return self.order[: max(STRONGEST, count)].sort().values
 
     @property
     def searched_images(self) -> str:
-        """What texts call them, after their number."""
-        return "random test images" if len(self.searched) < len(self.inputs) else "test images"
+        """What texts call them."""
+        count = len(self.searched)
+        return f"{count:,} {'random ' * (count < len(self.inputs))}test images"
 
     @cached_property
     def shown(self) -> Tensor:
@@ -107,17 +109,22 @@ class Subject:
         return order[varied_images(self.model, self.inputs[order], self.labels[order], self.shown_count)]
 
     @cached_property
-    def shown_convolutions(self) -> list[str]:
-        """The convolutions that get pictures: of many the first, the middle and the last, and those of --maps."""
+    def shown_convolutions(self) -> set[str]:
+        """The convolutions that get pictures: the first, the middle and the last, and those of --maps."""
         names = convolutions(self.model)
-        some = names if len(names) <= 3 else [names[0], names[len(names) // 2], names[-1]]
-        return [name for name in names if name in some or name in (self.maps or ())]
+        return {names[0], names[len(names) // 2], names[-1], *(self.maps or ())}
+
+    @property
+    def not_shown(self) -> str:
+        """The sentence that ends the texts of what is drawn of each of them."""
+        left = [short(name) for name in convolutions(self.model) if name not in self.shown_convolutions]
+        return f" Without {', '.join(left)}: name a map, as in --maps {left[0]}:0, to see one of these." if left else ""
 
     @cached_property
     def layers(self) -> dict[str, str]:
         """Each convolution that gets pictures and the layer whose maps are looked at."""
         layers = rectified_layers(self.model, self.inputs)
-        return {name: layers[name] for name in self.shown_convolutions}
+        return {name: layer for name, layer in layers.items() if name in self.shown_convolutions}
 
     @cached_property
     def strongest(self) -> dict[str, Strongest]:

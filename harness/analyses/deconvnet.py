@@ -50,8 +50,8 @@ def analyze(subject: Subject) -> Findings:
         rows += activation_rows(subject, layer, maps.tolist(), [*range(1, count + 1)] * len(headings), found)
     header = ("layer", "map", "rank", subject.image_column, "class", "row", "column", "activation")
     table = Table("deconvnet", f"Strongest activations, {subject.source}", header, rows)
-    of_maps = OF_MAPS.format(images=f"{len(subject.searched):,} {subject.searched_images}")
-    text = TEXT.format(what=OF_PICTURES if subject.own else of_maps)
+    what = OF_PICTURES if subject.own else OF_MAPS.format(images=subject.searched_images)
+    text = TEXT.format(what=what) + subject.not_shown
     return Findings("Deconvnet", text, pictures, [table])
 
 

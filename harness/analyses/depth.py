@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from scipy.stats import binomtest
+from torch import Tensor
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
@@ -23,9 +24,9 @@ TEXT = """\
 {found} The paper's table 7: a linear classifier learns from the features after each layer, once of the trained \
 network and once of the same one before any training (the first values of seed 0). What it gets right is what the \
 layer has made easy to read. Each is a softmax regression on {learned:,} training images, with that of two \
-penalties that does better on a fifth of them, tested on {tested:,} test images; maps of more than {side} x {side}, \
-and layers of more than {largest:,} features, are averaged down to that. The bars are 95 % intervals (Wilson's), for \
-the choice of the test images alone."""
+penalties that does better on a fifth of them, tested on {tested:,} test images; maps are \
+averaged down to {side} x {side}, and further where a layer would have more than {largest:,} features. The bars are \
+95 % intervals (Wilson's), for the choice of the test images alone."""
 
 
 def analyze(subject: Subject) -> Findings:
@@ -61,31 +62,33 @@ def measure(subject: Subject) -> tuple[dict[str, dict[str, tuple[int, int]]], in
         split.part(torch.randperm(len(split), generator=drawn)[:count])
         for split, count in ((images.train, LEARNED_FROM), (images.test, TESTED_ON))
     ]
+    labels, tested = (part.labels for part in parts)
+
+    def right(features: Tensor, test_features: Tensor) -> int:
+        return int((probe(features, labels, classes)(test_features).argmax(dim=1) == tested).sum())
+
     probed: dict[str, dict[str, tuple[int, int]]] = {}
     for network, model in (("trained", subject.model), ("untrained", subject.untrained)):
         train, test = (layer_features(model, images.normalize(part.images.to(subject.inputs.device))) for part in parts)
-
-        def right(layer: str, train: dict = train, test: dict = test) -> int:
-            classifier = probe(train[layer].cpu(), parts[0].labels, classes)
-            return int((classifier(test[layer].cpu()).argmax(dim=1) == parts[1].labels).sum())
-
-        with single_threads() as pool:
-            counts = pool.map(right, train)
-            probed[network] = {
-                short(layer): (features.shape[1], count)
-                for (layer, features), count in zip(train.items(), counts, strict=True)
-            }
-    return probed, len(parts[1]), len(parts[0])
+        # On the CPU before the threads start, for not every device can be read from several.
+        pairs = [(short(layer), features.cpu(), test[layer].cpu()) for layer, features in train.items()]
+        layers, *both_parts = zip(*pairs, strict=True)
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool, single_thread():
+            counts = list(pool.map(right, *both_parts))
+        probed[network] = {
+            layer: (features.shape[1], count)
+            for layer, features, count in zip(layers, both_parts[0], counts, strict=True)
+        }
+    return probed, len(tested), len(labels)
 
 
 @contextlib.contextmanager
-def single_threads() -> Iterator[ThreadPoolExecutor]:
-    """PyTorch's threads, each to compute alone: a probe is thousands of small steps, too short to share."""
+def single_thread() -> Iterator[None]:
+    """Let each thread that computes do so alone: a probe is thousands of steps, too short to share."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
-            yield pool
+        yield
     finally:
         torch.set_num_threads(threads)
 

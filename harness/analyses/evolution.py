@@ -19,8 +19,8 @@ STAGES = 12  # snapshots shown of a run with more
 
 TEXT = """\
 Zeiler & Fergus, figure 4: the same maps at epochs of the run's snapshots, each with the image that excites it most \
-among {images}. Each picture is on its own scale. What a snapshot does not hold, such as the \
-linear layers, is the checkpoint's. A jump from one epoch to the next mostly means that another image has become the \
+among {images}. Each picture is on its own scale. What a snapshot does not hold, such as the linear layers, \
+is the checkpoint's. A jump from one epoch to the next mostly means that another image has become the \
 strongest."""
 
 
@@ -47,7 +47,7 @@ def analyze(subject: Subject) -> Findings:
         rows += activation_rows(subject, layer, maps * len(epochs), np.repeat(epochs, len(maps)).tolist(), found)
     header = ("layer", "map", "epoch", "test image", "class", "row", "column", "activation")
     table = Table("evolution", f"Strongest activation at each snapshot, {source}", header, rows)
-    text = TEXT.format(images=f"{len(subject.searched):,} {subject.searched_images}")
+    text = TEXT.format(images=subject.searched_images) + subject.not_shown
     return Findings("Evolution", text, pictures, [table], printed)
 
 

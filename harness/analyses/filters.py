@@ -52,7 +52,7 @@ def analyze(subject: Subject) -> Findings:
     found = FOUND.format(count=count, largest=largest, middle=middle, step=step, aliased=aliased)
     scale = "each filter's own" if subject.per_filter else "one scale for all filters of a layer"
     text = TEXT.format(found=found, scale=scale, maps=MAPS_SHOWN, inputs=INPUTS_SHOWN)
-    return Findings("Filters", text, pictures, tables)
+    return Findings("Filters", text + subject.not_shown, pictures, tables)
 
 
 def picture(subject: Subject, number: int, layer: str, weights: Tensor) -> Picture:

@@ -69,18 +69,14 @@ class Inside:
         return Figure("Confusion matrix", confusion_svg(counts, classes, title), WIDTH, chart=False)
 
     def figures(self, name: str) -> Iterator[tuple[str, Figure]]:
-        """The file names and figures of an analysis; of one that has a figure for each of many layers, three of them.
-
-        As SVG or, if an earlier version drew them, as PNGs of 256 colors.
-        """
-        drawn = self.analyses[name]["figures"]
-        for index in sorted({0, len(drawn) // 2, len(drawn) - 1} if drawn else ()):
-            file = self.run.path / "figures" / drawn[index]["file"]
+        """The file names and figures of an analysis: SVG or, if an earlier version drew them, PNG of 256 colors."""
+        for drawn in self.analyses[name]["figures"]:
+            file = self.run.path / "figures" / drawn["file"]
             if file.with_suffix(".svg").is_file():
                 content = read_file(file.with_suffix(".svg"))
             else:
                 content = png_bytes(np.asarray(Image.open(file).convert("RGB")))
-            figure = Figure(str(drawn[index].get("title", name)), content, WIDTH, chart=False)
+            figure = Figure(str(drawn.get("title", name)), content, WIDTH, chart=False)
             yield file.stem.replace("_", "-") + figure.suffix, figure
 
     def table(self, name: str) -> list[list[str]]:
@@ -135,8 +131,8 @@ def first_filters(rows: Sequence[RowRuns]) -> list[tuple[RowRuns, list[str], tup
 
 
 def rank(run: Run) -> tuple:
-    """Which of several runs is shown: the one with the largest of these. Most epochs, then the best test accuracy."""
-    return len(run.history), best(run, "test_accuracy"), -run.seed
+    """Which of several runs is shown: the one with the largest of these."""
+    return best(run, "test_accuracy"), -run.seed
 
 
 def _look_into(row: RowRuns, run: Run) -> Inside | None:
