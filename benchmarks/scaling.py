@@ -5,7 +5,7 @@
 It answers four questions: how an epoch's time grows with the batch size, with the hidden size and with the threads, and
 how many epochs a minute several runs side by side come to. The networks and the loop are those of common.py. A point
 with several runs is measured by as many processes: all start at once and do the same number of steps, and the end of
-the last one counts. The rounds are interleaved: each measures every point once. `--draw-only` draws scaling.csv again.
+the last one counts. The rounds are interleaved: each measures every point once.
 Needs the real image sets and an otherwise idle machine; takes some five minutes on two cores.
 """
 
@@ -43,7 +43,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from harness.cli import run_script
 from harness.data import load_images
-from harness.errors import UserError
 from harness.files import make_folder, write_atomically
 from harness.report import charts
 
@@ -149,13 +148,11 @@ def main() -> int:
         serve(arguments.serve, arguments.data_dir)
         return 0
     make_folder(arguments.out)
-    if not arguments.draw_only:
-        seconds = measure(_points(panels(os.cpu_count() or 1)), arguments)
-        write_csv(arguments.out / "scaling.csv", seconds)
-        write_atomically(arguments.out / "scaling.md", page(arguments, seconds).encode())
-    # Drawn from the file, so that --draw-only draws the same.
-    write_atomically(arguments.out / "scaling.svg", draw(read_csv(arguments.out / "scaling.csv")))
-    print(f"scaling.svg is in {arguments.out}" if arguments.draw_only else f"written to {arguments.out}: scaling.*")
+    seconds = measure(_points(panels(os.cpu_count() or 1)), arguments)
+    write_csv(arguments.out / "scaling.csv", seconds)
+    write_atomically(arguments.out / "scaling.md", page(arguments, seconds).encode())
+    write_atomically(arguments.out / "scaling.svg", draw(seconds))
+    print(f"written to {arguments.out}: scaling.*")
     return 0
 
 
@@ -164,7 +161,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="how often each point is measured")
     parser.add_argument("--seconds", type=float, default=1.5, help="that measuring a point once takes, about")
     parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks", help="folder of scaling.md, .csv and .svg")
-    parser.add_argument("--draw-only", action="store_true", help="draw scaling.csv again, measure nothing")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rounds < 1 or not 0 < arguments.seconds < math.inf:
@@ -253,23 +249,6 @@ def write_csv(path: Path, seconds: Seconds) -> None:
         for number, value in enumerate(values, start=1):
             writer.writerow([*asdict(point).values(), number, value])
     write_atomically(path, text.getvalue().encode())
-
-
-def read_csv(path: Path) -> Seconds:
-    """What write_csv wrote. UserError if it is not there, was not written by this script, or lacks a point."""
-    if not path.is_file():
-        raise UserError(f"cannot read {path}; measure again without --draw-only")
-    seconds: Seconds = {}
-    try:
-        for line in csv.DictReader(path.read_text().splitlines()):
-            numbers = {name: int(line[name]) for name in ("threads", "runs", "batch_size", "hidden_size")}
-            point = Point(line["network"], line["precision"], **numbers)
-            seconds.setdefault(point, []).append(float(line["seconds"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} was not written by this script; measure again without --draw-only") from error
-    if not seconds or not set(_points(panels(_cores(seconds)))) <= set(seconds):
-        raise UserError(f"{path} lacks some points; measure again without --draw-only")
-    return seconds
 
 
 def _cores(seconds: Seconds) -> int:

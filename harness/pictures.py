@@ -85,10 +85,11 @@ def title_lines(title: str, width: float) -> list[str]:
     return textwrap.wrap(title, max(12, int(width / 0.085)))  # a letter takes 0.085 inches
 
 
-def add_title(figure: Figure, title: str) -> None:
-    """Put the title at the upper left."""
-    width = figure.get_figwidth()
+def titled_figure(title: str, width: float, height: float, layout: str | None = "constrained") -> Figure:
+    """A figure of so many inches with the title at its upper left."""
+    figure = Figure(figsize=(width, height), layout=layout)
     figure.suptitle("\n".join(title_lines(title, width)), x=0.1 / width, ha="left")
+    return figure
 
 
 def for_tiles(axes: Axes) -> None:
@@ -236,8 +237,7 @@ def confusion_svg(counts: np.ndarray, classes: Sequence[str], title: str) -> byt
 def _draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     counts = np.asarray(counts)
     few = len(classes) <= 20  # else there is no room for numbers in the cells
-    figure = Figure(figsize=(8, 6.6), layout="constrained")
-    add_title(figure, title)
+    figure = titled_figure(title, 8, 6.6)
     axes = figure.subplots()
     for_tiles(axes)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
@@ -265,8 +265,7 @@ def worst_figure(
     of classes) and the probability that it gave the true class.
     """
     rows = max(1, math.ceil(len(images) / 6))
-    figure = Figure(figsize=(8.2, 1.7 * rows + 0.4), layout="constrained")
-    add_title(figure, title)
+    figure = titled_figure(title, 8.2, 1.7 * rows + 0.4)
     grid = figure.subplots(rows, 6, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()

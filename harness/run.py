@@ -22,10 +22,9 @@ from pathlib import Path
 import torch
 
 from harness.checkpoint import check_training_state, is_config, load_checkpoint
-from harness.cli import command_line
 from harness.errors import Interrupted, OutOfMemory, UserError, catch_out_of_memory
 from harness.files import leftovers, lock_folder, make_folder, os_errors_as, patiently, read_file, write_atomically
-from harness.flags import RESULT_FLAGS, check_new_name, recorded_flags, resume_command, resumed_flags, run_name
+from harness.flags import check_new_name, recorded_flags, resume_command, resumed_flags, run_name
 from harness.ranks import ALONE, Ranks, join
 from harness.tensorboard import EventsFile, own_events
 
@@ -68,8 +67,6 @@ class RunFolder:
         elif flags.resume:
             check_new_name(flags)
             print(f"{self.path} holds no run yet: starting at epoch 1")
-            if not flags.name and flags.schedule == "constant":  # any other ends with its run
-                _note_shorter_runs(self.path.parent, flags)
 
     def has_run(self) -> bool:
         """Whether the folder holds anything of a run (the lock file alone is nothing)."""
@@ -218,20 +215,6 @@ def read_config(path: Path) -> dict:
     if not is_config(config):
         raise UserError(f"{file} is not the config of a run; --overwrite starts the run anew")
     return config
-
-
-def _note_shorter_runs(folder: Path, flags: argparse.Namespace) -> None:
-    """Name the runs in `folder` with the same flags but fewer epochs: perhaps one of them is meant.
-
-    None is continued unasked, because a run of 10 epochs beside one of 20 is a result of its own.
-    """
-    wanted = {name: value for name, value in recorded_flags(flags).items() if name in RESULT_FLAGS and name != "epochs"}
-    for file in sorted(folder.glob("*/config.json")):
-        with contextlib.suppress(UserError):
-            recorded = read_config(file.parent)["flags"]
-            if wanted.items() <= recorded.items() and recorded.get("epochs") in range(1, flags.epochs):
-                words = command_line(["--name", file.parent.name, "--epochs", str(flags.epochs), "--resume"])
-                print(f"note: {words} would continue that shorter run instead")
 
 
 def _clear(folder: Path) -> None:

@@ -6,7 +6,6 @@ what is there already is not written twice. `train.log_events` says what a run l
 """
 
 import io
-import itertools
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,6 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.tensorflow_stub.errors import DataLossError, OutOfRangeError
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
-from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -124,17 +122,8 @@ def write_events(path: Path, events: Iterable[Event]) -> None:
 
 
 def own_events(folder: Path) -> list[Path]:
-    """The events files in a run's folder that this project wrote: one, none, or by mischance one of each version."""
-    files = sorted(path for path in folder.glob("events.out.tfevents.*") if path.is_file())
-    named = [path for path in files if path.name.endswith(SUFFIX)]
-    return named + [path for path in files if path not in named and _is_of_earlier_version(path)]
-
-
-def _is_of_earlier_version(path: Path) -> bool:
-    """Whether it begins with our columns of the HParams tab, after the record of the format's version."""
-    values = [value for event in itertools.islice(read_events(path), 2) for value in event.summary.value]
-    columns = b"".join(v.metadata.plugin_data.content for v in values if v.tag == EXPERIMENT_TAG)
-    return all(metric.encode() in columns for metric in METRICS)
+    """The events files in a run's folder that this project wrote: one or none."""
+    return sorted(path for path in folder.glob(f"events.out.tfevents.*{SUFFIX}") if path.is_file())
 
 
 def find_events(folder: Path) -> Path:

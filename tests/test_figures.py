@@ -15,7 +15,6 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from benchmarks import curves as curves_script
 from harness import pictures
 from harness.analyses import (
     activations,
@@ -27,7 +26,6 @@ from harness.analyses import (
     invariance,
     occlusion,
 )
-from harness.metrics import EpochMetrics
 
 TILE = np.full((4, 6, 4), 0.5, dtype=np.float32)
 CLASSES = ("cat", "dog", "owl")
@@ -40,8 +38,7 @@ def draw(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figure]:
     drawn = []
     for module in ANALYSES:
         monkeypatch.setattr(module, "both", drawn.append)
-    for module in (pictures, curves_script):
-        monkeypatch.setattr(module, "render", lambda figure, **_: drawn.append(figure))
+    monkeypatch.setattr(pictures, "render", lambda figure, **_: drawn.append(figure))
 
     def call(function: Callable, *arguments: object, **options: object) -> Figure:
         pictures.in_style(function)(*arguments, **options)
@@ -104,9 +101,11 @@ def activation_statistics(**changes: object) -> SimpleNamespace:
 
 def test_activations_of_each_map_stand_beside_their_histogram(draw) -> None:
     left, right = draw(activations.draw, [activation_statistics()], "title").axes
-    assert [bar.get_height() for bar in left.patches] == [2.0, 0.0, 1.0, 0.0]  # deviations behind means
+    mean, deviation = (steps.get_data() for steps in left.patches)
+    assert (mean.values.tolist(), deviation.values.tolist()) == ([1.0, 0.0], [2.0, 0.0])
+    assert mean.edges.tolist() == deviation.edges.tolist() == [-0.5, 0.5, 1.5]
     assert curves(left) == [([1], [0.0])]
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["dead", "standard deviation", "mean"]
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["mean", "standard deviation", "dead"]
     assert (left.get_xlabel(), left.get_ylabel()) == ("feature map", "activation, relu1")
     assert (right.get_xlabel(), right.get_ylabel()) == ("activation above zero", "how many per factor of 2")
     assert right.get_title() == "62.5% of all are zero"
@@ -284,16 +283,6 @@ def test_worst_images_have_class_answer_and_probability_under_them(draw) -> None
     figure = draw(pictures.worst_figure, images, [0, 1], [2, 1], [1e-6, 0.25], CLASSES, "title")
     assert [axes.texts[0].get_text() for axes in figure.axes[:2]] == ["cat, not owl\np = 1e-06", "dog\np = 0.2"]
     assert not any(axes.axison for axes in figure.axes) and "title" in words(figure)
-
-
-def test_curves_of_a_run_are_its_metrics(draw) -> None:
-    history = [EpochMetrics(1, 2.0, 0.25, 1.5, 0.375, 9.0), EpochMetrics(2, 1.0, 0.5, 1.25, 0.4375, 9.0)]
-    figure = draw(curves_script.curves_figure, [("a run", history)])
-    loss, accuracy = figure.axes
-    assert curves(loss) == [([1, 2], [2.0, 1.0]), ([1, 2], [1.5, 1.25])]
-    assert curves(accuracy) == [([1, 2], [0.25, 0.5]), ([1, 2], [0.375, 0.4375])]
-    assert (loss.get_ylabel(), accuracy.get_ylabel(), accuracy.get_xlabel()) == ("cross-entropy", "accuracy", "epoch")
-    assert loss.get_title() == "a run" and {"train", "test"} <= words(figure)
 
 
 # -- all of them -------------------------------------------------------------------------------------------------------

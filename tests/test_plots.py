@@ -1,21 +1,12 @@
-"""The pictures: what each shows, at its place and in its colour; and the command that draws curves."""
+"""The pictures: what each shows, at its place and in its colour."""
 
 import io
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.curves import main
-from harness.cli import run_script
 from harness.pictures import confusion_figure, filters_grid, mosaic, png_bytes, worst_figure
-
-METRICS = """epoch,train/loss,train/accuracy,test/loss,test/accuracy,seconds
-1,1.5,0.25,1.25,0.5,3.0
-2,0.75,0.625,0.875,0.75,2.5
-"""
 
 
 def decoded(content: bytes) -> np.ndarray:
@@ -146,75 +137,3 @@ def test_worst_images_stand_in_rows_of_six_the_worst_first() -> None:
     assert [place[1] for place in first_row] == sorted(place[1] for place in first_row)
     assert max(place[0] for place in first_row) + 40 < min(place[0] for place in second_row)
     assert second_row[0][1] == pytest.approx(first_row[0][1], abs=2)
-
-
-# -- curves ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def draw_curves(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple]:
-    """Run benchmarks/curves.py with these arguments, in this process -> (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("signal.signal", lambda *_: None)  # run_script would take Ctrl-C away from pytest
-        code = run_script(lambda: main([str(argument) for argument in arguments]))
-        return (code, *capsys.readouterr())
-
-    return call
-
-
-def make_run(folder: Path, metrics: str | bytes) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "metrics.csv").write_bytes(metrics.encode() if isinstance(metrics, str) else metrics)
-    return folder
-
-
-def test_curves_of_runs_stand_side_by_side_in_one_png(tmp_path: Path, draw_curves: Callable) -> None:
-    run, out = make_run(tmp_path / "cnn" / "run", METRICS), tmp_path / "curves.png"
-    assert draw_curves(run, "--out", out)[0] == 0
-    one = decoded(out.read_bytes())
-    assert draw_curves(run, run, "--out", out)[0] == 0
-    two = decoded(out.read_bytes())
-    assert two.shape[0] == one.shape[0] and abs(two.shape[1] - 2 * one.shape[1]) <= 1
-    blue = np.abs(one.astype(int) - (0x42, 0x69, 0xD0)).max(axis=2) < 12  # the training curve
-    red = np.abs(one.astype(int) - (0xE4, 0x57, 0x2E)).max(axis=2) < 12  # the test curve
-    height = one.shape[0] // 2
-    for half in (slice(0, height), slice(height, None)):  # loss above, accuracy below
-        assert blue[half].sum() > 100 and red[half].sum() > 100
-
-
-def test_run_may_have_any_name_that_a_folder_may_have(tmp_path: Path, draw_curves: Callable) -> None:
-    run = make_run(tmp_path / "cnn" / "lr$^_$ {50%}", METRICS)  # $…$ is a formula to Matplotlib
-    assert draw_curves(run, "--out", tmp_path / "curves.png") == (0, "", "")
-
-
-BAD = {
-    "empty": "",
-    "no epoch": METRICS.splitlines()[0] + "\n",
-    "other columns": "a,b\n1,2\n",
-    "words": METRICS.replace("0.75,", "much,"),
-    "short row": METRICS + "3,1.0\n",
-    "NUL": METRICS.replace("1.5", "1\0"),
-    "binary": b"\x89PNG\r\n\x1a\n\xff\xfe",
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_metrics_that_cannot_be_read_are_one_sentence_and_exit_code_2(
-    case: str, tmp_path: Path, draw_curves: Callable
-) -> None:
-    run, out = make_run(tmp_path / "run", BAD[case]), tmp_path / "curves.png"
-    code, printed, err = draw_curves(run, "--out", out)
-    assert (code, printed) == (2, "")
-    assert err.startswith(f"error: {run / 'metrics.csv'} ") and err.count("\n") == 1
-    assert not out.exists()
-
-
-def test_missing_run_and_unwritable_picture_are_one_sentence_and_exit_code_2(
-    tmp_path: Path, draw_curves: Callable
-) -> None:
-    run = make_run(tmp_path / "run", METRICS)
-    for arguments in ((tmp_path / "none", "--out", tmp_path / "a.png"), (run, "--out", tmp_path / "none" / "a.png")):
-        code, printed, err = draw_curves(*arguments)
-        assert (code, printed) == (2, "")
-        assert err.startswith("error: cannot ") and err.count("\n") == 1

@@ -276,18 +276,6 @@ def test_overwrite_is_not_disturbed_by_what_only_looks_like_a_record(rnn):
     assert (RUN / "figures" / "x.json").is_dir()
 
 
-def test_resume_of_a_shorter_run_s_flags_tells_its_name(run_main):
-    assert run_main("rnn_mnist", *TINY, "--epochs", 1)[0] == 0
-    assert run_main("rnn_mnist", *TINY, "--epochs", 1, "--lr", 0.5)[0] == 0
-    _, out, _ = run_main("rnn_mnist", *TINY, "--epochs", 2, "--resume")
-    notes = [line for line in out.splitlines() if line.startswith("note: --name")]
-    assert len(notes) == 1
-    flags = notes[0].split("note: ")[1].split(" would")[0].split()
-    code, out, _ = run_main("rnn_mnist", *TINY, *flags)
-    assert code == 0
-    assert "continuing after epoch 1" in out
-
-
 def test_resume_of_a_complete_run_trains_nothing_and_more_epochs_train_on(rnn):
     assert rnn("--epochs", 2)[0] == 0
     before = (RUN / "last.pt").read_bytes()

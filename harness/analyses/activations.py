@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import INK, TEST, TRAIN, Drawing, add_title, both
+from harness.pictures import INK, TEST, TRAIN, Drawing, both, titled_figure
 from interpret.activations import LayerStatistics, activation_statistics
 
 NEEDS = ("images",)
@@ -65,8 +64,7 @@ def printed_table(rows: Sequence[tuple], where: str) -> str:
 
 def draw(layers: Sequence[LayerStatistics], title: str) -> Drawing:
     """Of each layer mean and standard deviation of each map, and the histogram of all outputs."""
-    figure = Figure(figsize=(8, 2.6 * len(layers) + 0.4), layout="constrained")
-    add_title(figure, title)
+    figure = titled_figure(title, 8, 2.6 * len(layers) + 0.4)
     grid = figure.subplots(len(layers), 2, squeeze=False, width_ratios=(3, 2))
     for (left, right), layer in zip(grid, layers, strict=True):
         borders = np.arange(len(layer.map_mean) + 1) - 0.5

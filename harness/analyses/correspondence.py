@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import FAINT, INK, TEST, TRAIN, Drawing, add_title, both
+from harness.pictures import FAINT, INK, TEST, TRAIN, Drawing, both, titled_figure
 from interpret.correspondence import LAYERS, PARTS, Consistency, correspondence
 
 NEEDS = ("images",)
@@ -44,8 +43,7 @@ def analyze(subject: Subject) -> Findings:
 
 def draw(cells: Sequence[Consistency], title: str) -> Drawing:
     """Table 1 as bars: for each layer the mean Δ of each kind of part, and a dot for each class."""
-    figure = Figure(figsize=(8, 3.8), layout="constrained")
-    add_title(figure, title)
+    figure = titled_figure(title, 8, 3.8)
     axes = figure.subplots()
     width = 0.8 / len(PARTS)
     for index, (part, (color, alpha)) in enumerate(zip(PARTS, LOOKS, strict=False)):

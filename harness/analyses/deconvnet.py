@@ -12,7 +12,6 @@ from harness.analyses.findings import Findings, Picture, Table
 from harness.pictures import (
     FAINT,
     Drawing,
-    add_title,
     both,
     for_tiles,
     image_tile,
@@ -20,6 +19,7 @@ from harness.pictures import (
     padded,
     signed_tile,
     title_lines,
+    titled_figure,
 )
 from interpret.deconvnet import Activations, receptive_fields, reconstruct, strongest_activations
 
@@ -115,8 +115,7 @@ def draw(entries: Sequence[tuple[str, list, list]], title: str) -> Drawing:
     rows, headroom = math.ceil(len(entries) / columns), 0.36 + 0.14 * ("\n" in entries[0][0])  # inches above each
     width = 1.98 * columns + 0.08
     top = 0.15 + 0.2 * len(title_lines(title, width)) + headroom
-    figure = Figure(figsize=(width, rows * 0.93 + (rows - 1) * headroom + top + 0.08))
-    add_title(figure, title)
+    figure = titled_figure(title, width, rows * 0.93 + (rows - 1) * headroom + top + 0.08, layout=None)
     set_margins(figure, top=top, bottom=0.08, left=0.08, right=0.08)
     gaps = {"wspace": 0.05, "hspace": headroom / 0.93}
     grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=gaps).ravel()

@@ -6,14 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from scipy.stats import binomtest
 from torch import Tensor
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import TEST, TRAIN, Drawing, add_title, both
+from harness.pictures import TEST, TRAIN, Drawing, both, titled_figure
 from interpret.probe import LARGEST, LARGEST_SIDE, layer_features, probe
 
 NEEDS = ("images",)
@@ -34,7 +33,7 @@ def analyze(subject: Subject) -> Findings:
     title = f"Depth: {subject.source}"
     header = ("features after", "network", "how many", "accuracy", "low", "high")
     rows = [
-        (layer, network, size, right / tested, *interval(right, tested))
+        (layer, network, size, right / tested, *binomtest(right, tested).proportion_ci(method="wilson"))
         for network, of_layers in probed.items()
         for layer, (size, right) in of_layers.items()
     ]
@@ -93,16 +92,9 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def interval(right: int, tested: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy."""
-    low, high = binomtest(right, tested).proportion_ci(method="wilson")
-    return float(low), float(high)
-
-
 def draw(rows: Sequence[tuple], title: str) -> Drawing:
     """Of each network a line over the layers, with the intervals; `rows` are the table's."""
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    add_title(figure, title)
+    figure = titled_figure(title, 8, 3.2)
     axes = figure.subplots()
     for network, color in COLORS.items():
         own = [row for row in rows if row[1] == network]

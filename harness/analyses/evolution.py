@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from harness.analyses.base import Subject, short
 from harness.analyses.deconvnet import activation_rows, activation_tiles, set_margins
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import Drawing, add_title, both, for_tiles, mosaic
+from harness.pictures import Drawing, both, for_tiles, mosaic, titled_figure
 from interpret.deconvnet import Activations
 from interpret.evolution import evolution
 
@@ -58,8 +57,7 @@ def draw(epochs: Sequence[int], entries: Sequence[tuple[str, list, list]], title
     """
     column = min(1.55, max(1.2, 7.1 / len(epochs)))  # inches: five columns are as wide as a page
     width, height = max(6.5, column * len(epochs) + 0.9), 0.53 * column * len(entries) + 0.95
-    figure = Figure(figsize=(width, height))
-    add_title(figure, title)
+    figure = titled_figure(title, width, height, layout=None)
     halves = "left: reconstruction of the map's strongest activation over the test images; right: its image"
     figure.text(0.1 / width, 1 - 0.42 / height, halves, va="center")
     set_margins(figure, top=0.8, bottom=0.08, left=0.85, right=0.06)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import Drawing, add_title, both, for_tiles, mosaic, opaque_tile
+from harness.pictures import Drawing, both, for_tiles, mosaic, opaque_tile, titled_figure
 from interpret.chain import convolutions
 from interpret.filters import aliased_energy, filter_pictures, rms, strongest_filters
 
@@ -94,8 +94,7 @@ def draw(
     zoom, gap = 60 // pictures[0].shape[1], 22  # the gap leaves room for the label
     height, width = (side * zoom + gap for side in pictures[0].shape[1:])
     sheet = mosaic([opaque_tile(picture) for picture in pictures], columns, zoom=zoom, gap=gap, margin=gap)
-    figure = Figure(figsize=(8, 6.9 * sheet.shape[0] / sheet.shape[1] + 0.75), layout="constrained")
-    add_title(figure, title)
+    figure = titled_figure(title, 8, 6.9 * sheet.shape[0] / sheet.shape[1] + 0.75)
     axes = figure.subplots()
     axes.imshow(sheet, interpolation="none")
     for_tiles(axes)

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import FAINT, TEST, TRAIN, Drawing, add_title, both
+from harness.pictures import FAINT, TEST, TRAIN, Drawing, both, titled_figure
 from interpret.recurrent import CLOSED, OPEN, GateStatistics, gate_statistics
 
 NEEDS = ("images", "steps", "gates")
@@ -54,8 +53,7 @@ def analyze(subject: Subject) -> Findings:
 
 def draw(gates: Mapping[str, GateStatistics], title: str) -> Drawing:
     """A column a gate: mean and deviation over the rows, saturated shares over the rows, and those of each unit."""
-    figure = Figure(figsize=(8, 6.6), layout="constrained")
-    add_title(figure, title)
+    figure = titled_figure(title, 8, 6.6)
     grid = figure.subplots(3, len(gates), squeeze=False)
     for (over, saturated, units), (name, gate) in zip(grid.T, gates.items(), strict=True):
         rows = np.arange(1, len(gate.mean) + 1)

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import Drawing, add_title, both, for_tiles
+from harness.pictures import Drawing, both, for_tiles, titled_figure
 from interpret.recurrent import final_from, hidden_states
 
 NEEDS = ("images", "steps")
@@ -50,8 +49,7 @@ def analyze(subject: Subject) -> Findings:
 
 def draw(tiles: Sequence[np.ndarray], states: Sequence[np.ndarray], captions: Sequence[str], title: str) -> Drawing:
     """Each image (height, width) beside its `states` (rows, hidden), row by row."""
-    figure = Figure(figsize=(8, 1.3 * len(tiles) + 1), layout="constrained")
-    add_title(figure, title)
+    figure = titled_figure(title, 8, 1.3 * len(tiles) + 1)
     grid = figure.subplots(len(tiles), 2, squeeze=False, width_ratios=(1, 5.4))
     for (picture, heat), tile, values, caption in zip(grid, tiles, states, captions, strict=True):
         picture.imshow(tile, cmap="gray", vmin=0, vmax=255, interpolation="none")

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib import colormaps
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import INK, Drawing, add_title, both, for_tiles, image_tile, mosaic
+from harness.pictures import INK, Drawing, both, for_tiles, image_tile, mosaic, titled_figure
 from interpret.invariance import Invariance, invariance, transform
 
 NEEDS = ("images",)
@@ -101,8 +100,7 @@ def draw(
     """
     shown = len(captions)
     averaged = results[0].first.shape[1] - shown
-    figure = Figure(figsize=(8, 2.1 * len(results) + 1.0), layout="constrained")
-    add_title(figure, title)
+    figure = titled_figure(title, 8, 2.1 * len(results) + 1.0)
     grid = figure.subplots(len(results), 4, squeeze=False, width_ratios=(1.0, 1.35, 1.35, 1.35))
     for (picture, *plots), result, example in zip(grid, results, examples, strict=True):
         picture.imshow(example, interpolation="none")

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import FAINT, TEST, THIRD, TRAIN, Drawing, add_title, both
+from harness.pictures import FAINT, TEST, THIRD, TRAIN, Drawing, both, titled_figure
 from interpret.chain import evaluating
 
 NEEDS = ("images",)
@@ -64,8 +63,7 @@ def _accuracy(subject: Subject, images: Tensor, labels: Tensor) -> float:
 
 
 def draw(accuracy: Mapping[str, Mapping[int, float]], trained: int, title: str) -> Drawing:
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    add_title(figure, title)
+    figure = titled_figure(title, 8, 3.4)
     axes = figure.subplots()
     axes.axvline(trained, color=FAINT, linewidth=1)
     for (kind, values), color, marker in zip(accuracy.items(), COLORS, "osv", strict=True):

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import FAINT, TEST, TRAIN, Drawing, add_title, both
+from harness.pictures import FAINT, TEST, TRAIN, Drawing, both, titled_figure
 from interpret.recurrent import gradient_norms
 
 NEEDS = ("images", "steps")
@@ -58,8 +57,7 @@ def analyze(subject: Subject) -> Findings:
 
 def draw(lines: Mapping[str, Mapping[str, Tensor]], title: str) -> Drawing:
     """A plot a state: over the rows before the end the quantiles of each network's gradient, on a log scale."""
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    add_title(figure, title)
+    figure = titled_figure(title, 8, 3.4)
     grid = figure.subplots(1, len(lines), squeeze=False, sharey=True)
     for axes, (state, of_networks) in zip(grid[0], lines.items(), strict=True):
         for network, line in of_networks.items():

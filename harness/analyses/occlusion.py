@@ -5,13 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import TEST, Drawing, add_title, both, image_tile, opaque_tile, signed_tile
+from harness.pictures import TEST, Drawing, both, image_tile, opaque_tile, signed_tile, titled_figure
 from interpret.deconvnet import reconstruct
 from interpret.occlusion import OcclusionMaps, occlusion
 
@@ -71,8 +70,7 @@ def draw(
     `tiles` holds each image and its projection. The maps lie over the image where the square's center was.
     """
     count, (height, width, _) = len(tiles), tiles[0][0].shape
-    figure = Figure(figsize=(8, 1.5 * count + 2), layout="constrained")
-    add_title(figure, title)
+    figure = titled_figure(title, 8, 1.5 * count + 2)
     grid = figure.subplots(count, 5, squeeze=False)
     down, across = ((starts + maps.size / 2).tolist() for starts in (maps.rows, maps.columns))  # the squares' centers
     steps = [(places[-1] - places[0]) / max(1, len(places) - 1) / 2 for places in (down, across)]

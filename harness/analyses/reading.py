@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import TEST, TRAIN, Drawing, add_title, both, for_tiles
+from harness.pictures import TEST, TRAIN, Drawing, both, for_tiles, titled_figure
 from interpret.recurrent import final_from, probabilities_by_row
 
 NEEDS = ("images", "steps")
@@ -65,8 +64,7 @@ def draw(
     """Each image (height, width) beside its `probabilities` (rows, images, classes), row by row; below the accuracy."""
     lines, (height, width) = -(-len(tiles) // ACROSS), tiles[0].shape
     heights = [(1.3 + 0.15 * (accuracy is None)) * lines + 0.1, *[2.2] * (accuracy is not None)]
-    figure = Figure(figsize=(8, sum(heights) + 0.3), layout="constrained")
-    add_title(figure, title)
+    figure = titled_figure(title, 8, sum(heights) + 0.3)
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     grid = parts[0].subplots(lines, 2 * ACROSS, squeeze=False, width_ratios=(1, 0.75) * ACROSS)
     for axes in grid.flat:

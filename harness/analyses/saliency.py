@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
-from harness.pictures import FAINT, TEST, TRAIN, Drawing, add_title, both, for_tiles
+from harness.pictures import FAINT, TEST, TRAIN, Drawing, both, for_tiles, titled_figure
 from interpret.saliency import covered_rows, covered_squares, gradient_times_input
 
 NEEDS = ("images",)
@@ -86,8 +85,7 @@ def draw(
 ) -> Drawing:
     """A row an image: the image, gradient times input, and the logit lost under each square and each row."""
     count, (height, width) = len(tiles), tiles[0].shape
-    figure = Figure(figsize=(8, 1.75 * count + 0.9), layout="constrained")
-    add_title(figure, title)
+    figure = titled_figure(title, 8, 1.75 * count + 0.9)
     grid = figure.subplots(count, 4, squeeze=False)
     down, across = by_square.shape[1:]
     centers = (size / 2, across - 1 + size / 2, down - 1 + size / 2, size / 2)

@@ -8,7 +8,6 @@ from statistics import fmean
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from harness.data import EpochOrder, ImageSet, nth_of_class
 from harness.flags import ROW_FLAGS, augmentations, flag_words, parse_flags, training_parser
 from harness.image_sets import CNN
 from harness.optimizers import learning_rates, make_optimizer
-from harness.pictures import TEST, THIRD, TRAIN, Drawing, add_title, both
+from harness.pictures import TEST, THIRD, TRAIN, Drawing, both, titled_figure
 from harness.train import evaluate, mirrored_if_named, train_epoch
 from interpret.chain import feature_vectors
 from interpret.probe import probe
@@ -126,8 +125,7 @@ def compare(name: str, rows: Sequence[tuple]) -> str:
 def draw(rows: Sequence[tuple], title: str) -> Drawing:
     """A plot for each new set: accuracy over the images of each class, a line a method."""
     names = list(dict.fromkeys(row[0] for row in rows))
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    add_title(figure, title)
+    figure = titled_figure(title, 8, 3.2)
     grid = figure.subplots(1, len(names), squeeze=False, sharey=True)
     for axes, name in zip(grid[0], names, strict=True):
         for method, color in METHODS.items():
