@@ -38,20 +38,15 @@ def correspondence(
     of a class the share of features in which sign(ε) differs, the Hamming distance, is taken (section 4.3; signs are
     -1, 0 and 1). Δ is the mean over pairs; the paper sums over pairs, but prints what can only be a mean as well.
 
-    The stand-in for "the same part". What matters to the answer is what the network itself looks at, so a part is where
-    hiding costs the true class most probability, in two ways, each beside a control:
+    The stand-in for "the same part" is where hiding costs the true class most probability:
 
     - "class's critical cell": the one cell whose hiding costs the images of the class most on average, hidden in all of
-      them. CIFAR-10's objects fill their small image and are centered, so the same cell often holds the same part; but
-      the same place alone makes changes alike at a layer of maps, where only the maps' positions near the cell change.
-      Its control therefore hides the "same random cell" in all images of the class.
+      them. As the same place alone makes changes alike, its control hides the "same random cell" in all of them.
     - "own critical cell": in each image the cell that costs this image most, wherever it lies. Its control are "random
       cells", drawn for each image by itself, the paper's last row.
 
-    Were what is critical related across images, the critical row of each pair had the smaller Δ. The reverse does not
-    follow. Random cells are drawn from the whole grid, as the paper's are, and so lie nearer the border than critical
-    ones. And critical cells are chosen on the images that are compared, by probability, which is one Linear layer above
-    "last_hidden": there choosing each image's own cell alone aligns the signs, with random weights as well.
+    Critical cells are chosen on the images that are compared, by probability, one Linear layer above "last_hidden":
+    there the choice alone aligns the signs, with random weights as well.
 
     ValueError as `chain.trace` and `chain.feature_vectors`.
     """

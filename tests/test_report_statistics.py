@@ -27,6 +27,7 @@ from harness.report.results import (
     bests,
     distances,
     duration,
+    in_order,
     lasts,
     learned,
     seconds_a_seed,
@@ -376,3 +377,8 @@ def test_a_run_that_was_made_twice_is_shown_beside_itself(tmp_path, monkeypatch)
     assert f"| a, seed 0 | 0.5000 | 0.5000 | same bits | {makers} |" in text
     assert f"| a, seed 1 | 0.7000 | 0.8000 | +0.7 | {makers} |" in text
     assert "- **commit unknown, PyTorch 2.0**, 2 runs: seeds 0 and 1 of a\n" in text
+
+
+def test_a_flags_values_of_several_kinds_have_an_order() -> None:
+    values = ["shift:2", False, None, 0.5, "alternate", True]
+    assert sorted(values, key=in_order) == [None, False, 0.5, True, "alternate", "shift:2"]

@@ -103,8 +103,8 @@ def read_record(folder: Path, name: str) -> dict | None:
         drawn = [figure["file"] for figure in record["figures"]]
         whole = whole and len({*drawn}) == len(drawn)
         whole = whole and all(re.fullmatch(rf"{name}(_\w+)?\.png", file, re.ASCII) for file in drawn)
-        shown = (*record["figures"], *record["tables"])
-        for name_of_file in (each[key] for each in shown for key in ("file", "svg") if key in each):
+        drawn += [figure["svg"] for figure in record["figures"]]  # earlier versions drew none: then it is not whole
+        for name_of_file in (*drawn, *(table["file"] for table in record["tables"])):
             file = folder / name_of_file
             whole = whole and file.parent == folder and file.is_file()  # beside the record only
             if file.suffix == ".png":

@@ -21,16 +21,12 @@ YLABELS = {"loss": "cross-entropy", "accuracy": "accuracy"}
 
 
 class Figure(NamedTuple):
-    """An SVG or PNG, what it shows in words, and its width in CSS pixels at full size; by default a chart of ours."""
+    """An SVG, what it shows in words, and its width in CSS pixels at full size; by default a chart of ours."""
 
     description: str
     content: bytes
     width: int = 413
     chart: bool = True
-
-    @property
-    def suffix(self) -> str:
-        return ".png" if self.content.startswith(b"\x89PNG") else ".svg"
 
 
 def row_curves(row: RowRuns, mark: str) -> dict[str, Figure]:
@@ -106,7 +102,8 @@ def side_by_side(rows: Sequence[RowRuns], mark: str) -> dict[str, Figure]:
     def key(row: RowRuns) -> tuple:
         return tuple(setting(row, flag) for flag in across)
 
-    panels = {at: [row for row in rows if key(row) == at] for at in sorted({key(row) for row in rows})}
+    keys = sorted({key(row) for row in rows}, key=lambda values: [*map(results.in_order, values)])
+    panels = {at: [row for row in rows if key(row) == at] for at in keys}
     found = {}
     if len(panels) > PANELS or not any(len(panel) > 1 for panel in panels.values()):
         return found

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from PIL import Image
 
 from harness.analyses import OF_REPORT, ON_REQUEST, read_analyses
 from harness.analyses.findings import rounded, text_columns
 from harness.files import read_file
 from harness.grid.runs import RowRuns, Run
 from harness.metrics import best_epoch
-from harness.pictures import confusion_svg, png_bytes
+from harness.pictures import confusion_svg
 from harness.report.figures import Figure
 from harness.report.results import best, by_cell, families_of, first_filters_compared
 
@@ -69,15 +68,11 @@ class Inside:
         return Figure("Confusion matrix", confusion_svg(counts, classes, title), WIDTH, chart=False)
 
     def figures(self, name: str) -> Iterator[tuple[str, Figure]]:
-        """The file names and figures of an analysis: SVG or, if an earlier version drew them, PNG of 256 colors."""
+        """The file names and figures of an analysis."""
         for drawn in self.analyses[name]["figures"]:
-            file = self.run.path / "figures" / drawn["file"]
-            if file.with_suffix(".svg").is_file():
-                content = read_file(file.with_suffix(".svg"))
-            else:
-                content = png_bytes(np.asarray(Image.open(file).convert("RGB")))
+            content = read_file(self.run.path / "figures" / drawn["svg"])
             figure = Figure(str(drawn.get("title", name)), content, WIDTH, chart=False)
-            yield file.stem.replace("_", "-") + figure.suffix, figure
+            yield drawn["svg"].replace("_", "-"), figure
 
     def table(self, name: str) -> list[list[str]]:
         """The first table of an analysis: a header, in which a < begins a column of words, and the rows."""

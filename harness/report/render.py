@@ -4,7 +4,6 @@
 templates that it includes; page.html.j2 and page.css are the page around it.
 """
 
-import base64
 import html
 import itertools
 import os
@@ -234,10 +233,7 @@ def _chart(figure: Figure, number: int, alt: str) -> str:
 
 def _image(figure: Figure, alt: str) -> str:
     """A figure of a run's folder as an address that holds it: there no script of a stranger is run."""
-    if figure.suffix == ".svg":
-        address = "data:image/svg+xml," + urllib.parse.quote(figure.content, safe=" '()*+,-./:;=@_{}!~")
-    else:
-        address = f"data:image/png;base64,{base64.b64encode(figure.content).decode()}"
+    address = "data:image/svg+xml," + urllib.parse.quote(figure.content, safe=" '()*+,-./:;=@_{}!~")
     return f'<img alt="{alt}" width="{figure.width}" src="{address}">'
 
 

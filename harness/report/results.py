@@ -211,7 +211,12 @@ def varied_flags(rows: Sequence[RowRuns]) -> list[str]:
 
 def values_of(rows: Sequence[RowRuns], flag: str) -> list:
     """A flag's values in these rows, sorted."""
-    return sorted({setting(row, flag) for row in rows})
+    return sorted({setting(row, flag) for row in rows}, key=in_order)
+
+
+def in_order(value: object) -> tuple:
+    """Sorts a flag's values, which may be of several kinds: nothing, numbers and switches, words."""
+    return value is not None, isinstance(value, str), value
 
 
 def first_filters_compared(rows: Sequence[RowRuns]) -> list[RowRuns]:
