@@ -1,4 +1,4 @@
-"""The report that is in the repository is what report.py writes from the runs in it: words, numbers and pictures."""
+"""The reports in the repository are what report.py writes from the runs in it: words, numbers and pictures."""
 
 import io
 import re
@@ -17,6 +17,7 @@ import report
 
 GIT = shutil.which("git")
 PICTURE = re.compile(r'(?<="data:image)/[^"]*|(?<=<svg).*?</svg>')  # in the page
+RECIPES = ["--grid", "recipes.toml", "--no-train", "--precision", "bf16"]
 PIXELS = 1.0  # by which Matplotlib's versions may differ in where they draw a shape: 3.9 and 3.11 do by 0.5 at most
 
 
@@ -25,7 +26,7 @@ def repository(in_project: Path) -> Path:
     """A folder with what git has staged or committed, without what someone trained here or wrote since."""
     if not GIT or not (PROJECT / ".git").exists():
         pytest.skip("not in a git checkout, so committed runs cannot be told from others")
-    parts = ("report", "docs", "experiments.toml")
+    parts = ("report", "docs", "experiments.toml", "recipes.toml")
     listed = subprocess.run([GIT, "ls-files", "-z", *parts], cwd=PROJECT, capture_output=True)
     if listed.returncode or not listed.stdout:
         pytest.skip(f"git does not tell what is committed: {listed.stderr.decode(errors='replace').strip()}")
@@ -34,11 +35,16 @@ def repository(in_project: Path) -> Path:
     return in_project
 
 
+@pytest.mark.parametrize(
+    ("where", "flags", "charts"),
+    [("report", ["--no-train", "--seeds", "10"], 30), ("report/recipes", RECIPES, 5)],
+    ids=["the original's grid", "recipes"],
+)
 def test_committed_report_is_what_the_committed_runs_give(
-    repository: Path, run_main: Callable, monkeypatch: pytest.MonkeyPatch
+    repository: Path, run_main: Callable, monkeypatch: pytest.MonkeyPatch, where: str, flags: list[str], charts: int
 ) -> None:
     """If the words were changed on purpose: `make report`, and git add report."""
-    folder, of_seeds = repository / "report", repository / "report" / "runs" / "seeds"
+    folder, of_seeds = repository / where, repository / where / "runs" / "seeds"
     readme, page, files = contents_of(folder)
     seeds = {file: file.read_bytes() for file in of_seeds.rglob("*") if file.is_file()}
     shutil.rmtree(folder / "figures")
@@ -47,16 +53,16 @@ def test_committed_report_is_what_the_committed_runs_give(
     monkeypatch.setattr("harness.report.render.SETTINGS_PAGE", repository / "docs" / "original-settings.md")
     monkeypatch.setattr("sys.argv", ["report.py"])
 
-    code, _, err = run_main("report", "--no-train", "--seeds", "10", "--runs-dir", "report/runs", "--out", "report")
+    code, _, err = run_main("report", *flags, "--runs-dir", f"{where}/runs", "--out", where)
 
     assert (code, err) == (0, "")
     new_readme, new_page, new_files = contents_of(folder)
     assert new_readme == readme
     assert PICTURE.sub("", new_page) == PICTURE.sub("", page)
-    assert new_files.keys() == files.keys() and len(files) > 30
+    assert new_files.keys() == files.keys() and len(files) > charts
     for name, content in files.items():
         assert_same_picture(new_files[name], content, name)
-    assert page.count("<svg") > 30
+    assert page.count("<svg") > charts
     assert seeds and {file: file.read_bytes() for file in seeds} == seeds
 
 
