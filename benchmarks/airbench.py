@@ -29,8 +29,8 @@ from torchvision.models import resnet18
 
 from harness.data import EpochOrder, ImageSet, load_images, train_batches
 from harness.device import autocast, keep_freed_memory
+from harness.evaluate import evaluate
 from harness.flops import flops_per_image
-from harness.train import evaluate
 from models import build_model
 
 BATCH, EPOCHS, WHITENED_FROM, WHITENING_BIAS_EPOCHS = 1024, 9.9, 5000, 3

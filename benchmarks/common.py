@@ -71,8 +71,9 @@ def our_loop(
 
     from harness.data import EpochOrder
     from harness.device import compiled, keep_freed_memory
+    from harness.evaluate import evaluate
     from harness.optimizers import make_optimizer
-    from harness.train import evaluate, train_epoch
+    from harness.train import train_epoch
     from models import build_model
 
     keep_freed_memory()  # as harness.train.train does

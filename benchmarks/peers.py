@@ -10,7 +10,7 @@ Three loops train the same network with the same batch size, optimizer and setti
 - Ours: harness.train's loop, in fp32 and in bf16.
 
 An epoch is a pass over the training images and one over the test images for their loss and accuracy, since all three
-need it for the curves; ours does it in the larger batches of harness.train. Each loop is a process of its own, which
+need it for the curves; ours does it in the larger batches of harness.evaluate. Each loop is a process of its own, which
 waits while another is measured. The rounds are interleaved, so that what slows the machine for a while slows all loops.
 The limit is the fastest large matrix product, measured in the same rounds. Needs the real image sets, Linux or macOS,
 and an otherwise idle machine.

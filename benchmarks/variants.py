@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import PROJECT, table
 from harness.cli import run_script
 from harness.data import EpochOrder, ImageSet, load_images
+from harness.evaluate import predict
 from harness.files import write_atomically
 from harness.flags import flag_words
 from harness.grid.rows import Row, load_grid, parser_of
@@ -40,7 +41,7 @@ from harness.metrics import METRICS, EpochMetrics
 from harness.optimizers import make_optimizer
 from harness.report.conclusions import MARKS, compare_all
 from harness.report.results import bests_of, printed_of
-from harness.train import predict, train_epoch
+from harness.train import train_epoch
 from models import build_model, initialize
 
 SEARCHED, CONFIRMED = (0, 1, 2), (10, 11, 12, 13, 14)  # seeds

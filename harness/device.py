@@ -127,3 +127,8 @@ def quota_of_cores(control_groups: Path = Path("/sys/fs/cgroup"), own: Path = Pa
                 quota, period = map(int, limit.read_text().split())
                 quotas.append(quota / period)
     return min(quotas)
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """float64 for sums over an epoch, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64

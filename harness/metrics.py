@@ -1,6 +1,6 @@
 """What is measured after each epoch: the metrics of a run, their CSV file, and which epoch is the best.
 
-`train.py` makes the numbers and keeps them in the run folder.
+`train.py` and `evaluate.py` make the numbers, `publish.py` keeps them in the run folder.
 """
 
 import math
@@ -19,7 +19,7 @@ class EpochMetrics(NamedTuple):
     """One row of metrics.csv: mean cross-entropy a sample, accuracy in [0, 1], seconds for all passes over the images.
 
     Every run has the first six. What only some flags measure is None without them; a further pair costs two fields
-    here, and its measurement in train.py: its columns and its curves in TensorBoard follow.
+    here, and its measurement in evaluate.py: its columns and its curves in TensorBoard follow.
     """
 
     epoch: int

@@ -1,7 +1,7 @@
 """The run folder: the one contract between training and everything after it.
 
 `open_run` finds the folder that the flags select, locks it, and loads what is to be resumed; `begin` makes it ready for
-training. In which order its files are written stands in `train.publish`.
+training. In which order its files are written stands in `publish.publish`.
 
     last.pt       all that an exact continuation needs; written first, and the others are made to agree with it
     config.json   flags, versions, data checksum, status        metrics.csv   one row an epoch

@@ -2,7 +2,7 @@
 
 A TensorBoard that is open keeps its place in the file, and does not read a file anew that was replaced under it. So a
 resumed run goes on in the same file: what a kill tore off is cut away and written again, byte for byte the same, and
-what is there already is not written twice. `train.log_events` says what a run logs.
+what is there already is not written twice. `publish.log_events` says what a run logs.
 """
 
 import io

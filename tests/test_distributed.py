@@ -24,8 +24,9 @@ from harness.checkpoint import load_trained
 from harness.cli import command_line, program
 from harness.data import EpochOrder, ImageSet, Split, load_images
 from harness.errors import UserError
+from harness.evaluate import evaluate
 from harness.ranks import ALONE, Ranks, launcher
-from harness.train import evaluate, train_epoch
+from harness.train import train_epoch
 from models import build_model
 
 # 40 train images make batches of 19, 19 and 2; 20 test images. No share is even on 3 ranks, and the last has an empty.

@@ -17,6 +17,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
 from torch.utils.tensorboard import SummaryWriter
 
+import harness.publish
 import harness.train
 from harness.checkpoint import load_checkpoint
 from harness.data import load_images
@@ -55,7 +56,7 @@ def kill_in_epoch(monkeypatch, run_main, epoch: int, *flags: object, torn: int =
 
     `torn` is how many bytes of the events file's end the system had not taken when the kill came.
     """
-    log = harness.train.log_events
+    log = harness.publish.log_events
 
     def log_or_die(run, state, *rest, **options):
         if state.epoch < epoch:
@@ -66,7 +67,7 @@ def kill_in_epoch(monkeypatch, run_main, epoch: int, *flags: object, torn: int =
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(harness.train, "log_events", log_or_die)
+        patch.setattr(harness.publish, "log_events", log_or_die)
         with pytest.raises(Killed):
             run_main("rnn_mnist", *TINY, *flags)
 
@@ -435,7 +436,7 @@ def test_folder_with_no_events_but_the_users_gets_no_figures(run_main):
     [(20, []), (21, [21]), (50, [21, 24, 27, 30, 33, 36, 39, 42, 45, 48, 50]), (400, list(range(40, 401, 20)))],
 )
 def test_filters_are_shown_each_epoch_up_to_20_and_then_some_twenty_times(epochs: int, later: list[int]) -> None:
-    from harness.train import shows_filters
+    from harness.publish import shows_filters
 
     assert [n for n in range(1, epochs + 1) if shows_filters(n, epochs)] == [*range(1, 21), *later]
 
@@ -454,7 +455,7 @@ def test_events_file_of_a_long_cnn_run_stays_below_300_kilobytes(tmp_path, monke
     epochs, events = 600, EventsFile(tmp_path)
     for epoch in range(1, epochs + 1):
         events.scalars(dict.fromkeys(EPOCH_TAGS, 1.0), epoch, 0.0)
-        if harness.train.shows_filters(epoch, epochs):
+        if harness.publish.shows_filters(epoch, epochs):
             events.image(FILTERS_TAG, filters, epoch, 0.0)
     events.image("c", confusion, epochs, 0.0)
     events.image("w", worst, epochs, 0.0)

@@ -25,18 +25,20 @@ from conftest import PROJECT
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+import harness.evaluate
 import harness.train
 import rnn_mnist
 from harness.augmentation import views
 from harness.data import EpochOrder, ImageSet, Split
 from harness.device import _product_seconds
+from harness.evaluate import evaluate
 from harness.flags import augmentations
 from harness.metrics import COLUMNS, EpochMetrics, aligned, best_values
 from harness.optimizers import OPTIMIZERS, learning_rates, make_optimizer, quick_steps, scheduled, state_template
 from harness.progress import ProgressBar
 from harness.ranks import ALONE
 from harness.tensorboard import BEST_TAGS, CONFUSION_TAG, CURVES, EPOCH_TAGS, EPOCHS_TAG, FILTERS_TAG, MISTAKES_TAG
-from harness.train import evaluate, train_epoch
+from harness.train import train_epoch
 
 CPU = torch.device("cpu")
 SHORT = ("--data", "synthetic", "--hidden-size", 6, "--batch-size", 32)  # of rnn_mnist.py
@@ -359,7 +361,7 @@ def test_evaluation_equals_numpy_and_ignores_its_batch_size(
     losses, right, _ = cross_entropy(parameters, *normalized(five_images.test))
     assert 0 < right.sum() < 7
     for batch in (500, 3):
-        monkeypatch.setattr("harness.train.TEST_BATCH", batch)
+        monkeypatch.setattr("harness.evaluate.TEST_BATCH", batch)
         loss, accuracy = evaluate(model, five_images, "fp32")
         assert loss == pytest.approx(losses.mean(), rel=1e-5)
         assert accuracy == pytest.approx(right.mean())
@@ -367,14 +369,14 @@ def test_evaluation_equals_numpy_and_ignores_its_batch_size(
 
 def test_convolutions_are_evaluated_in_smaller_batches(five_images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    real = harness.train.test_batches
-    monkeypatch.setattr("harness.train.test_batches", lambda images, size: asked.append(size) or real(images, size))
+    real = harness.evaluate.test_batches
+    monkeypatch.setattr("harness.evaluate.test_batches", lambda images, size: asked.append(size) or real(images, size))
     convolution = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), linear_model())
     linear = linear_model()[1]
     convolution[1][1] = nn.Linear(2 * linear.in_features, linear.out_features)
     for model in (linear_model(), convolution):
         evaluate(model, five_images, "fp32")
-    assert asked == [harness.train.TEST_BATCH, harness.train.TEST_BATCH_OF_CONVOLUTIONS]
+    assert asked == [harness.evaluate.TEST_BATCH, harness.evaluate.TEST_BATCH_OF_CONVOLUTIONS]
 
 
 class Recorder(nn.Module):

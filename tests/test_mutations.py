@@ -163,7 +163,7 @@ def test_strange_value_in_what_is_resumed_is_no_bug(random: Random, last: bool, 
         (run / "config.json").write_text(json.dumps(damaged_value(config, random)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.train.train_epoch", lambda *_: (1.0, 0.5))  # epochs may be very many
-        patch.setattr("harness.train.evaluate", stopped)
+        patch.setattr("harness.evaluate.evaluate", stopped)
         code, _, err = train(f"--runs-dir={tmp_path / 'runs'}", "--resume")
     check_told(code, err)
 

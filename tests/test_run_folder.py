@@ -78,7 +78,7 @@ def test_best_checkpoint_is_the_model_of_the_best_test_accuracy_with_its_config(
     assert best["metrics"]["test_accuracy"] == max(accuracies)
 
     from harness.data import load_images
-    from harness.train import evaluate
+    from harness.evaluate import evaluate
     from models import build_model
 
     model = build_model(best["config"])
@@ -104,7 +104,7 @@ def test_with_images_held_out_the_best_model_is_that_of_the_best_validation_accu
     assert config_of(RUN)["flags"]["validation"] == 20
 
     from harness.data import hold_out, load_images
-    from harness.train import evaluate
+    from harness.evaluate import evaluate
     from models import build_model
 
     model = build_model(best["config"])
@@ -127,7 +127,7 @@ def test_averaged_weights_and_augmented_tests_are_measured_beside_the_plain_ones
     assert lines["Validation, average, tta"] == 2 * [f"{last['validation_average_tta_accuracy']:.4f}"]
 
     from harness.data import hold_out, load_images
-    from harness.train import evaluate
+    from harness.evaluate import evaluate
     from models import build_model
 
     checkpoint = load_checkpoint(RUN / "last.pt")
@@ -405,7 +405,7 @@ def test_run_that_was_interrupted_while_its_files_were_written_again_is_mended_b
     events.unlink()
     for error, code in ((UserError("full"), 2), (MemoryError(), 2)):
         with monkeypatch.context() as patch:
-            patch.setattr("harness.train.predict", _after(0, error))
+            patch.setattr("harness.publish.predict", _after(0, error))
             assert rnn("--resume")[0] == code
         assert config_of(RUN)["status"] == "interrupted"
     assert rnn("--resume")[0] == 0
@@ -415,7 +415,7 @@ def test_run_that_was_interrupted_while_its_files_were_written_again_is_mended_b
 @pytest.mark.parametrize("lost", ["best.pt", "snapshots/epoch-0002.pt"])
 def test_resume_writes_what_a_kill_after_last_pt_left_out(run_main, monkeypatch, lost):
     accuracies = iter((0.4, 0.5))
-    monkeypatch.setattr("harness.train.evaluate", lambda *_: (1.0, next(accuracies)))
+    monkeypatch.setattr("harness.evaluate.evaluate", lambda *_: (1.0, next(accuracies)))
     cnn = ("--data", "synthetic", "--name", "run", "--epochs", 2)
     run = Path("runs/cnn_synthetic/run")
     assert run_main("cnn_cifar10", *cnn)[0] == 0
@@ -442,7 +442,7 @@ def test_old_checkpoint_without_the_times_of_its_epochs_is_continued(rnn):
 
 def test_diverged_run_gets_its_metrics_and_curves_again(rnn, monkeypatch):
     losses = iter((1.0, float("nan")))
-    monkeypatch.setattr("harness.train.evaluate", lambda *_: (next(losses), 0.1))
+    monkeypatch.setattr("harness.evaluate.evaluate", lambda *_: (next(losses), 0.1))
     assert rnn("--epochs", 3)[0] == 3
     (events,) = RUN.glob("events.out.tfevents.*")
     rows, values = metrics_of(RUN), logged_values(RUN)
@@ -456,7 +456,7 @@ def test_diverged_run_gets_its_metrics_and_curves_again(rnn, monkeypatch):
 
 def test_best_model_that_cannot_be_read_at_the_moment_is_not_replaced_by_a_worse_one(rnn, monkeypatch):
     accuracies = iter((0.9, 0.5, 0.6))
-    monkeypatch.setattr("harness.train.evaluate", lambda *_: (1.0, next(accuracies)))
+    monkeypatch.setattr("harness.evaluate.evaluate", lambda *_: (1.0, next(accuracies)))
     assert rnn("--epochs", 2)[0] == 0
     read = Path.read_bytes
 
@@ -507,7 +507,7 @@ def _after(epochs: int, error: Exception):
 
 def test_lost_best_model_of_an_earlier_epoch_is_told_and_only_a_better_one_takes_its_place(rnn, monkeypatch):
     accuracies = iter((0.8, 0.5, 0.6, 0.9))
-    monkeypatch.setattr("harness.train.evaluate", lambda *_: (1.0, next(accuracies)))
+    monkeypatch.setattr("harness.evaluate.evaluate", lambda *_: (1.0, next(accuracies)))
     assert rnn("--epochs", 2)[0] == 0
     assert load_checkpoint(RUN / "best.pt")["epoch"] == 1
     (RUN / "best.pt").unlink()

@@ -31,7 +31,7 @@ def few_images():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.synthetic.TRAIN_COUNT", 200)
         patch.setattr("harness.synthetic.TEST_COUNT", 60)
-        patch.setattr("harness.train.final_figures", lambda *_: (b"", *torch.zeros(2, 4, 4, 3).byte().numpy()))
+        patch.setattr("harness.publish.final_figures", lambda *_: (b"", *torch.zeros(2, 4, 4, 3).byte().numpy()))
         patch.setattr(transfer, "SIZES", {2: 2, 4: 1, 10_000: 1})
         patch.setattr(transfer, "STEPS", 1)
         yield

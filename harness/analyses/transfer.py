@@ -15,11 +15,12 @@ from harness.analyses.base import Subject
 from harness.analyses.depth import single_thread
 from harness.analyses.findings import Findings, Picture, Table
 from harness.data import EpochOrder, ImageSet, nth_of_class
+from harness.evaluate import evaluate
 from harness.flags import ROW_FLAGS, augmentations, flag_words, parse_flags, training_parser
 from harness.image_sets import CNN
 from harness.optimizers import learning_rates, make_optimizer
 from harness.pictures import TEST, THIRD, TRAIN, Drawing, both, titled_figure
-from harness.train import evaluate, mirrored_if_named, train_epoch
+from harness.train import mirrored_if_named, train_epoch
 from interpret.chain import feature_vectors
 from interpret.probe import probe
 
