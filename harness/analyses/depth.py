@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.analyses.base import Subject, short
 from harness.analyses.findings import Findings, Picture, Table
 from harness.pictures import TEST, TRAIN, Drawing, both, titled_figure
-from interpret.probe import LARGEST, LARGEST_SIDE, layer_features, probe
+from interpret.probe import LARGEST, LARGEST_SIDE, PENALTY, layer_features, probe
 
 NEEDS = ("images",)
 LEARNED_FROM, TESTED_ON = 3000, 2000  # at most so many random images of each split
@@ -22,10 +22,10 @@ COLORS = {"trained": TRAIN, "untrained": TEST}
 TEXT = """\
 {found} The paper's table 7: a linear classifier learns from the features after each layer, once of the trained \
 network and once of the same one before any training (the first values of seed 0). What it gets right is what the \
-layer has made easy to read. Each is a softmax regression on {learned:,} training images, with that of two \
-penalties that does better on a fifth of them, tested on {tested:,} test images; maps are \
-averaged down to {side} x {side}, and further where a layer would have more than {largest:,} features. The bars are \
-95 % intervals (Wilson's), for the choice of the test images alone."""
+layer has made easy to read. Each is a softmax regression on {learned:,} training images, with a weight penalty of \
+{penalty:g} (features scaled to a mean squared norm of 1), tested on {tested:,} test images; maps are averaged down to \
+{side} x {side}, and further where a layer would have more than {largest:,} features. The bars are 95 % \
+intervals (Wilson's), for the choice of the test images alone."""
 
 
 def analyze(subject: Subject) -> Findings:
@@ -45,7 +45,7 @@ def analyze(subject: Subject) -> Findings:
         f"A linear classifier is right on {share['trained'][first]} of the test images from the pixels alone, and on "
         f"{share['trained'][last]} from what {last} makes of them; untrained, {last} gives {share['untrained'][last]}."
     )
-    counts = {"learned": learned, "tested": tested, "side": LARGEST_SIDE, "largest": LARGEST}
+    counts = {"learned": learned, "tested": tested, "side": LARGEST_SIDE, "largest": LARGEST, "penalty": PENALTY}
     text = TEXT.format(found=found, **counts)
     return Findings("Depth", text, [Picture("depth", draw(rows, title), title)], [Table("depth", title, header, rows)])
 

@@ -14,7 +14,7 @@ from interpret.invariance import Invariance, invariance, transform
 
 NEEDS = ("images",)
 GAP = 6  # pixels between the examples
-AVERAGED = 200  # random images that the curves' mean is over
+AVERAGED = 100  # random images that the curves' mean is over
 COLORS = [colormaps["tab10"](index) for index in range(10)]  # of the images shown
 UNITS = {"translation": "pixels down", "scale": "factor", "rotation": "degrees anticlockwise"}
 
