@@ -1,5 +1,5 @@
 # make demo      train, look inside and write a report on drawn images, in demo/
-# make report    write report/ and report/recipes/ again: no training, no data
+# make report    write report/, its recipes/ and paper/ again: no training, no data
 # make test      run the linter, then the whole test suite
 # make test-ray  install Ray and run the tests that need it
 # make soak      kill trainings and damage files for SOAK_MINUTES (20)
@@ -29,6 +29,7 @@ demo: $(VENV)/.installed
 report: $(VENV)/.installed
 	$(PYTHON) report.py --no-train --seeds 10 --runs-dir report/runs --out report
 	$(PYTHON) report.py --grid recipes.toml --no-train --precision bf16 --runs-dir report/recipes/runs --out report/recipes
+	$(PYTHON) report.py --grid paper.toml --no-train --seeds 3 --runs-dir report/paper/runs --out report/paper
 
 test: $(VENV)/.installed-dev
 	$(PYTHON) -m ruff check .

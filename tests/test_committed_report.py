@@ -17,6 +17,7 @@ import report
 
 GIT = shutil.which("git")
 PICTURE = re.compile(r'(?<="data:image)/[^"]*|(?<=<svg).*?</svg>')  # in the page
+PAPER = ["--grid", "paper.toml", "--no-train", "--seeds", "3"]
 RECIPES = ["--grid", "recipes.toml", "--no-train", "--precision", "bf16"]
 PIXELS = 1.0  # by which Matplotlib's versions may differ in where they draw a shape: 3.9 and 3.11 do by 0.5 at most
 
@@ -26,7 +27,7 @@ def repository(in_project: Path) -> Path:
     """A folder with what git has staged or committed, without what someone trained here or wrote since."""
     if not GIT or not (PROJECT / ".git").exists():
         pytest.skip("not in a git checkout, so committed runs cannot be told from others")
-    parts = ("report", "docs", "experiments.toml", "recipes.toml")
+    parts = ("report", "docs", "experiments.toml", "recipes.toml", "paper.toml")
     listed = subprocess.run([GIT, "ls-files", "-z", *parts], cwd=PROJECT, capture_output=True)
     if listed.returncode or not listed.stdout:
         pytest.skip(f"git does not tell what is committed: {listed.stderr.decode(errors='replace').strip()}")
@@ -37,8 +38,8 @@ def repository(in_project: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("where", "flags", "charts"),
-    [("report", ["--no-train", "--seeds", "10"], 30), ("report/recipes", RECIPES, 5)],
-    ids=["the original's grid", "recipes"],
+    [("report", ["--no-train", "--seeds", "10"], 30), ("report/recipes", RECIPES, 5), ("report/paper", PAPER, 5)],
+    ids=["the original's grid", "recipes", "the paper's"],
 )
 def test_committed_report_is_what_the_committed_runs_give(
     repository: Path, run_main: Callable, monkeypatch: pytest.MonkeyPatch, where: str, flags: list[str], charts: int
