@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parse_flags(make_parser(), argv)
     if flags.channels == "rgb" and IMAGE_SETS[DATA[flags.data]].channels == 1:
         flags.parser.error(f"--channels rgb needs color images, and {titles()[flags.data]} has none")
-    if flags.model != "lenet5" and (own := [name for name in LENET5 if name in flags.given]):
+    own = [name for name in (*LENET5, "max_filter_rms") if name in flags.given]
+    if flags.model != "lenet5" and own:
         flags.parser.error(f"{option(own[0])} is a flag of --model lenet5")
 
     # Only now: PyTorch takes seconds to import, and --help and wrong flags are answered before.

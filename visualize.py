@@ -1,8 +1,8 @@
 """Look inside a trained network.
 
-Of a CNN: its filters and activations, and every analysis of Zeiler & Fergus (arXiv 1311.2901). Of a recurrent network:
-its answer, hidden state and gates after each row, how far back gradients reach, and which pixels count. Writes
-figures, tables and an index.html that shows them all to figures/ in the run's folder; see the README.
+Of a CNN: its filters and activations, and the analyses of Zeiler & Fergus (arXiv 1311.2901). Of a recurrent network:
+its answer, hidden state and gates after each row, how far back gradients reach, which pixels count, and images of other
+lengths. Writes figures, tables and an index.html that shows them all to figures/ in the run's folder; see the README.
 """
 
 import argparse
@@ -49,8 +49,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", metavar="run", type=path, help=run)
     group = parser.add_argument_group("what to look at")
     add = group.add_argument
-    some = f"some of {', '.join(OF_CNN)}; of a recurrent network {', '.join(OF_RECURRENT)} (default: all but "
-    some += f"{', '.join(ON_REQUEST)})"
+    some = f"some of {', '.join(OF_CNN)} (default: all but {', '.join(ON_REQUEST)}); of a recurrent network "
+    some += f"{', '.join(OF_RECURRENT)} (default: all)"
     add("--only", dest="names", metavar="NAME,NAME", type=names_of_analyses, help=some)
     own = f"pictures of your own, 1 to 10, instead of test images: {', '.join(OF_OWN_PICTURES)}"
     add("--image", dest="own", nargs="+", metavar="FILE", type=path, help=own)

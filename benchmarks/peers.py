@@ -209,7 +209,7 @@ def prepare_course(network: Network, arguments: argparse.Namespace) -> Callable[
 
 
 def prepare_ours(network: Network, arguments: argparse.Namespace, precision: str) -> Callable[[], Timing]:
-    """A function that times the same for harness.train's loop and evaluation."""
+    """A function that times the same for this project's loop and evaluation."""
     import torch
 
     from harness.data import EpochOrder, load_images, train_batches

@@ -2,7 +2,7 @@
 
 A checkpoint is a dict of tensors and plain values, and may come from a stranger: it is read with `weights_only=True`,
 and each size and shape in it is checked before it is used. `State` is what last.pt holds; `run.py` says which files a
-run has, `train.py` when they are written.
+run has, `train.py` and `publish.py` when they are written.
 """
 
 import io

@@ -230,7 +230,7 @@ GROUPS: dict[str, dict[str, Flag]] = {
         "weight_decay": Flag(f"weight decay; {_OFF}", 0.0, type=non_negative_float, in_name="wd{}"),
         "clip_grad_norm": Flag(f"largest gradient norm; {_OFF}", 0.0, type=non_negative_float,
                                in_name="clip{}", label="largest gradient norm"),
-        "max_filter_rms": Flag(f"largest root mean square of a convolution's filter; {_OFF}",
+        "max_filter_rms": Flag(f"largest root mean square of a filter of LeNet5's; {_OFF}",
                                {CNN: 0.0}, type=non_negative_float, in_name="rms{}", added_later=True,
                                label="largest filter RMS"),
         "schedule": Flag("of the learning rate, step by step; cosine falls to 0; triangle rises, for the --warmup or a "

@@ -12,7 +12,7 @@ from interpret.chain import BATCH, evaluating, trace
 LARGEST_SIDE = 8  # rows and columns that larger maps are averaged to: a probe of every pixel would take minutes
 LARGEST = 4096  # features of a layer, for which many maps are averaged further
 PENALTY = 1e-4  # of the weights; ten times as much fits the features of deep layers less well
-STEPS = 50
+STEPS = 100
 
 
 def layer_features(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -57,16 +57,15 @@ def probe(features: Tensor, labels: Tensor, classes: int, penalty: float = PENAL
 
     It has the smallest mean cross-entropy + penalty / 2 · |W|². Features are first centered and scaled so that their
     mean squared norm is 1: then one penalty suits layers of any size. L-BFGS from zero, until no entry of the gradient
-    is above 1e-5, or for 50 steps. What it returns takes features as they came.
+    is above 1e-5, or for 100 steps. What it returns takes features as they came.
     """
     mean = features.mean(dim=0)
     scale = 1 / (features - mean).square().sum(dim=1).mean().sqrt().clamp(min=1e-12)
     scaled = (features - mean) * scale
     weight = torch.zeros(classes, features.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=STEPS, tolerance_grad=1e-5, tolerance_change=0, line_search_fn="strong_wolfe"
-    )
+    rule = {"max_iter": STEPS, "max_eval": 2 * STEPS, "tolerance_grad": 1e-5, "tolerance_change": 0}
+    optimizer = torch.optim.LBFGS([weight, bias], line_search_fn="strong_wolfe", **rule)
 
     def loss() -> Tensor:
         optimizer.zero_grad()

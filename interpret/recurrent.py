@@ -42,8 +42,13 @@ class GateStatistics:
 
 
 def read(model: nn.Module, images: Tensor) -> Iterator[Step]:
-    """Each step of the network over the rows of the images, from zero states; gradients flow if they are enabled."""
+    """Each step of the network over the rows of the images, from zero states; gradients flow if they are enabled.
+
+    ValueError if the network has more than one layer or direction.
+    """
     layer = model.recurrent
+    if layer.num_layers > 1 or layer.bidirectional:
+        raise ValueError("the network has more than one layer or direction")
     state = cell = images.new_zeros(len(images), layer.hidden_size)
     for row in images.squeeze(1).unbind(dim=1):  # (n, pixels)
         of_row = F.linear(row, layer.weight_ih_l0, layer.bias_ih_l0)  # (n, gates * hidden)

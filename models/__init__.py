@@ -85,7 +85,7 @@ def _check_sizes(name: str, sizes: dict, allowed: dict[str, tuple]) -> None:
         raise ValueError(f"{name} takes {', '.join(allowed)}; the config has {', '.join(map(str, sizes)) or 'nothing'}")
     for key, value in sizes.items():
         kind = type(allowed[key][0])  # type: a bool or a tensor is no number here
-        if kind in (str, bool):  # choices
+        if kind in (str, bool) or len(allowed[key]) != 2:  # choices
             if type(value) is not kind or value not in allowed[key]:
                 raise ValueError(f"{name} {key} {value!r} is none of {', '.join(map(str, allowed[key]))}")
             continue

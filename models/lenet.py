@@ -24,7 +24,7 @@ class LeNet5(nn.Module):
         "image_size": (4, 1024),
         "classes": (2, 10_000),
         "fc_activation": tuple(FC_ACTIVATIONS),
-        "kernel_size": (1, 15),
+        "kernel_size": tuple(range(1, 16, 2)),
         "stride": (1, 8),
         "conv1_maps": (0, 4096),
         "conv2_maps": (0, 4096),

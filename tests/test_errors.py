@@ -59,7 +59,7 @@ def test_want_of_memory_is_one_sentence_in_any_script_and_in_a_dry_run(run_main,
         return torch.ones(TOO_LARGE, dtype=torch.uint8)
 
     make_runs_small(monkeypatch.setattr)
-    monkeypatch.setattr("harness.evaluate.evaluate", allocate)  # imports all that has names of its own for the next
+    monkeypatch.setattr("harness.evaluate.evaluate", allocate)
     monkeypatch.setattr("harness.checkpoint.load_checkpoint", allocate)
     Path("best.pt").touch()
     for script, *flags in (("visualize", "best.pt"), ("rnn_mnist", "--data", "synthetic", "--dry-run")):

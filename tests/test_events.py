@@ -18,7 +18,6 @@ from tensorboard.util import tensor_util
 from torch.utils.tensorboard import SummaryWriter
 
 import harness.publish
-import harness.train
 from harness.checkpoint import load_checkpoint
 from harness.data import load_images
 from harness.errors import UserError

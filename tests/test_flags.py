@@ -235,6 +235,12 @@ WRONG = [
         "--augment shft",
         "--augment: 'shft' is none of mirror, alternate, shift, reflect, cutout, rotate, ",
     ),
+    ("cnn_cifar10", "--kernel-size 4", "--kernel-size: 4 is not an odd number from 1 to 15"),
+    ("cnn_cifar10", "--stride 0", "--stride: 0 is not a whole number from 1 to 8"),
+    ("cnn_cifar10", "--conv1-maps -1", "--conv1-maps: -1 is not a whole number from 0 to 4096"),
+    ("cnn_cifar10", "--max-filter-rms -1", "--max-filter-rms: -1 is not a number of at least 0"),
+    ("cnn_cifar10", "--model vgg --stride 2", "--stride is a flag of --model lenet5"),
+    ("cnn_cifar10", "--model vgg --max-filter-rms 0.1", "--max-filter-rms is a flag of --model lenet5"),
     ("cnn_cifar10", "--augment mirror:3", "--augment: 'mirror:3' is none of mirror, "),
     ("cnn_cifar10", "--augment shift,", "--augment: '' is none of mirror, "),
     ("rnn_mnist", "--augment shift:2.5", "--augment: invalid augmentation value: 'shift:2.5'"),
@@ -465,8 +471,8 @@ def test_resume_command_repeats_the_flags_and_asks_to_resume_once(read_flags: Ca
 
 
 def test_every_committed_run_lies_in_the_folder_that_its_flags_name(read_flags: Callable) -> None:
-    configs = [*PROJECT.glob("report/runs/*/*/config.json")]
-    assert len(configs) >= 60
+    configs = [*PROJECT.glob("report/**/runs/*/*/config.json")]
+    assert len(configs) >= 250
     for config in configs:
         recorded = json.loads(config.read_text())["flags"]
         script = {"cnn": "cnn_cifar10", "rnn": "rnn_mnist"}[config.parent.parent.name[:3]]

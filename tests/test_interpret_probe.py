@@ -45,7 +45,7 @@ def test_many_maps_are_averaged_further():
     assert layer_features(wide, pictures)["0"].shape == (4, 5000)  # at least the mean of each map
 
 
-@pytest.mark.parametrize("penalty", [1e-2, 1e-3])
+@pytest.mark.parametrize("penalty", [1e-2, 1e-3, 1e-4])
 def test_probe_is_scikit_learns_softmax_regression(penalty):
     drawn = torch.Generator().manual_seed(0)
     features = torch.randn(300, 20, generator=drawn) * torch.linspace(0.1, 30, 20) + 5

@@ -180,6 +180,14 @@ def test_covered_rows_and_squares_are_captums_occlusion(cell: str, images: Tenso
             assert torch.allclose(covered[:, top, left], model(hidden), atol=1e-6)
 
 
+def test_a_network_of_several_layers_or_directions_is_refused(images: Tensor):
+    for more in ({"num_layers": 2}, {"bidirectional": True}):
+        model = nn.Module()
+        model.recurrent = nn.GRU(PIXELS, 3, batch_first=True, **more)
+        with pytest.raises(ValueError, match="more than one layer or direction"):
+            next(read(model, images))
+
+
 def test_images_of_another_length(images: Tensor):
     scaled, top, bottom = (resized(images, 9, kind, BLACK) for kind in KINDS)
     assert scaled.shape == top.shape == bottom.shape == (6, 1, 9, PIXELS)

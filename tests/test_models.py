@@ -163,6 +163,7 @@ REFUSED = {
     "tensor": (lenet(channels=torch.tensor(3)), "channels tensor"),
     "absurd": (recurrent(hidden_size=10**15), "hidden_size 1000000000000000"),
     "unknown activation": (lenet(fc_activation="sigmoid"), "'sigmoid' is none of tanh, relu"),
+    "even filters": (lenet(kernel_size=4), "kernel_size 4 is none of 1, 3, 5, 7, 9, 11, 13, 15"),
     "unknown cell": (recurrent(cell=["gru"]), "is none of rnn, lstm, gru"),
     "too small to pool thrice": (vgg(image_size=17), "image_size 17 is not a whole number from 18 to 1,024"),
     "no layer": (recurrent(layers=0), "layers 0"),

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from harness.analyses.lengths import taken_lengths
 from harness.checkpoint import FORMAT, load_trained
 from harness.errors import UserError
 from harness.flops import flops_per_image
@@ -139,3 +140,12 @@ def test_flops_are_those_of_the_products_counted_by_hand() -> None:
     model = build_model({"model": config | {"layers": 2, "bidirectional": True, "dropout": 0.0}}, seed=0)
     products = 28 * 2 * 4 * 8 * ((28 + 8) + (16 + 8)) + 16 * 10  # steps · directions · gates · hidden · (inputs + own)
     assert flops_per_image(model, torch.zeros(1, 1, 28, 28)) == 6 * products
+
+
+def test_it_takes_images_of_more_lengths_than_lenet5() -> None:
+    """Of 26 rows or more, two left out and the rest halved thrice, the last pooling has the 3 rows that it needs."""
+    digit = torch.zeros(1, 1, 28, 28)
+    model = build_model(description(channels=1, image_size=28), seed=0).eval().folded()
+    assert taken_lengths(model, digit) == [*range(26, 41, 2)]
+    lenet5 = {"name": "LeNet5", "channels": 1, "image_size": 28, "classes": 10, "fc_activation": "tanh"}
+    assert taken_lengths(build_model({"model": lenet5}, seed=0), digit) == [28, 30]  # 7 rows after two poolings

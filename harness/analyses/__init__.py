@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 # In the order in which they are made and shown, each a module here.
 OF_CNN = ("filters", "activations", "deconvnet", "evolution", "invariance", "occlusion", "correspondence", "depth")
-OF_CNN += ("transfer",)
+OF_CNN += ("transfer", "lengths")
 OF_RECURRENT = ("reading", "hidden_state", "gates", "memory", "saliency", "lengths")
-ANALYSES = (*OF_CNN, *OF_RECURRENT)
-ON_REQUEST = ("transfer",)  # it trains networks, for minutes
-OF_REPORT = (*OF_CNN, "reading", "gates", "memory")
+ANALYSES = (*OF_CNN[:-1], *OF_RECURRENT)
+ON_REQUEST = ("transfer", "lengths")  # of a CNN: the one trains networks for minutes, the other is mostly for digits
+OF_REPORT = (*OF_CNN[:-1], "reading", "gates", "memory")
 OF_OWN_PICTURES = ("deconvnet", "invariance", "occlusion", "reading", "saliency")
 
 
@@ -76,7 +76,7 @@ def draw_analyses(
         raise UserError(f"--only: of {of} there is {', '.join(suited)} to show, and not {others[0]}")
     if len(own) > 10:
         raise UserError(f"--image shows 10 pictures at a time, and not {len(own)}")
-    made = names or [name for name in suited if name not in ON_REQUEST]
+    made = names or [name for name in suited if subject.recurrent or name not in ON_REQUEST]
     modules = {name: import_module(f"{__name__}.{name}") for name in made}
     needs = set().union(*(module.NEEDS for module in modules.values()))
     lacks = base.lacks(subject.recurrent) if subject.recurrent else {}
@@ -156,7 +156,7 @@ def possible_analyses(trained: "Trained") -> list[str]:
 
     recurrent = getattr(trained.model, "recurrent", None)
     lacks = {*base.lacks(recurrent)} if recurrent else {*["snapshots"] * (not load_snapshots(trained))}
-    names = [name for name in (OF_RECURRENT if recurrent else OF_CNN) if name not in ON_REQUEST]
+    names = OF_RECURRENT if recurrent else [name for name in OF_CNN if name not in ON_REQUEST]
     return [name for name in names if lacks.isdisjoint(import_module(f"{__name__}.{name}").NEEDS)]
 
 

@@ -25,9 +25,11 @@ read."""
 HEADER_BY_LAYER = ("layer", "filters", "largest RMS", "median RMS", "one row kept in", "share aliased")
 FOUND = """\
 The paper's section 4.1 in numbers: the largest of the {count} first filters' root mean squares is {largest:.2g}, the \
-median {middle:.2g}; stride and pooling keep one in {step} rows and columns of a map, and {aliased:.0%} of the \
-filters' energy is at frequencies too high for that (aliasing). How many maps are dead is a number of the \
+median {middle:.2g}; {sampling}. How many maps are dead is a number of the \
 activations."""
+KEPT = """\
+stride and pooling keep one in {step} rows and columns of a map, and {aliased:.0%} of the filters' energy is at \
+frequencies too high for that (aliasing)"""
 MAPS_SHOWN, INPUTS_SHOWN = 8, 12  # of a convolution that reads many maps
 
 
@@ -49,7 +51,8 @@ def analyze(subject: Subject) -> Findings:
         Table("filters_by_layer", f"Filters of each convolution, {subject.source}", HEADER_BY_LAYER, by_layer),
     ]
     _, count, largest, middle, step, aliased = by_layer[0]
-    found = FOUND.format(count=count, largest=largest, middle=middle, step=step, aliased=aliased)
+    sampling = KEPT.format(step=step, aliased=aliased) if step > 1 else "every row and column of a map is kept"
+    found = FOUND.format(count=count, largest=largest, middle=middle, sampling=sampling)
     scale = "each filter's own" if subject.per_filter else "one scale for all filters of a layer"
     text = TEXT.format(found=found, scale=scale, maps=MAPS_SHOWN, inputs=INPUTS_SHOWN)
     return Findings("Filters", text + subject.not_shown, pictures, tables)

@@ -1,11 +1,12 @@
-"""How a recurrent network does on images of other lengths than it was trained on: stretched, padded and cut."""
+"""How a network does on images of other lengths than it was trained on, if it takes them: stretched, padded and cut."""
 
+import contextlib
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from matplotlib.ticker import PercentFormatter
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.analyses.base import Subject
 from harness.analyses.findings import Findings, Picture, Table
@@ -13,23 +14,23 @@ from harness.pictures import FAINT, TEST, THIRD, TRAIN, Drawing, both, titled_fi
 from interpret.chain import evaluating
 
 NEEDS = ("images",)
-COUNTED = 2000  # random test images
+COUNTED, COUNTED_BY_A_CNN = 2000, 500  # random test images; a convolution takes much longer
 LENGTHS = range(20, 41, 2)
 KINDS = ("scaled", "black rows at the top", "black rows at the bottom")
 COLORS = (TRAIN, TEST, THIRD)
 
 TEXT = """\
-{found} The network takes one step a row, and so images of any number of rows, whose width is the one it was trained \
-on; a CNN with a linear layer takes no other size than its own. Scaled images are interpolated from row to row. Black \
-rows are added at one end; where an image becomes shorter, rows are cut away there. Over {counted:,} test images; the \
-vertical line is the length of the training images."""
+{found} {takes} Scaled images are interpolated from row to row. Black rows are added at one end; where an image \
+becomes shorter, rows are cut away there. Over {counted:,} test images; the vertical line is the length of the \
+training images."""
+ONE_STEP_A_ROW = "The network takes one step a row, and so images of any number of rows."
 
 
 def analyze(subject: Subject) -> Findings:
-    chosen = subject.order[:COUNTED]
+    chosen = subject.order[: COUNTED if subject.recurrent else COUNTED_BY_A_CNN]
     images, labels = subject.inputs[chosen], subject.labels[chosen]
     trained = images.shape[2]
-    lengths = sorted({*LENGTHS, trained})
+    lengths = taken_lengths(subject.model, images[:1])
     accuracy = {
         kind: {rows: _accuracy(subject, resized(images, rows, kind, subject.background), labels) for rows in lengths}
         for kind in KINDS
@@ -44,12 +45,24 @@ def analyze(subject: Subject) -> Findings:
         f"{scaled[least]:.1%} and {scaled[most]:.1%} of images scaled to {least} and {most} rows, and on "
         f"{top[most]:.1%} and {bottom[most]:.1%} of those with {most - trained} black rows at the top and bottom."
     )
-    text = TEXT.format(found=found, counted=len(chosen))
+    takes = f"Of images of {LENGTHS[0]} to {LENGTHS[-1]} rows this CNN takes those of {least} to {most}."
+    text = TEXT.format(found=found, takes=ONE_STEP_A_ROW if subject.recurrent else takes, counted=len(chosen))
     return Findings("Other lengths", text, [Picture("lengths", draw(accuracy, trained, title), title)], [table])
 
 
+def taken_lengths(model: nn.Module, image: Tensor) -> list[int]:
+    """Of LENGTHS, and the length of `image` (1, channels, rows, width), those that the network takes."""
+
+    def is_taken(rows: int) -> bool:
+        with contextlib.suppress(RuntimeError), evaluating(model):  # what PyTorch says of sizes that do not fit
+            return model(image.new_zeros(*image.shape[:2], rows, image.shape[3])) is not None
+        return False
+
+    return [rows for rows in sorted({*LENGTHS, image.shape[2]}) if is_taken(rows)]
+
+
 def resized(images: Tensor, rows: int, kind: str, background: float) -> Tensor:
-    """Images (n, 1, height, width) with so many rows, (n, 1, rows, width): scaled, or padded or cut at one end."""
+    """Images (n, channels, height, width) with so many rows: scaled, or padded or cut at one end."""
     if kind == KINDS[0]:
         return F.interpolate(images, (rows, images.shape[3]), mode="bilinear", antialias=True)
     more = rows - images.shape[2]  # F.pad cuts where it is negative

@@ -22,7 +22,7 @@ _NAMES = ("train loss", "train accuracy", "test loss", "test accuracy")
 METRIC_NAMES = dict(zip(METRICS, _NAMES, strict=True))
 PART = 0.1  # of a metric's range: 0 … 1 of an accuracy, 0 … that of guessing of a loss
 ORIGINAL_FLAGS = ("lr", "hidden_size", "optimizer", "epochs")  # these first, as the original's tables have them
-FIRST_FILTER_FLAGS = ("kernel_size", "stride", "max_filter_rms")  # the flags that shape the CNN's first filters
+FIRST_FILTER_FLAGS = ("kernel_size", "stride", "max_filter_rms")  # what shapes LeNet5's first filters
 
 
 # -- metrics -----------------------------------------------------------------------------------------------------------
