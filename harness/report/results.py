@@ -184,7 +184,7 @@ class Family:
     @property
     def title(self) -> str:
         data, classes = images_of(self.rows[0])
-        return f"{self.kind} with {flag_label('data', data)}" + f", classes {classes}" * bool(classes)
+        return f"{self.kind} with {flag_label('data', data)}" + f", {classes.count(',') + 1} classes" * bool(classes)
 
     @property
     def complete(self) -> list[Run]:
