@@ -1,5 +1,5 @@
 # make demo      train, look inside and write a report on drawn images, in demo/
-# make report    write report/, its recipes/ and paper/ again: no training, no data
+# make report    write report/ and the two in it again: no training, no data
 # make test      run the linter, then the whole test suite
 # make test-ray  install Ray and run the tests that need it
 # make soak      kill trainings and damage files for SOAK_MINUTES (20)
