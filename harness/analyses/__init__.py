@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OF_CNN = ("filters", "activations", "deconvnet", "evolution", "invariance", "occlusion", "correspondence", "depth")
 OF_CNN += ("transfer", "lengths")
 OF_RECURRENT = ("reading", "hidden_state", "gates", "memory", "saliency", "lengths")
-ANALYSES = (*OF_CNN[:-1], *OF_RECURRENT)
+ANALYSES = (*OF_CNN[:-1], *OF_RECURRENT)  # both end with the lengths
 ON_REQUEST = ("transfer", "lengths")  # of a CNN: the one trains networks for minutes, the other is mostly for digits
 OF_REPORT = (*OF_CNN[:-1], "reading", "gates", "memory")
 OF_OWN_PICTURES = ("deconvnet", "invariance", "occlusion", "reading", "saliency")

@@ -25,8 +25,7 @@ read."""
 HEADER_BY_LAYER = ("layer", "filters", "largest RMS", "median RMS", "one row kept in", "share aliased")
 FOUND = """\
 The paper's section 4.1 in numbers: the largest of the {count} first filters' root mean squares is {largest:.2g}, the \
-median {middle:.2g}; {sampling}. How many maps are dead is a number of the \
-activations."""
+median {middle:.2g}; {sampling}. How many maps are dead is a number of the activations."""
 KEPT = """\
 stride and pooling keep one in {step} rows and columns of a map, and {aliased:.0%} of the filters' energy is at \
 frequencies too high for that (aliasing)"""
